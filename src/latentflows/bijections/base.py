@@ -1,0 +1,258 @@
+"""What a bijection is, and the two ways of making one from others: `Chain` and `Inverse`.
+
+Direction is stated once and for all: **forward is sampling** (base noise u -> event x), **inverse is density**
+(x -> u). Both return the value and the log absolute determinant of the map just applied, in nats.
+
+To write a bijection, subclass `Bijection`, call `super().__init__` with its shapes and its number of network
+passes, and implement `_forward` and `_inverse` (or one of them). The hooks receive `(K, B, *event)` and a context
+`(B, *context)`, always with these two leading axes, and return a log-determinant that broadcasts to `(K, B)`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from latentflows.core.errors import CombinationError, MissingDirectionError
+from latentflows.core.precision import at_least_float32
+from latentflows.core.shapes import Shape, as_shape, batch_shape, broadcast_shape, check_context, size
+
+Passes = tuple[int | None, int | None]
+Hook = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+
+
+def align(
+    value: Tensor, value_shape: Shape, context: Tensor | None, context_shape: Shape | None
+) -> tuple[Tensor, Tensor | None, Shape]:
+    """Bring values to (K, B, *event) and their context to (B, *context); return the batch shape too.
+
+    The context is never copied for the K samples, so that a network projects it once. Batch axes broadcast
+    right-aligned; a context whose batch axes are not the last ones of the value's is expanded.
+    """
+    batch = batch_shape(value, value_shape, "value")
+    if context is None or context_shape is None:
+        return value.reshape(1, size(batch), *value_shape), None, batch
+    rows = batch_shape(context, context_shape, "context")
+    full = broadcast_shape(batch, rows, "value and context")
+    suffix = full[len(full) - len(rows) :] if rows else ()
+    if suffix != rows:
+        context = context.expand(*full, *context_shape)
+        rows = full
+    if batch != full:
+        value = value.expand(*full, *value_shape)
+    samples = size(full[: len(full) - len(rows)])
+    value = value.reshape(samples, size(rows), *value_shape)
+    return value, context.reshape(size(rows), *context_shape), full
+
+
+class Bijection(nn.Module, ABC):
+    """An invertible map with a tractable log-determinant, u <-> x, perhaps depending on a context.
+
+    Attributes:
+        base_shape: Shape of one u.
+        event_shape: Shape of one x.
+        context_shape: Shape of one context, or None where none is taken.
+        passes: Network evaluations (forward, inverse); None where a direction does not exist, 0 without a network.
+    """
+
+    def __init__(
+        self,
+        event_shape: int | Shape,
+        *,
+        passes: Passes,
+        context_shape: int | Shape | None = None,
+        base_shape: int | Shape | None = None,
+    ) -> None:
+        super().__init__()
+        self.event_shape = as_shape(event_shape, "event_shape")
+        self.base_shape = self.event_shape if base_shape is None else as_shape(base_shape, "base_shape")
+        self.context_shape = None if context_shape is None else as_shape(context_shape, "context_shape")
+        self.passes = passes
+
+    def forward(self, u: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map base noise to the event: return x and log|det dx/du|.
+
+        Shape:
+            u: (*batch, *base_shape); context: (*batch, *context_shape); log_det: (*batch).
+
+        Raises:
+            ShapeError: if a shape is not the declared one.
+            MissingDirectionError: if there is no such direction.
+        """
+        if self.passes[0] is None:
+            raise self._missing("forward map, so nothing can be sampled through it", "likelihood or a prior")
+        return self._over_batch(self._forward, u, self.base_shape, self.event_shape, context)
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map the event to base noise: return u and log|det du/dx|.
+
+        Shape:
+            x: (*batch, *event_shape); context: (*batch, *context_shape); log_det: (*batch).
+
+        Raises:
+            ShapeError: if a shape is not the declared one.
+            MissingDirectionError: if there is no such direction.
+        """
+        if self.passes[1] is None:
+            raise self._missing("inverse, so a density cannot be evaluated at a given point", "posterior")
+        return self._over_batch(self._inverse, x, self.event_shape, self.base_shape, context)
+
+    def _missing(self, what: str, place: str) -> MissingDirectionError:
+        return MissingDirectionError(
+            f"`{type(self).__name__}` has no {what}. Use it as a {place}, or choose a bijection with both directions."
+        )
+
+    def _over_batch(
+        self, hook: Hook, value: Tensor, shape: Shape, out_shape: Shape, context: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        check_context(context, self.context_shape, type(self).__name__)
+        value, context, batch = align(at_least_float32(value), shape, context, self.context_shape)
+        out, log_det = hook(value, context)
+        log_det = log_det.expand(out.shape[:2])
+        return out.reshape(*batch, *out_shape), log_det.reshape(batch)
+
+    @abstractmethod
+    def _forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]: ...
+
+    @abstractmethod
+    def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]: ...
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Set data-dependent parameters from a batch of events (N, *event_shape); return the u it maps to.
+
+        Call it once, before training and compilation. Layers without such parameters only map.
+        """
+        return self.inverse(x, context)[0]
+
+
+class Chain(Bijection):
+    """Apply bijections one after the other: forward runs the list from the first to the last.
+
+    Passes and log-determinants add. A direction exists where every member has it.
+
+    Args:
+        bijections: At least one; each one's base shape is the event shape of the one before.
+
+    Raises:
+        CombinationError: if shapes do not follow, or members ask for different contexts.
+    """
+
+    def __init__(self, bijections: Sequence[Bijection]) -> None:
+        if not bijections:
+            raise CombinationError("`Chain` needs at least one bijection; got an empty list.")
+        for before, after in zip(bijections, bijections[1:], strict=False):
+            if before.event_shape != after.base_shape:
+                raise CombinationError(
+                    f"`Chain`: {type(after).__name__} expects {after.base_shape}; "
+                    f"{type(before).__name__} before it gives {before.event_shape}."
+                )
+        contexts = {b.context_shape for b in bijections} - {None}
+        if len(contexts) > 1:
+            raise CombinationError(f"Members of a `Chain` must share one context shape; got {contexts}.")
+        forward = [b.passes[0] for b in bijections]
+        inverse = [b.passes[1] for b in bijections]
+        super().__init__(
+            bijections[-1].event_shape,
+            base_shape=bijections[0].base_shape,
+            context_shape=contexts.pop() if contexts else None,
+            passes=(_total(forward), _total(inverse)),
+        )
+        self.members = nn.ModuleList(bijections)
+
+    def _forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        value, total = u, u.new_zeros(())
+        for member in self.members:
+            assert isinstance(member, Bijection)
+            value, log_det = member._forward(value, context if member.context_shape else None)
+            total = total + log_det
+        return value, total
+
+    def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        value, total = x, x.new_zeros(())
+        for member in reversed(self.members):
+            assert isinstance(member, Bijection)
+            value, log_det = member._inverse(value, context if member.context_shape else None)
+            total = total + log_det
+        return value, total
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Walk from the event to the base, so that each member sees what reaches it."""
+        for member in reversed(self.members):
+            assert isinstance(member, Bijection)
+            x = member.initialize(x, context if member.context_shape else None)
+        return x
+
+
+def _total(passes: list[int | None]) -> int | None:
+    known = [p for p in passes if p is not None]
+    return sum(known) if len(known) == len(passes) else None
+
+
+class Inverse(Bijection):
+    """Swap the two directions: `Inverse(InverseAutoregressive(...))` is a masked autoregressive flow."""
+
+    def __init__(self, bijection: Bijection) -> None:
+        super().__init__(
+            bijection.base_shape,
+            base_shape=bijection.event_shape,
+            context_shape=bijection.context_shape,
+            passes=(bijection.passes[1], bijection.passes[0]),
+        )
+        self.bijection = bijection
+
+    def _forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.bijection._inverse(u, context)
+
+    def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.bijection._forward(x, context)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map only: members with data-dependent parameters expect events, and here they meet base noise."""
+        return self.inverse(x, context)[0]
+
+
+class ParameterSource(nn.Module):
+    """Where a layer's own raw parameters come from: the layer itself, or a linear head on the context.
+
+    With a context the head starts with zero weights and the global values as its bias, so that an amortized layer
+    starts equal to the global one.
+
+    Args:
+        initial: Raw parameters by name, each of its shape for one point, at their starting values.
+        context_shape: None for global parameters; (C,) for amortized ones.
+
+    Raises:
+        CombinationError: if the context is not a vector.
+    """
+
+    def __init__(self, initial: dict[str, Tensor], context_shape: Shape | None) -> None:
+        super().__init__()
+        self.shapes = {name: tuple(value.shape) for name, value in initial.items()}
+        start = torch.cat([value.reshape(-1).float() for value in initial.values()])
+        if context_shape is None:
+            self.raw = nn.Parameter(start)
+            self.head = None
+            return
+        if len(context_shape) != 1:
+            raise CombinationError(
+                f"Amortized parameters need a vector context; got shape {context_shape}. Flatten or embed it first."
+            )
+        self.head = nn.Linear(context_shape[0], start.numel())
+        with torch.no_grad():
+            self.head.weight.zero_()
+            self.head.bias.copy_(start)
+
+    def forward(self, context: Tensor | None) -> list[Tensor]:
+        """Return the parameters in order, each (*shape) if global, (B, *shape) if amortized."""
+        raw = self.raw if self.head is None else at_least_float32(self.head(context))
+        pieces = raw.split([size(shape) for shape in self.shapes.values()], dim=-1)
+        return [
+            piece.reshape(*piece.shape[:-1], *shape)
+            for piece, shape in zip(pieces, self.shapes.values(), strict=True)
+        ]

@@ -1,0 +1,71 @@
+"""Low-rank flows: cheap, with parameters that may come from the encoder, and no closed-form inverse."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from latentflows.bijections.base import Bijection, ParameterSource
+from latentflows.core.shapes import Shape
+
+_FLOOR = 1 - 1e-3  # w.v_hat stays above -_FLOOR
+_OFFSET = math.log(math.expm1(_FLOOR))  # softplus(_OFFSET) = _FLOOR
+
+
+def _bounded(inner: Tensor) -> Tensor:
+    """Return m(a) = softplus(a + c) - softplus(c), with full relative precision near a = 0."""
+    rate = 1 / (1 + math.exp(-_OFFSET))
+    near = torch.log1p(rate * torch.expm1(inner.clamp(max=1.0)))
+    return torch.where(inner < 1, near, functional.softplus(inner.clamp(min=1.0) + _OFFSET) - _FLOOR)
+
+
+class Planar(Bijection):
+    r"""Expand or contract along one direction, with parameters of its own or from the context.
+
+    .. math:: x = u + \hat v \tanh(w^T u + b), \qquad
+              \log|\det| = \log|1 + (1 - \tanh^2(w^T u + b))\, w^T \hat v|
+
+    The constraint :math:`w^T \hat v > -1` that makes it invertible is
+    :math:`\hat v = v + (m(w^T v) - w^T v) w / |w|^2` with :math:`m(a) = softplus(a + c) - softplus(c)` and
+    softplus(c) = 1 - 0.001: v = 0 is the identity and :math:`\hat v` stays bounded where w is small. (The
+    published m(a) = softplus(a) - 1 is not 0 at 0, and :math:`\hat v` then grows as 1 / |w|.)
+
+    Cost: no network, O(D). No inverse: use it for posteriors. One layer bends a single direction, so prefer
+    `InverseAutoregressive` when latents are many.
+
+    Args:
+        dim: Number of variables D.
+        context_shape: None for global parameters, (C,) for parameters from the context.
+
+    Shape:
+        u: (*batch, D); context: (*batch, C); log_det: (*batch).
+
+    References:
+        Rezende & Mohamed, Variational Inference with Normalizing Flows, 2015, arXiv 1505.05770, eq. 10-12 and
+        appendix A.1 for the constraint.
+    """
+
+    def __init__(self, dim: int, *, context_shape: int | Shape | None = None) -> None:
+        super().__init__(dim, passes=(0, None), context_shape=context_shape)
+        start = {
+            "v": torch.zeros(dim),
+            "w": torch.randn(dim) / math.sqrt(dim),
+            "b": torch.zeros(1),
+        }
+        self.source = ParameterSource(start, self.context_shape)
+
+    def _forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        v, w, b = self.source(context)
+        inner = (w * v).sum(-1, keepdim=True)
+        bounded = _bounded(inner)
+        norm = torch.linalg.vector_norm(w, dim=-1, keepdim=True) + torch.finfo(w.dtype).tiny
+        v_hat = v + (bounded - inner) / norm * (w / norm)
+        bend = ((w * u).sum(-1, keepdim=True) + b).tanh()
+        log_det = torch.log1p((1 - bend * bend) * bounded).squeeze(-1)
+        return torch.addcmul(u, v_hat, bend), log_det
+
+    def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        raise self._missing("inverse, so a density cannot be evaluated at a given point", "posterior")

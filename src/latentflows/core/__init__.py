@@ -1,0 +1,1 @@
+"""Shapes, errors, noise and precision: torch and the standard library alone."""

@@ -1,0 +1,28 @@
+"""Flow mathematics stays in float32 when the networks run in bfloat16."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+_NOTHING = nullcontext()
+
+
+def full_precision(value: Tensor) -> AbstractContextManager[object]:
+    """Switch autocast off, if it is on, for linear algebra that enters a density."""
+    device = value.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return _NOTHING
+
+
+def at_least_float32(value: Tensor) -> Tensor:
+    """Promote half-precision results of a network before they enter a bound, an exponential or a sum."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def soft_bound(value: Tensor, bound: float) -> Tensor:
+    r"""Return a / (1 + |a| / b): slope 1 at 0, within (-b, b), gradient never 0."""
+    return value / (1 + value.abs() / bound)

@@ -1,0 +1,123 @@
+"""The two interfaces of the house: a `Distribution` is a value, a `Conditional` is a module that makes one.
+
+`Conditional : context -> Distribution`. A posterior q(z|x), a prior p(z) and a likelihood p(x|z) are all
+conditionals, and a flow is one way to make one. Modules are called *Gaussian*, *Bernoulli*, *Flow*; the values they
+return *Normal*, *BernoulliValues*, *Pushforward*. A value holds tensors and no trainable state.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from latentflows.core.errors import CombinationError, DataError
+from latentflows.core.shapes import Shape, as_shape, batch_shape, check_context, size
+
+
+class Distribution(ABC):
+    """A distribution over events, for every point of a batch.
+
+    Attributes:
+        batch_shape: One distribution each.
+        event_shape: Shape of one draw.
+        reparameterized: Draws carry gradients to the parameters.
+        normalized: `log_prob` integrates to one.
+        discrete: `log_prob` is of a mass, not of a density.
+    """
+
+    batch_shape: Shape
+    event_shape: Shape
+    reparameterized: bool = True
+    normalized: bool = True
+    discrete: bool = False
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x) in nats, summed over the event: (*sample, *batch) for x (*sample, *batch, *event)."""
+
+    @abstractmethod
+    def sample(self, sample_shape: Shape = ()) -> Tensor:
+        """Draw (*sample_shape, *batch, *event)."""
+
+    def sample_and_log_prob(self, sample_shape: Shape = ()) -> tuple[Tensor, Tensor]:
+        """Draw, and return the log-probability of the draw, without ever inverting a flow."""
+        x = self.sample(sample_shape)
+        return x, self.log_prob(x)
+
+    @property
+    def mean(self) -> Tensor:
+        """The expectation, (*batch, *event).
+
+        Raises:
+            CombinationError: where it has no closed form.
+        """
+        raise CombinationError(
+            f"`{type(self).__name__}` has no mean in closed form. Draw samples and average them."
+        )
+
+    def tempered(self, temperature: float) -> Distribution:
+        """Return the distribution whose noise is scaled by `temperature` (not p^(1/T), for flows).
+
+        Raises:
+            CombinationError: where there is no such scale.
+        """
+        raise CombinationError(f"`{type(self).__name__}` has no temperature. Use temperature 1.")
+
+    def check_support(self, x: Tensor) -> None:
+        """Refuse data that this distribution gives no probability to; training and evaluation call it once.
+
+        Raises:
+            DataError: naming what was expected.
+        """
+        if not torch.isfinite(x).all():
+            raise DataError("Data must be finite; got NaN or infinity.")
+
+
+class Conditional(nn.Module, ABC):
+    """A module that turns a context into a `Distribution`; without a context it is unconditional.
+
+    To write one, implement `_condition`. It receives the context as given, checked, (*batch, *context_shape).
+
+    Attributes:
+        event_shape: Shape of one draw.
+        context_shape: Shape of one context, or None.
+        has_density: It can score points that it did not draw.
+        distribution_type: Class of the distributions it returns; the closed-form KL registry looks it up.
+    """
+
+    distribution_type: type[Distribution]
+
+    def __init__(
+        self,
+        event_shape: int | Shape,
+        context_shape: int | Shape | None = None,
+        *,
+        has_density: bool = True,
+    ) -> None:
+        super().__init__()
+        self.event_shape = as_shape(event_shape, "event_shape")
+        self.context_shape = None if context_shape is None else as_shape(context_shape, "context_shape")
+        self.has_density = has_density
+
+    def forward(self, context: Tensor | None = None) -> Distribution:
+        """Return the distribution given `context` (*batch, *context_shape).
+
+        Raises:
+            ShapeError: if the context is missing, unwanted, or of the wrong shape.
+        """
+        check_context(context, self.context_shape, type(self).__name__)
+        return self._condition(context)
+
+    @abstractmethod
+    def _condition(self, context: Tensor | None) -> Distribution: ...
+
+
+def over_batch(network: nn.Module, context: Tensor, context_shape: Shape) -> Tensor:
+    """Run a network, which sees exactly one batch axis, over any batch axes of its input."""
+    batch = batch_shape(context, context_shape, "context")
+    if len(batch) == 1:
+        return network(context)
+    out = network(context.reshape(size(batch), *context_shape))
+    return out.view(*batch, *out.shape[1:])

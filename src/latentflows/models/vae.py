@@ -1,0 +1,192 @@
+"""The variational autoencoder: three conditionals, and the one pass that everything else reads."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from latentflows.core.errors import CombinationError
+from latentflows.core.precision import at_least_float32
+from latentflows.core.shapes import Shape, batch_shape
+from latentflows.distributions.base import Conditional, Distribution
+from latentflows.distributions.flow import Flow
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One pass of a model over a batch; every objective and every metric reads this.
+
+    Attributes:
+        x: Data, (B, *event).
+        z: Posterior samples, (K, B, *latent).
+        log_likelihood: log p(x|z), (K, B), nats. NaN where the pass did not score it.
+        log_prior: log p(z), (K, B), nats.
+        log_posterior: log q(z|x), (K, B), nats.
+        levels: (q, p) distributions of each level, top first.
+        penalties: Extra terms by name, (B,).
+    """
+
+    x: Tensor
+    z: Tensor
+    log_likelihood: Tensor
+    log_prior: Tensor
+    log_posterior: Tensor
+    levels: tuple[tuple[Distribution, Distribution], ...]
+    penalties: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def log_weight(self) -> Tensor:
+        """log p(x, z) - log q(z|x), (K, B), nats: its mean over K is the ELBO, its log-mean-exp the IWAE bound."""
+        return self.log_likelihood + self.log_prior - self.log_posterior
+
+
+class VAE(nn.Module):
+    r"""Posterior q(z|x), prior p(z) or p(z|c), likelihood p(x|z): any three conditionals that fit.
+
+    .. math:: \log p(x) \ge E_{q(z|x)}[\log p(x|z) + \log p(z) - \log q(z|x)]
+
+    The prior is evaluated at the z that the posterior's flow ends in, never at its base noise.
+
+    Args:
+        posterior: From a data point to a distribution over latents; must draw with gradients.
+        prior: Over latents; must have a density. With a context it is p(z|c).
+        likelihood: From a latent to a distribution over data.
+
+    Raises:
+        CombinationError: if the three do not fit; the message says what to use instead.
+
+    References:
+        Kingma & Welling, Auto-Encoding Variational Bayes, 2014, arXiv 1312.6114;
+        Rezende & Mohamed, Variational Inference with Normalizing Flows, 2015, arXiv 1505.05770.
+    """
+
+    def __init__(self, posterior: Conditional, prior: Conditional, likelihood: Conditional) -> None:
+        super().__init__()
+        _check_shapes(posterior, prior, likelihood)
+        _check_density(posterior, prior, likelihood)
+        _warn_of_slow_directions(posterior, prior)
+        self.posterior, self.prior, self.likelihood = posterior, prior, likelihood
+
+    @property
+    def event_shape(self) -> Shape:
+        """Shape of one data point."""
+        return self.likelihood.event_shape
+
+    @property
+    def latent_shape(self) -> Shape:
+        """Shape of one latent."""
+        return self.prior.event_shape
+
+    def num_parameters(self) -> dict[str, int]:
+        """Count trainable numbers by part, and in total."""
+        parts = {"posterior": self.posterior, "prior": self.prior, "likelihood": self.likelihood}
+        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        return counts | {"total": sum(counts.values())}
+
+    def trace(
+        self,
+        x: Tensor,
+        num_samples: int = 1,
+        *,
+        context: Tensor | None = None,
+        with_likelihood: bool = True,
+    ) -> Trace:
+        """Encode once, draw `num_samples` latents per point, and score them.
+
+        Cost: one encoder pass over B points, one decoder pass over K B latents; memory O(K B) decoder activations.
+
+        Args:
+            x: Data, (B, *event).
+            num_samples: K.
+            context: What the prior is conditioned on, (B, *context), if it is.
+            with_likelihood: Whether to decode; without, `log_likelihood` is NaN.
+
+        Raises:
+            ShapeError: if a shape is not the declared one.
+        """
+        batch_shape(x, self.event_shape, "x")
+        q = self.posterior(x)
+        z, log_q = q.sample_and_log_prob((num_samples,))
+        p = self.prior(context if self.prior.context_shape is not None else None)
+        log_p = p.log_prob(z)
+        log_likelihood = torch.full_like(log_q, torch.nan)
+        if with_likelihood:
+            log_likelihood = self.likelihood(z).log_prob(at_least_float32(x))
+        return Trace(x, z, log_likelihood, log_p, log_q, levels=((q, p),))
+
+    @torch.no_grad()
+    def sample_latents(self, num: int, *, temperature: float = 1.0, context: Tensor | None = None) -> Tensor:
+        """Draw (num, *latent) from the prior, its base noise scaled by `temperature`.
+
+        Args:
+            num: How many.
+            temperature: Scale of the prior's base noise.
+            context: (num, *context) for a conditional prior.
+        """
+        p = self.prior(context if self.prior.context_shape is not None else None)
+        if temperature != 1:
+            p = p.tempered(temperature)
+        return p.sample((num,) if not p.batch_shape else ())
+
+    @torch.no_grad()
+    def sample(self, num: int, *, temperature: float = 1.0, context: Tensor | None = None) -> Tensor:
+        """Draw z from the prior and x from p(x|z): (num, *event). For the mean image use `decode_mean`."""
+        return self.likelihood(self.sample_latents(num, temperature=temperature, context=context)).sample()
+
+    @torch.no_grad()
+    def decode_mean(self, z: Tensor) -> Tensor:
+        """Return E[x|z], (*batch, *event), for latents (*batch, *latent)."""
+        return self.likelihood(z).mean
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return E[x|z] for one z ~ q(z|x), through the posterior's flow: (B, *event)."""
+        return self.decode_mean(self.posterior(x).sample())
+
+
+def _check_shapes(posterior: Conditional, prior: Conditional, likelihood: Conditional) -> None:
+    latent, event = posterior.event_shape, likelihood.event_shape
+    if not latent == prior.event_shape == likelihood.context_shape:
+        raise CombinationError(
+            f"Latent shapes must agree: the posterior draws {latent}, the prior {prior.event_shape}, and the "
+            f"likelihood expects {likelihood.context_shape}. Build all three with one latent shape."
+        )
+    if posterior.context_shape != event:
+        raise CombinationError(
+            f"The posterior reads data of shape {posterior.context_shape}, but the likelihood gives {event}. "
+            "Build both with the data's shape."
+        )
+
+
+def _check_density(posterior: Conditional, prior: Conditional, likelihood: Conditional) -> None:
+    for name, part in (("prior", prior), ("likelihood", likelihood)):
+        if not part.has_density:
+            what = type(part.bijection).__name__ if isinstance(part, Flow) else type(part).__name__
+            raise CombinationError(
+                f"The {name} must score points that it did not draw, but `{what}` has no inverse. Use it as the "
+                f"posterior, and take a coupling flow or Inverse(InverseAutoregressive(...)) as the {name}."
+            )
+    if not posterior.distribution_type.reparameterized:
+        raise CombinationError(
+            f"The posterior must draw with gradients, but `{posterior.distribution_type.__name__}` does not. "
+            "Use a Gaussian or a flow."
+        )
+    if prior.distribution_type.discrete != posterior.distribution_type.discrete:
+        raise CombinationError("Prior and posterior must both be continuous; one of them is discrete.")
+
+
+def _warn_of_slow_directions(posterior: Conditional, prior: Conditional) -> None:
+    places = (("posterior", posterior, 0, "sampling"), ("prior", prior, 1, "density"))
+    for name, part, direction, what in places:
+        if not isinstance(part, Flow):
+            continue
+        used, other = part.bijection.passes[direction], part.bijection.passes[1 - direction]
+        if used and other is not None and used > 2 * max(other, 1):
+            warnings.warn(
+                f"Training uses the {what} direction of the {name}'s flow, which costs {used} network passes where "
+                f"the other costs {other}. Wrap it: Inverse(...).",
+                stacklevel=4,
+            )
