@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +16,17 @@ from latentflows.models.vae import VAE, Trace
 
 
 class Value(NamedTuple):
-    """A loss to minimize (scalar, nats per data point) and metrics of shape (B,) by name, detached."""
+    """A loss to minimize (scalar, nats per data point) and metrics of shape (B,) by name, detached.
+
+    Among the metrics, "loss" is the loss of each data point: `loss` is its mean.
+    """
 
     loss: Tensor
     metrics: dict[str, Tensor]
+
+
+def _value(points: Tensor, metrics: dict[str, Tensor]) -> Value:
+    return Value(points.mean(), {name: value.detach() for name, value in {"loss": points, **metrics}.items()})
 
 
 class Objective(ABC):
@@ -30,6 +37,17 @@ class Objective(ABC):
     """
 
     num_samples: int = 1
+    warmup_epochs: float = 0.0
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "elbo", "reconstruction", "kl")
+    selects: ClassVar[str] = "elbo"  # the validation figure that chooses the best weights; higher is better
+
+    def settings(self, epoch: float) -> dict[str, float]:
+        """Return what schedules have reached at this time, by name, for the log."""
+        return {}
+
+    def score(self, figures: dict[str, float]) -> float:
+        """Return the figure that chooses the best weights; higher is better."""
+        return figures[self.selects]
 
     def check(self, model: VAE) -> None:  # noqa: B027 - most objectives fit every model
         """Refuse a model that this objective cannot train.
@@ -99,6 +117,9 @@ class ELBO(Objective):
         if self.kl not in ("monte_carlo", "closed_form"):
             raise ConfigurationError(f'`kl` must be "monte_carlo" or "closed_form"; got {self.kl!r}.')
 
+    def settings(self, epoch: float) -> dict[str, float]:
+        return {"beta": self.beta * float(warm_up(epoch, self.warmup_epochs))}
+
     def check(self, model: VAE) -> None:
         if self.kl == "closed_form":
             check_closed_form_kl(model.posterior.distribution_type, model.prior.distribution_type)
@@ -110,9 +131,8 @@ class ELBO(Objective):
             kl = (trace.log_posterior - trace.log_prior).mean(0)
         reconstruction = trace.log_likelihood.mean(0)
         beta = self.beta * warm_up(epoch, self.warmup_epochs)
-        loss = (beta * kl - reconstruction).mean()
-        metrics = {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
-        return Value(loss, {name: value.detach() for name, value in metrics.items()})
+        parts = {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
+        return _value(beta * kl - reconstruction, parts)
 
 
 @dataclass(frozen=True)
@@ -129,14 +149,15 @@ class IWAE(Objective):
     """
 
     num_samples: int = 5
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "elbo", "reconstruction", "kl", "iwae")
+    selects: ClassVar[str] = "iwae"
 
     def __post_init__(self) -> None:
         _check_samples(self.num_samples)
 
     def __call__(self, trace: Trace, epoch: float | Tensor = math.inf) -> Value:
         bound = trace.log_weight.logsumexp(0) - math.log(len(trace.log_weight))
-        metrics = {name: value.detach() for name, value in elbo_parts(trace).items()}
-        return Value(-bound.mean(), metrics | {"iwae": bound.detach()})
+        return _value(-bound, {**elbo_parts(trace), "iwae": bound})
 
 
 @dataclass(frozen=True)
@@ -156,6 +177,7 @@ class PriorLikelihood(Objective):
     """
 
     num_samples: int = 1
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "prior_nll", "kl")
 
     def __post_init__(self) -> None:
         _check_samples(self.num_samples)
@@ -173,7 +195,10 @@ class PriorLikelihood(Objective):
     def __call__(self, trace: Trace, epoch: float | Tensor = math.inf) -> Value:
         nll = -trace.log_prior.mean(0)
         kl = (trace.log_posterior - trace.log_prior).mean(0)
-        return Value(nll.mean(), {"prior_nll": nll.detach(), "kl": kl.detach()})
+        return _value(nll, {"prior_nll": nll, "kl": kl})
+
+    def score(self, figures: dict[str, float]) -> float:
+        return -figures["prior_nll"]
 
 
 def _check_samples(num_samples: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +145,7 @@ class Chain(Bijection):
     def __init__(self, bijections: Sequence[Bijection]) -> None:
         if not bijections:
             raise CombinationError("`Chain` needs at least one bijection; got an empty list.")
-        for before, after in zip(bijections, bijections[1:], strict=False):
+        for before, after in pairwise(bijections):
             if before.event_shape != after.base_shape:
                 raise CombinationError(
                     f"`Chain`: {type(after).__name__} expects {after.base_shape}; "

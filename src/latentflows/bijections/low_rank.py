@@ -61,7 +61,8 @@ class Planar(Bijection):
         v, w, b = self.source(context)
         inner = (w * v).sum(-1, keepdim=True)
         bounded = _bounded(inner)
-        norm = torch.linalg.vector_norm(w, dim=-1, keepdim=True) + torch.finfo(w.dtype).tiny
+        floor = math.sqrt(torch.finfo(w.dtype).tiny)  # below it |w|^2 underflows and v_hat would blow up
+        norm = torch.linalg.vector_norm(w, dim=-1, keepdim=True).clamp_min(floor)
         v_hat = v + (bounded - inner) / norm * (w / norm)
         bend = ((w * u).sum(-1, keepdim=True) + b).tanh()
         log_det = torch.log1p((1 - bend * bend) * bounded).squeeze(-1)

@@ -66,7 +66,8 @@ class Flow(Conditional):
         context_shape: Shape of one context before `embed`.
 
     Raises:
-        CombinationError: if shapes of base, bijection and context do not fit, or the bijection cannot sample.
+        CombinationError: if shapes of base, bijection and context do not fit, the base is discrete, or the
+            bijection cannot sample.
     """
 
     distribution_type = Pushforward
@@ -83,6 +84,10 @@ class Flow(Conditional):
             raise CombinationError(
                 f"The base draws events of shape {base.event_shape}, but the bijection starts from "
                 f"{bijection.base_shape}. Give both one shape."
+            )
+        if base.distribution_type.discrete:
+            raise CombinationError(
+                f"A flow needs a continuous base, but `{type(base).__name__}` draws discrete values. Use a Gaussian."
             )
         if bijection.passes[0] is None:
             raise CombinationError(

@@ -55,7 +55,7 @@ class StandardNormal(Distribution):
 class DiagonalNormal(Distribution):
     r"""Independent normals as a value.
 
-    .. math:: \log p(x) = -\tfrac12 \sum_i \left( \frac{(x_i - \mu_i)^2}{\sigma_i^2} + 2 \log\sigma_i + \log 2\pi \right)
+    .. math:: \log p(x) = -\tfrac12 \sum_i \left( (x_i - \mu_i)^2 / \sigma_i^2 + 2 \log\sigma_i + \log 2\pi \right)
 
     Args:
         mean: (*batch, *event).
@@ -244,8 +244,10 @@ class AmortizedGaussian(Conditional):
         _check_covariance(covariance, self.event_shape)
         if covariance == "full" and scale != "amortized":
             raise CombinationError(f'A full covariance needs scale="amortized"; got {scale!r}.')
-        if not isinstance(scale, str) and not scale > 0:
-            raise ConfigurationError(f"`scale` must be positive; got {scale}.")
+        if not (scale in ("amortized", "shared") if isinstance(scale, str) else scale > 0):
+            raise ConfigurationError(
+                f'`scale` must be "amortized", "shared" or a positive number; got {scale!r}.'
+            )
         self.covariance, self.scale, self.scale_bound = covariance, scale, scale_bound
         self.distribution_type = FullNormal if covariance == "full" else DiagonalNormal
         self.network = network
@@ -259,7 +261,8 @@ class AmortizedGaussian(Conditional):
         ndim = len(self.event_shape)
         if raw.shape[raw.ndim - ndim :] != self.raw_shape:
             raise ShapeError(
-                f"The network of `AmortizedGaussian` must give {self.raw_shape}; got {tuple(raw.shape[1:])}."
+                f"The network of `AmortizedGaussian` must give {self.raw_shape}; "
+                f"got {tuple(raw.shape[context.ndim - len(self.context_shape) :])}."
             )
         if self.covariance == "full":
             dim = self.event_shape[0]

@@ -30,7 +30,9 @@ class BernoulliValues(Distribution):
 
     def log_prob(self, x: Tensor) -> Tensor:
         batch_shape(x, self.event_shape, "x")
-        return sum_event(x * self.logits + functional.logsigmoid(-self.logits), len(self.event_shape))
+        # Above 37 softplus(l) = l to float64 precision, and e^l is in no danger of overflow.
+        entries = (x * self.logits).sub_(functional.softplus(self.logits, threshold=37))
+        return sum_event(entries, len(self.event_shape))
 
     def sample(self, sample_shape: Shape = ()) -> Tensor:
         draws = noise.uniform((*sample_shape, *self.logits.shape), like=self.logits)
@@ -75,6 +77,7 @@ class AmortizedBernoulli(Conditional):
         ndim = len(self.event_shape)
         if logits.shape[logits.ndim - ndim :] != self.event_shape:
             raise ShapeError(
-                f"The network of `AmortizedBernoulli` must give {self.event_shape}; got {tuple(logits.shape[1:])}."
+                f"The network of `AmortizedBernoulli` must give {self.event_shape}; "
+                f"got {tuple(logits.shape[context.ndim - len(self.context_shape) :])}."
             )
         return BernoulliValues(logits, event_ndim=ndim)

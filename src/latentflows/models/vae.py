@@ -39,7 +39,7 @@ class Trace:
 
     @property
     def log_weight(self) -> Tensor:
-        """log p(x, z) - log q(z|x), (K, B), nats: its mean over K is the ELBO, its log-mean-exp the IWAE bound."""
+        """Log p(x, z) - log q(z|x), (K, B), nats: its mean over K is the ELBO, its log-mean-exp the IWAE bound."""
         return self.log_likelihood + self.log_prior - self.log_posterior
 
 
@@ -118,6 +118,17 @@ class VAE(nn.Module):
         return Trace(x, z, log_likelihood, log_p, log_q, levels=((q, p),))
 
     @torch.no_grad()
+    def check_data(self, x: Tensor) -> None:
+        """Refuse data points (B, *event) that the likelihood gives no probability to.
+
+        Raises:
+            ShapeError: if the shape is not the declared one.
+            DataError: for gray values under a Bernoulli likelihood, NaN, and the like.
+        """
+        batch_shape(x, self.event_shape, "x")
+        self.likelihood(self.posterior(x[:1]).sample()).check_support(x)
+
+    @torch.no_grad()
     def sample_latents(self, num: int, *, temperature: float = 1.0, context: Tensor | None = None) -> Tensor:
         """Draw (num, *latent) from the prior, its base noise scaled by `temperature`.
 
@@ -188,5 +199,5 @@ def _warn_of_slow_directions(posterior: Conditional, prior: Conditional) -> None
             warnings.warn(
                 f"Training uses the {what} direction of the {name}'s flow, which costs {used} network passes where "
                 f"the other costs {other}. Wrap it: Inverse(...).",
-                stacklevel=4,
+                stacklevel=3,
             )

@@ -7,10 +7,10 @@ from latentflows.networks.mlp import MLP, GatedMLP
 
 __all__ = [
     "MLP",
-    "LastLayer",
     "GatedConvolutionDecoder",
     "GatedConvolutionEncoder",
     "GatedMLP",
+    "LastLayer",
     "MaskedMLP",
     "NetworkMaker",
 ]

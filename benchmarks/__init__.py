@@ -1,0 +1,1 @@
+"""Side by side with other libraries: scripts that measure, each with a dated result file."""

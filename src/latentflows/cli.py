@@ -1,0 +1,437 @@
+"""The command line: parse arguments, call one function of the library, print what came of it.
+
+Nothing beyond typer is imported before a command runs, so that `--help` answers at once. Mistakes in the input end
+with one message on stderr and exit code 2; `--debug` or LATENTFLOWS_DEBUG=1 shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from latentflows._version import __version__
+from latentflows.core.errors import ConfigurationError, DataError, LatentFlowsError
+
+if TYPE_CHECKING:
+    from latentflows.studies.comparison import Study
+    from latentflows.studies.run import RunResult
+
+DEBUG = "LATENTFLOWS_DEBUG"
+DATA = "LATENTFLOWS_DATA"
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where it stopped; finished parts are skipped.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data files.", show_default=f"${DATA}")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+Workers = Annotated[int, typer.Option(help="Runs at a time, one core each.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 for a failed run, 2 for bad input, 130 if interrupted."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="latentflows")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        return 130
+    except (LatentFlowsError, OSError) as error:
+        if os.environ.get(DEBUG):
+            raise
+        typer.echo(f"Error: {error}", err=True)
+        return 2
+    return 0
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"latentflows {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help=f"Show tracebacks; also {DEBUG}=1.")] = False,
+) -> None:
+    """VAEs whose posterior, prior and likelihood may each be a normalizing flow.
+
+    Start with: latentflows demo
+    """
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Comparison folder.")] = Path("runs/demo"),
+    workers: Workers = 2,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare five models on digits: where does a flow help? Minutes on two cores.
+
+    Example: latentflows demo --out runs/demo
+    """
+    from latentflows.studies.demo import demo_study
+
+    _compare(
+        demo_study(), out, workers, resume=resume, overwrite=overwrite, quiet=quiet, again="latentflows demo"
+    )
+
+
+@app.command()
+def compare(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Arms, seeds and what they share.")],
+    out: Annotated[Path, typer.Option(help="Comparison folder.")],
+    workers: Workers = 2,
+    data_root: DataRoot = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run several arms over several seeds and compare them.
+
+    Example: latentflows compare examples/digits_study.yaml --out runs/study
+    """
+    from latentflows.studies.comparison import read_study
+
+    if data_root is not None:
+        os.environ[DATA] = str(data_root)  # the worker processes inherit it
+    again = f"latentflows compare {shlex.quote(str(study))}"
+    _compare(read_study(study), out, workers, resume=resume, overwrite=overwrite, quiet=quiet, again=again)
+
+
+@app.command()
+def train(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CONFIG.yaml | KEY=VALUE", help="A configuration, and what to change in it."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/NAME-seedSEED")] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    data_root: DataRoot = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model, evaluate it and draw pictures, into a run folder.
+
+    Example: latentflows train examples/mnist_real_nvp.yaml posterior=iaf training.epochs=50
+
+    All keys are shown by: latentflows list options
+    """
+    from latentflows.studies.overrides import read_configuration
+
+    files = [text for text in arguments or [] if "=" not in text]
+    overrides = [text for text in arguments or [] if "=" in text]
+    if len(files) > 1:
+        raise ConfigurationError(
+            f"One configuration at a time; got {', '.join(files)}. Overrides are KEY=VALUE."
+        )
+    overrides += [] if data_root is None else [f"data.root={data_root}"]
+    configuration = read_configuration(Path(files[0]) if files else None, overrides)
+    folder = out or Path("runs") / f"{configuration.name}-seed{configuration.seed}"
+
+    from latentflows.studies.run import run
+    from latentflows.training import ProgressBar
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    result = run(
+        configuration,
+        folder,
+        resume=resume,
+        overwrite=overwrite,
+        callbacks=[] if quiet else [ProgressBar()],
+        command=_command(),
+        announce=lambda part: None if quiet else typer.echo(f"{part} ..."),
+    )
+    if result.status == "interrupted":
+        config = shlex.quote(str(folder / "config.yaml"))
+        _interrupted(f"latentflows train {config} --out {shlex.quote(str(folder))} --resume")
+    _show_result(result)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    num_importance_samples: Annotated[
+        int | None, typer.Option(help="K.", show_default="as in the run")
+    ] = None,
+    num_images: Annotated[
+        int | None, typer.Option(help="Only the first n.", show_default="as in the run")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="test or validation.", show_default="as in the run")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the samples.", show_default="as in the run")] = None,
+    data_root: DataRoot = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure ELBO and importance-weighted likelihood of a trained run anew.
+
+    Example: latentflows evaluate runs/demo/runs/iaf-seed0 --num-importance-samples 5000
+    """
+    from latentflows.studies.build import build_data, load_run
+    from latentflows.studies.overrides import configuration_from
+    from latentflows.studies.run import evaluate as measure
+
+    configuration, model = load_run(run)
+    given = {
+        "evaluation.num_importance_samples": num_importance_samples,
+        "evaluation.num_images": num_images,
+        "evaluation.split": split,
+        "evaluation.seed": seed,
+        "data.root": data_root,
+    }
+    overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
+    configuration = configuration_from(configuration.model_dump(mode="json"), overrides)
+    content = measure(model, build_data(configuration), configuration.evaluation, run)
+    _show_figures(content["figures"])
+    if not quiet:
+        protocol = content["protocol"]
+        typer.echo(
+            f"{protocol['split']} split, {protocol['num_images']:,} images, K = "
+            f"{protocol['num_importance_samples']:,}; {protocol['data']}"
+        )
+    _report(run)
+
+
+@app.command()
+def sample(
+    run: Run,
+    num: Annotated[int, typer.Option(help="How many.")] = 64,
+    temperature: Annotated[float, typer.Option(help="Scale of the prior's base noise.")] = 1.0,
+    mean: Annotated[bool, typer.Option("--mean", help="Show E[x|z] instead of a draw of x.")] = False,
+    seed: Annotated[int, typer.Option(help="Of all noise.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help=".png or .npy.", show_default="RUN/samples/drawn.png")
+    ] = None,
+) -> None:
+    """Draw from a trained run.
+
+    Example: latentflows sample runs/demo/runs/iaf-prior-seed0 --num 100 --temperature 0.8
+    """
+    from latentflows.studies.build import load_run
+    from latentflows.studies.run import write_samples
+
+    if out is not None and out.suffix not in (".png", ".npy"):
+        raise ConfigurationError(f"`out` must end in .png (a picture) or .npy (an array); got {out}.")
+    _, model = load_run(run)
+    typer.echo(write_samples(model, run, num=num, temperature=temperature, mean=mean, seed=seed, out=out))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_OR_COMPARISON", help="A run or comparison folder.")],
+) -> None:
+    """Write report.html from the files of a run or of a comparison.
+
+    Example: latentflows report runs/demo
+    """
+    typer.echo(_report(folder))
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER | components | options", help="Where to look for runs, or what to list."
+        ),
+    ] = "runs",
+) -> None:
+    """List runs with status and figures; or the kinds of components; or every key of a configuration.
+
+    Example: latentflows list components
+    """
+    if what == "components":
+        _list_components()
+    elif what == "options":
+        _list_options()
+    else:
+        _list_runs(Path(what))
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="mnist, fashion_mnist, omniglot or cifar10.")],
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder to put it in.", show_default=f"${DATA}", envvar=DATA, show_envvar=False),
+    ] = None,
+) -> None:
+    """Download a data set from its authors and verify it.
+
+    Example: latentflows download mnist --root data
+    """
+    if root is None:
+        raise DataError(f"`--root` is missing: name a folder for the data, or set {DATA}.")
+    from latentflows.data import download as fetch
+
+    typer.echo(fetch(name, root))
+
+
+def _command() -> str:
+    return shlex.join(["latentflows", *sys.argv[1:]])
+
+
+def _interrupted(command: str) -> NoReturn:
+    typer.echo(f"Interrupted; everything so far is saved. Continue with:\n  {command}", err=True)
+    raise typer.Exit(130)
+
+
+def _compare(
+    study: Study, out: Path, workers: int, *, resume: bool, overwrite: bool, quiet: bool, again: str
+) -> None:
+    from latentflows.studies.comparison import compare as run_all
+
+    bar = None if quiet else _bar()
+    with bar or nullcontext():
+        progress = run_all(
+            study,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            workers=workers,
+            command=_command(),
+            notify=lambda state: _advance(bar, state),
+        )
+    for name, reason in progress.failed.items():
+        typer.echo(f"{name} did not finish: {reason}", err=True)
+    if progress.done < progress.total:
+        _interrupted(f"{again} --out {shlex.quote(str(out))} --workers {workers} --resume")
+    _show_table(out)
+    typer.echo(f"Report: {_report(out)}")
+    if len(progress.failed) == progress.total:
+        raise typer.Exit(1)
+
+
+def _bar() -> Any:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = ("{task.description}", BarColumn(bar_width=30), "{task.percentage:>3.0f}%", TimeElapsedColumn())
+    return Progress(*columns, TextColumn("{task.fields[note]}"))
+
+
+def _advance(bar: Any, state: Any) -> None:
+    """Show the whole comparison as one bar, with an estimate of the time left and the runs under way."""
+    if bar is None:
+        return
+    if not bar.tasks:
+        bar.add_task("runs", total=1.0, note="")
+    seconds = state.seconds_left
+    left = "" if seconds is None else f"about {int(seconds) // 60}:{int(seconds) % 60:02d} left"
+    active = ", ".join(f"{name} {100 * fraction:.0f}%" for name, fraction in state.active.items())
+    description = f"runs {state.done}/{state.total}"
+    bar.update(bar.tasks[0].id, completed=state.fraction, description=description, note=f"{left}  {active}")
+
+
+def _show_result(result: RunResult) -> None:
+    if result.status != "finished":
+        raise LatentFlowsError(f"The run {result.folder} {result.status}: {result.reason}.")
+    _show_figures(result.figures or {})
+    typer.echo(f"Run: {result.folder}  Report: {_report(result.folder)}")
+
+
+def _show_figures(figures: dict[str, Any]) -> None:
+    for name, figure in figures.items():
+        if figure is not None:
+            error = figure.get("standard_error")
+            spread = "" if error is None else f" ± {error:.3f}"
+            typer.echo(f"{name.replace('_', ' '):>22}  {figure['mean']:.3f}{spread} {figure['unit']}")
+
+
+def _show_table(folder: Path) -> None:
+    """Print a comparison: one row per arm, and in words what the figures support."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from latentflows.reporting import comparison_table
+    from latentflows.studies.statistics import format_interval
+
+    table = Table(
+        caption="NLL in nats: mean over seeds ± s.e. over images; difference to the first arm: 95% interval."
+    )
+    for heading in ("arm", "parameters", "seeds", "test NLL", "difference", "seconds"):
+        table.add_column(heading, justify="left" if heading == "arm" else "right")
+    rows = comparison_table(folder)
+    for row in rows:
+        error = "" if row.nll_standard_error is None else f" ± {row.nll_standard_error:.2f}"
+        table.add_row(
+            row.label,
+            "" if row.parameters is None else f"{row.parameters.total:,}",
+            f"{row.num_finished}/{row.num_seeds}",
+            "none" if row.nll is None else f"{row.nll.mean:.2f}{error}",
+            "" if row.difference is None else format_interval(row.difference),
+            "" if row.seconds is None else f"{row.seconds.mean:.0f}",
+        )
+    console = Console()
+    console.print(table)
+    for row in rows:
+        if row.verdict is not None:
+            console.print(row.verdict, highlight=False)
+
+
+def _report(folder: Path) -> Path:
+    from latentflows.reporting import write_comparison_report, write_run_report
+
+    return (write_comparison_report if (folder / "study.json").is_file() else write_run_report)(folder)
+
+
+def _list_components() -> None:
+    from latentflows.studies.options import kinds
+
+    width = max(len(f"{kind.key}={kind.allowed}") for kind in kinds())
+    for kind in kinds():
+        typer.echo(f"{kind.key + '=' + kind.allowed:<{width}}  {kind.description}")
+
+
+def _list_options() -> None:
+    from latentflows.studies.options import kinds, options
+
+    for kind in kinds():
+        typer.echo(f"{kind.key}={kind.allowed}: {kind.description}")
+    for option in options():
+        where = f" [{', '.join(option.kinds)}]" if option.kinds else ""
+        typer.echo(f"{option.key}={option.default}{where}: {option.description} Takes {option.allowed}.")
+
+
+def _list_runs(folder: Path) -> None:
+    import json
+
+    if not folder.is_dir():
+        raise DataError(
+            f"`{folder}` must be a folder of runs, `components` or `options`; there is no such folder."
+        )
+    found = sorted(folder.glob("**/run.json"))
+    if not found:
+        typer.echo(f"No runs in {folder}. Make one with: latentflows train")
+    for path in found:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            evaluation = path.with_name("evaluation.json")
+            figures = (
+                json.loads(evaluation.read_text(encoding="utf-8"))["figures"] if evaluation.is_file() else {}
+            )
+            nll = figures.get("nll") or {}
+            shown = (
+                f"NLL {nll['mean']:.2f} ± {nll['standard_error'] or 0:.2f} nats" if nll else "not evaluated"
+            )
+            line = f"{record['status']:<12} {shown:<28} {record['parameters']['total']:>10,} parameters"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            line = f"unreadable ({type(error).__name__})"
+        typer.echo(f"{path.parent}  {line}")

@@ -1,0 +1,159 @@
+"""Arrays of one's own: a `.npy` file, a `.npz` file, or a folder with one `.npy` per split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from latentflows.core.errors import ConfigurationError, DataError
+from latentflows.data.readers.base import (
+    RawData,
+    RawSplit,
+    Request,
+    amount,
+    npz_keys,
+    read_npy,
+    read_npz,
+    root_of,
+    shuffled_rows,
+    sizes,
+)
+
+SPLITS = ("train", "validation", "test")
+FRACTION = 0.1
+CHANNELS = (1, 3, 4)
+
+
+def read(request: Request) -> RawData:
+    """Read uint8 or bool images, or floats of any event shape, from the very file or folder of the root.
+
+    | root | arrays | split |
+    |---|---|---|
+    | `x.npy` | one array | drawn with `seed`, 10 % validation and 10 % test unless asked otherwise |
+    | `x.npz` | `x`, or the only array; `labels` if wanted | the same |
+    | `x.npz` | `train`, `validation`, `test`; `train_labels` ... if wanted | as given |
+    | folder | the same names as `.npy` files | as given |
+
+    Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels. Nothing is ever unpickled.
+    Memory: bytes of the file; with `memory_map`, which wants uint8 in `.npy`, next to nothing.
+
+    Raises:
+        ConfigurationError: if a setting does not apply, or is out of range.
+        DataError: if a file is missing or damaged, or holds something else.
+    """
+    root = root_of(request)
+    if root.is_dir():
+        found = _from_folder(root, request.memory_map)
+    elif root.suffix == ".npz":
+        if request.memory_map:
+            raise ConfigurationError(
+                "`memory_map` needs a `.npy` file; a `.npz` cannot be mapped. Save as `.npy`."
+            )
+        keys = npz_keys(root)
+        wanted = [key for key in keys if key in _names(keys)]
+        found = dict(zip(wanted, read_npz(root, wanted), strict=True))
+    else:
+        found = {"x": read_npy(root, memory_map=request.memory_map)}
+    if "train" in found:
+        splits, words = _given(request, found, root), "split as given"
+    else:
+        splits, words = _drawn(request, found, root), f"split drawn with seed {request.seed}"
+    shapes = {split.values.shape[1:] for split in splits}
+    kinds = {split.values.dtype for split in splits}
+    if len(shapes) > 1 or len(kinds) > 1:
+        raise DataError(
+            f"{root}: train, validation and test must agree; got shapes {shapes} of {kinds}. Mend them."
+        )
+    levels = 2 if all(array.dtype == np.bool_ for key, array in found.items() if "labels" not in key) else 256
+    return RawData(request.name, splits, f"arrays of {root.name}, {sizes(splits)}, {words}", levels=levels)
+
+
+def _names(keys: tuple[str, ...]) -> tuple[str, ...]:
+    if "train" in keys:
+        return (*SPLITS, *(f"{split}_labels" for split in SPLITS))
+    others = [key for key in keys if key != "labels"]
+    return ("x", "labels") if "x" in keys else (others[0], "labels") if len(others) == 1 else ()
+
+
+def _from_folder(folder: Path, memory_map: bool) -> dict[str, np.ndarray]:
+    found = {}
+    for name in _names(SPLITS):
+        if (folder / f"{name}.npy").is_file():
+            found[name] = read_npy(folder / f"{name}.npy", memory_map=memory_map and name in SPLITS)
+    return found or {"train": np.empty(0)}
+
+
+def _given(request: Request, found: dict[str, np.ndarray], root: Path) -> tuple[RawSplit, RawSplit, RawSplit]:
+    if request.validation is not None or request.test is not None:
+        raise ConfigurationError(
+            "`validation` and `test` do not apply where the files give the splits. Leave them out."
+        )
+    if absent := [name for name in SPLITS if name not in found or not found[name].size]:
+        raise DataError(
+            f"{root}: expected arrays train, validation and test; no {', '.join(absent)}. Add them."
+        )
+    made = []
+    for name in SPLITS:
+        values = _values(found[name], root, request.memory_map)
+        made.append(RawSplit(values, _labels(found.get(f"{name}_labels"), len(values), root)))
+    return made[0], made[1], made[2]
+
+
+def _drawn(request: Request, found: dict[str, np.ndarray], root: Path) -> tuple[RawSplit, RawSplit, RawSplit]:
+    arrays = [array for key, array in found.items() if key != "labels"]
+    if len(arrays) != 1:
+        raise DataError(
+            f"{root}: expected arrays named train, validation and test, or one named x. Rename the arrays."
+        )
+    values = _values(arrays[0], root, request.memory_map)
+    labels = _labels(found.get("labels"), len(values), root)
+    counts = [
+        amount(value, len(values), FRACTION, name)
+        for name, value in (("validation", request.validation), ("test", request.test))
+    ]
+    made = []
+    for rows in shuffled_rows(len(values), counts[0], counts[1], request.seed):
+        own = None if labels is None else labels[rows]
+        made.append(RawSplit(values, own, rows) if request.memory_map else RawSplit(values[rows], own))
+    return made[0], made[1], made[2]
+
+
+def _values(array: np.ndarray, root: Path, memory_map: bool) -> np.ndarray:
+    if memory_map and array.dtype != np.uint8:
+        raise ConfigurationError(
+            f"`memory_map` needs uint8 images; {root} holds {array.dtype}. Leave it out."
+        )
+    if array.dtype in (np.uint8, np.bool_):
+        return _channels_first(array.view(np.uint8) if array.dtype == np.bool_ else array, root)
+    if array.dtype not in (np.float16, np.float32, np.float64) or array.ndim < 2:
+        raise DataError(
+            f"{root}: expected uint8 or bool images, or floats (N, *event); "
+            f"got {array.dtype} of shape {array.shape}. Save images as uint8, and other data as float32."
+        )
+    with np.errstate(over="ignore"):  # what overflows is infinite, and refused with the other infinities
+        return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _channels_first(images: np.ndarray, root: Path) -> np.ndarray:
+    if images.ndim == 3:
+        return images[:, None]
+    first, last = (images.ndim == 4 and images.shape[axis] in CHANNELS for axis in (1, 3))
+    if first == last:
+        kind = "ambiguous: channels could be first or last in" if first else "not images:"
+        raise DataError(
+            f"{root}: {kind} shape {images.shape}. "
+            f"Expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C one of {CHANNELS}; reshape the array."
+        )
+    return images if first else images.transpose(0, 3, 1, 2)
+
+
+def _labels(labels: np.ndarray | None, count: int, root: Path) -> np.ndarray | None:
+    if labels is None:
+        return None
+    if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise DataError(
+            f"{root}: labels must be {count} integers from 0, one for each data point; "
+            f"got {labels.dtype} of shape {labels.shape}. Mend them."
+        )
+    return labels.astype(np.int64)

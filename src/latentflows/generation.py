@@ -1,0 +1,401 @@
+"""Drawing from a trained model: samples, reconstructions, interpolations, and pictures of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from latentflows.core import noise
+from latentflows.core.batches import Batch, DataSource
+from latentflows.core.errors import CombinationError, ConfigurationError, DataError, ShapeError
+from latentflows.core.shapes import batch_shape
+from latentflows.distributions.flow import Flow, Pushforward
+from latentflows.distributions.gaussian import StandardGaussian
+from latentflows.models.vae import VAE
+
+Line = Literal["straight", "spherical"]
+Space = Literal["latent", "base"]
+
+_PIECE = 256  # images decoded together, which bounds the memory
+_SAMPLE, _RECONSTRUCT, _INTERPOLATE, _DATA = range(4)  # first part of the keys of the noise streams
+_PADDING = 2  # pixels around every image of a grid
+_GRAY = 128  # of the padding: neither ink nor paper, so that images at their edges stay apart
+_CELL = 56  # pixels; smaller images are enlarged to at least this
+
+
+@torch.no_grad()
+def sample(
+    model: VAE,
+    num: int,
+    *,
+    temperature: float = 1.0,
+    seed: int = 0,
+    mean: bool = False,
+    context: Tensor | None = None,
+) -> Tensor:
+    """Draw z from the prior and x from p(x|z): (num, *event).
+
+    The same seed draws the same latents with and without `mean`.
+
+    Args:
+        model: In any mode; used in eval mode and given back as it was.
+        num: How many.
+        temperature: Scale of the prior's base noise.
+        seed: Seed of all noise.
+        mean: Whether to return E[x|z] instead of a draw.
+        context: (num, *context) for a conditional prior.
+
+    Raises:
+        ConfigurationError: if `num` or `temperature` is not positive.
+        CombinationError: if the prior has no temperature, or the likelihood no mean.
+        ShapeError: if the context is missing, not wanted, or not of length `num`.
+    """
+    _check_positive("num", num)
+    if context is not None and len(context) != num:
+        raise ShapeError(f"`context` must have {num} rows, one for each sample; got {len(context)}.")
+    pieces = []
+    with _evaluated(model):
+        for start in range(0, num, _PIECE):
+            part = slice(start, min(start + _PIECE, num))
+            with noise.stream(_SAMPLE, seed, start):
+                z = model.sample_latents(
+                    part.stop - start,
+                    temperature=temperature,
+                    context=None if context is None else _to(model, context[part]),
+                )
+                pieces.append(model.decode_mean(z) if mean else model.likelihood(z).sample())
+    return torch.cat(pieces)
+
+
+@torch.no_grad()
+def reconstruct(model: VAE, x: Tensor, *, seed: int = 0) -> Tensor:
+    """Return E[x|z] for one z ~ q(z|x), through the posterior's flow: (B, *event).
+
+    Args:
+        model: In any mode; used in eval mode and given back as it was.
+        x: Data, (B, *event).
+        seed: Seed of z.
+
+    Raises:
+        CombinationError: if the likelihood has no mean.
+        ShapeError: if the shape is not the model's.
+    """
+    pieces = []
+    with _evaluated(model):
+        for start, part in enumerate(_to(model, x).split(_PIECE)):
+            with noise.stream(_RECONSTRUCT, seed, start):
+                pieces.append(model.reconstruct(part))
+    return torch.cat(pieces)
+
+
+@torch.no_grad()
+def interpolate(
+    model: VAE,
+    x_a: Tensor,
+    x_b: Tensor,
+    steps: int,
+    *,
+    line: Line = "straight",
+    space: Space = "latent",
+    seed: int = 0,
+    context: Tensor | None = None,
+) -> Tensor:
+    r"""Walk from a latent of `x_a` to one of `x_b` and decode the mean at every step: (B, steps, *event).
+
+    The ends are drawn from q(z|x). "straight" is (1 - t) a + t b; "spherical" turns from a to b at constant speed,
+
+    .. math:: \frac{\sin((1 - t) \omega)}{\sin \omega} a + \frac{\sin(t \omega)}{\sin \omega} b,
+        \quad \cos \omega = \frac{a \cdot b}{|a| |b|}
+
+    which stays where a Gaussian in many dimensions has its mass. In the space "base" both ends go back to the
+    noise of the prior's flow, and the line is carried forward again: it stays where the flow prior has its mass.
+
+    Args:
+        model: In any mode; used in eval mode and given back as it was.
+        x_a: Data at the start, (B, *event).
+        x_b: Data at the end, (B, *event).
+        steps: Number of images from end to end, at least 2.
+        line: "straight" or "spherical".
+        space: "latent", or "base" for a prior that is a flow.
+        seed: Seed of the ends.
+        context: (B, *context) for the base space of a conditional prior, the same all along the line.
+
+    Raises:
+        CombinationError: for "base" without a flow prior, or if the likelihood has no mean.
+        ConfigurationError: for an unknown line or space, or fewer than 2 steps.
+        ShapeError: if a shape is not the model's.
+    """
+    if line not in ("straight", "spherical") or space not in ("latent", "base"):
+        raise ConfigurationError(
+            '`line` must be "straight" or "spherical", `space` "latent" or "base"; '
+            f"got {line!r} and {space!r}."
+        )
+    if not isinstance(steps, int) or steps < 2:
+        raise ConfigurationError(f"`steps` must be an integer of at least 2; got {steps!r}.")
+    if space == "base" and not isinstance(model.prior, Flow):
+        raise CombinationError(
+            f'`space="base"` needs a flow as the prior; got `{type(model.prior).__name__}`. Use "latent".'
+        )
+    if x_a.shape != x_b.shape:
+        raise ShapeError(f"Both ends must have one shape; got {tuple(x_a.shape)} and {tuple(x_b.shape)}.")
+    batch_shape(x_a, model.event_shape, "x_a")
+    with _evaluated(model):
+        with noise.stream(_INTERPOLATE, seed):
+            ends = [model.posterior(_to(model, x)).sample() for x in (x_a, x_b)]
+        t = torch.linspace(0, 1, steps).to(ends[0])
+        between = _straight if line == "straight" else _spherical
+        if space == "base":
+            p = model.prior(None if context is None else _to(model, context))
+            assert isinstance(p, Pushforward)
+            u_a, u_b = (p.bijection.inverse(z, p.context)[0] for z in ends)
+            z = p.bijection(between(u_a, u_b, t), p.context)[0]
+        else:
+            z = between(ends[0], ends[1], t)
+        rows = z.transpose(0, 1).flatten(0, 1)
+        decoded = torch.cat([model.decode_mean(part) for part in rows.split(_PIECE)])
+    return decoded.view(len(x_a), steps, *model.event_shape)
+
+
+def _straight(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Return points (T, B, *event) on the line between two points (B, *event)."""
+    return torch.lerp(a, b, t.view(-1, *[1] * a.ndim))
+
+
+def _spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Return points (T, B, *event) on the arc; on the line where the angle is 0 or pi."""
+    shape = (-1, *[1] * (a.ndim - 1))
+    cosine = torch.cosine_similarity(a.flatten(1), b.flatten(1), dim=1).clamp(-1, 1)
+    angle = cosine.acos().view(shape)
+    t = t.view(-1, *[1] * a.ndim)
+    sine = angle.sin()
+    arc = ((1 - t) * angle).sin() / sine * a + (t * angle).sin() / sine * b
+    return torch.where(sine < 1e-4, _straight(a, b, t.flatten()), arc)
+
+
+def save_grid(images: Tensor, path: Path, *, columns: int) -> None:
+    """Write images (N, C, H, W) with values in [0, 1] as one PNG, row by row.
+
+    Images are enlarged by a whole factor to at least 56 pixels, nearest neighbor, with 2 gray pixels around each.
+    The file appears at once or not at all.
+
+    Args:
+        images: C is 1 (gray) or 3 (RGB).
+        path: File to write; its folder must exist.
+        columns: Images in a row.
+
+    Raises:
+        ShapeError: if these are not images.
+        DataError: for values outside [0, 1], or NaN; clip them first if that is meant.
+        ConfigurationError: if `columns` is not a positive integer.
+    """
+    from PIL import Image
+
+    _check_positive("columns", columns)
+    if images.ndim != 4 or not len(images) or images.shape[1] not in (1, 3):
+        raise ShapeError(
+            f"`images` must have shape (N, C, H, W), N at least 1 and C 1 or 3; got {tuple(images.shape)}."
+        )
+    if not ((images >= 0) & (images <= 1)).all():
+        raise DataError(
+            f"Pictures need values in [0, 1]; got [{images.min():.4g}, {images.max():.4g}]. "
+            "Rescale, or clip if values outside are only noise."
+        )
+    factor = math.ceil(_CELL / max(images.shape[2:]))
+    pixels = (images.detach().cpu().float() * 255).round().to(torch.uint8)
+    pixels = pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    count, channels, height, width = pixels.shape
+    rows, columns = math.ceil(count / columns), min(columns, count)
+    height, width = height + _PADDING, width + _PADDING
+    grid = torch.full(
+        (channels, rows * height + _PADDING, columns * width + _PADDING), _GRAY, dtype=torch.uint8
+    )
+    for i, image in enumerate(pixels):
+        top, left = i // columns * height + _PADDING, i % columns * width + _PADDING
+        grid[:, top : top + height - _PADDING, left : left + width - _PADDING] = image
+    array = grid[0].numpy() if channels == 1 else grid.permute(1, 2, 0).contiguous().numpy()
+    _write(path, lambda part: Image.fromarray(array).save(part, format="PNG"))
+
+
+@dataclass(frozen=True)
+class PictureEntry:
+    """One line of `index.json`: a file, what it shows, and how it was made (or why it was not)."""
+
+    file: str
+    title: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What every picture is made from."""
+
+    model: VAE
+    batch: Batch
+    seed: int
+    temperature: float
+
+
+def write_pictures(
+    model: VAE, source: DataSource, folder: Path, *, seed: int = 0, temperature: float = 1.0
+) -> list[PictureEntry]:
+    """Write data, samples, reconstructions and interpolations as PNG, and `index.json` with their captions.
+
+    A picture that cannot be made (data that are no images, a likelihood without a mean) is left out, an old file
+    of that name is removed, and its caption says why. Values of a Gaussian or flow likelihood outside [0, 1] are
+    clipped, and the caption says so; data are never clipped.
+
+    Args:
+        model: In any mode; given back as it was.
+        source: Where data and, for a conditional prior, contexts are taken from; 64 points, chosen by the seed.
+        folder: The folder `samples` of a run; made if it is missing.
+        seed: Seed of everything drawn.
+        temperature: Scale of the prior's base noise, for the samples.
+
+    Returns:
+        The entries of `index.json`.
+
+    Raises:
+        ConfigurationError: if `temperature` is not positive.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with noise.stream(_DATA, seed):
+        batch = source.batch(noise.permutation(len(source))[:64])
+    task = _Task(model, batch, seed, temperature)
+    pictures = {
+        "data.png": ("Data", _data),
+        "samples.png": ("Samples", _samples),
+        "sample_means.png": ("Means of the samples", _sample_means),
+        "reconstructions.png": ("Reconstructions", _reconstructions),
+        "interpolations.png": ("Interpolations", _interpolations),
+    }
+    entries = []
+    for file, (title, draw) in pictures.items():
+        try:
+            _check_images(batch.x)
+            images, columns, caption = draw(task)
+            save_grid(images, folder / file, columns=columns)
+        except (CombinationError, DataError, ShapeError) as reason:
+            (folder / file).unlink(missing_ok=True)
+            caption = f"Not drawn: {reason}"
+        entries.append(PictureEntry(file, title, caption))
+    text = json.dumps([asdict(entry) for entry in entries], indent=2) + "\n"
+    _write(folder / "index.json", lambda part: part.write_text(text, encoding="utf-8"))
+    return entries
+
+
+def _data(task: _Task) -> tuple[Tensor, int, str]:
+    return task.batch.x, 8, f"{len(task.batch.x)} data points, chosen with seed {task.seed}."
+
+
+def _samples(task: _Task) -> tuple[Tensor, int, str]:
+    images, note = _drawn(task, mean=False)
+    caption = f"{len(images)} draws from p(x|z), with z from the prior at temperature {task.temperature:g}"
+    return images, 8, f"{caption}, seed {task.seed}.{note}"
+
+
+def _sample_means(task: _Task) -> tuple[Tensor, int, str]:
+    images, note = _drawn(task, mean=True)
+    caption = f"Means of p(x|z) at the latents of samples.png, temperature {task.temperature:g}"
+    return images, 8, f"{caption}, seed {task.seed}: no sample of the model looks as smooth.{note}"
+
+
+def _drawn(task: _Task, *, mean: bool) -> tuple[Tensor, str]:
+    images = sample(
+        task.model,
+        len(task.batch.x),
+        temperature=task.temperature,
+        seed=task.seed,
+        mean=mean,
+        context=_context(task),
+    )
+    return _in_range(task, images)
+
+
+def _reconstructions(task: _Task) -> tuple[Tensor, int, str]:
+    columns = 10
+    x = task.batch.x[:40]
+    x = x[: len(x) // columns * columns] if len(x) > columns else x
+    decoded, note = _in_range(task, reconstruct(task.model, x, seed=task.seed))
+    pairs = zip(x.split(columns), decoded.to(x).split(columns), strict=True)
+    images = torch.cat([row for pair in pairs for row in pair])
+    caption = "Every second row is data; below it the means of p(x|z) for one z ~ q(z|x) each"
+    return images, min(columns, len(x)), f"{caption}, seed {task.seed}.{note}"
+
+
+def _interpolations(task: _Task) -> tuple[Tensor, int, str]:
+    steps, rows = 10, min(8, len(task.batch.x))
+    flow = isinstance(task.model.prior, Flow) and task.model.prior.context_shape is None
+    line: Line = "spherical" if flow or isinstance(task.model.prior, StandardGaussian) else "straight"
+    x = task.batch.x
+    decoded = interpolate(
+        task.model,
+        x[:rows],
+        x.flip(0)[:rows],
+        steps,
+        line=line,
+        space="base" if flow else "latent",
+        seed=task.seed,
+    )
+    images, note = _in_range(task, decoded.flatten(0, 1))
+    where = "the base noise of the prior's flow" if flow else "the latent space"
+    caption = f"Means of p(x|z) on a {line} line in {where} between the latents of two data points a row"
+    return images, steps, f"{caption}, seed {task.seed}.{note}"
+
+
+def _in_range(task: _Task, images: Tensor) -> tuple[Tensor, str]:
+    """Clip what a likelihood on all real numbers gave, and say so; NaN stays and is refused later."""
+    if task.model.likelihood.distribution_type.discrete:
+        return images, ""
+    return images.clamp(0, 1), " Values outside [0, 1] are clipped."
+
+
+def _context(task: _Task) -> Tensor | None:
+    return None if task.model.prior.context_shape is None else task.batch.context
+
+
+def _check_images(x: Tensor) -> None:
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ShapeError(f"the data are no images (C, H, W) with 1 or 3 channels, but {tuple(x.shape[1:])}.")
+
+
+def _check_positive(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"`{name}` must be a positive integer; got {value!r}.")
+
+
+def _to(model: VAE, value: Tensor) -> Tensor:
+    """Bring data to the model's device, and floating-point data at least to its precision."""
+    like = next(model.parameters(), value)
+    dtype = torch.promote_types(value.dtype, like.dtype) if value.is_floating_point() else value.dtype
+    return value.to(like.device, dtype)
+
+
+@contextmanager
+def _evaluated(model: VAE) -> Iterator[None]:
+    """Put every module in eval mode, and each one back in its own mode at the end."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write through a file beside it, so that the path never holds half of one."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

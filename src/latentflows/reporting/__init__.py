@@ -1,0 +1,7 @@
+"""Report pages and figures, made from the files of run folders and comparison folders."""
+
+from latentflows.reporting.comparison_page import write_comparison_report
+from latentflows.reporting.run_page import write_run_report
+from latentflows.reporting.table import Row, comparison_table
+
+__all__ = ["Row", "comparison_table", "write_comparison_report", "write_run_report"]

@@ -1,0 +1,109 @@
+"""Fill a page template, format its numbers, and write it with its figures."""
+
+import base64
+import math
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentflows.reporting.base import COMMANDS, Picture, Quantity
+from latentflows.reporting.drawing import CSS_VARIABLES, SERIES_DARK, SERIES_LIGHT, Drawing
+from latentflows.studies.statistics import format_interval, format_number
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+
+def write_page(folder: Path, template: str, drawings: Sequence[Drawing], values: dict[str, Any]) -> Path:
+    """Write `report.html` and `figures/*.svg` into `folder`; each file appears complete or not at all.
+
+    Args:
+        folder: Run or comparison folder.
+        template: File name in `templates/`.
+        drawings: Figures of the page, in order.
+        values: What the template shows.
+
+    Returns:
+        Path of the page.
+    """
+    import yaml
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("latentflows.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number=number,
+        mean=lambda estimate: "–" if estimate is None else number(estimate.mean),
+        interval=lambda estimate: "–" if estimate is None else format_interval(estimate),
+        with_error=with_error,
+        duration=duration,
+        data_uri=data_uri,
+        svg=inline_svg,
+        yaml=lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True),
+    )
+    names = [name for name in CSS_VARIABLES.values() if name.startswith("--series")]
+    colors = {
+        "light": dict(zip(names, SERIES_LIGHT, strict=True)),
+        "dark": dict(zip(names, SERIES_DARK, strict=True)),
+    }
+    html = environment.get_template(template).render(**values, drawings=drawings, colors=colors)
+    (folder / "figures").mkdir(exist_ok=True)
+    for drawing in drawings:
+        _replace(folder / "figures" / f"{drawing.name}.svg", drawing.standalone())
+    return _replace(folder / "report.html", html)
+
+
+def missing(folder: Path, name: str) -> tuple[str, str]:
+    """Sentence that names a missing file, and the command that makes it."""
+    return f"{name} is missing or empty. To make it:", COMMANDS[name].format(folder=shlex.quote(str(folder)))
+
+
+def number(value: float | None, decimals: int = 2) -> str:
+    """A number for a table; a dash where there is none."""
+    if value is None:
+        return "–"
+    return format_number(value, decimals) if math.isfinite(value) else "not finite"
+
+
+def with_error(quantity: Quantity | None) -> str:
+    """'mean ± standard error', or the mean alone where the error is not known."""
+    if quantity is None:
+        return "–"
+    mean = number(quantity.mean)
+    return mean if quantity.standard_error is None else f"{mean} ± {number(quantity.standard_error)}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as '12.3 s', '3 min 20 s' or '2 h 05 min'."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def data_uri(picture: Picture) -> str:
+    """The picture as an address that needs no file."""
+    return "data:image/png;base64," + base64.b64encode(picture.png).decode("ascii")
+
+
+def inline_svg(drawing: Drawing) -> "Markup":
+    """The drawing as trusted markup: matplotlib escapes the text that it holds."""
+    from markupsafe import Markup
+
+    return Markup(drawing.inline())
+
+
+def _replace(path: Path, text: str) -> Path:
+    half_written = path.with_name(path.name + ".part")
+    half_written.write_text(text, encoding="utf-8")
+    os.replace(half_written, path)
+    return path

@@ -1,0 +1,112 @@
+"""The page of one run."""
+
+from pathlib import Path
+
+from latentflows.reporting.base import Picture, Run, RunRecord, read_run
+from latentflows.reporting.figures import run_figures
+from latentflows.reporting.page import duration, missing, write_page
+
+USUAL_PICTURES = ("data.png", "samples.png", "sample_means.png", "reconstructions.png", "interpolations.png")
+# Key in evaluation.json: name, explanation, decimals.
+QUANTITIES = {
+    "nll": (
+        "NLL",
+        "negative log-likelihood from K importance samples: on average an upper bound; lower is better",
+        2,
+    ),
+    "elbo": ("ELBO", "evidence lower bound; higher is better", 2),
+    "reconstruction": ("Reconstruction", "E log p(x|z) under the posterior; higher is better", 2),
+    "kl": ("KL", "E[log q(z|x) − log p(z)] under the posterior", 2),
+    "bits_per_dim": ("Bits per dimension", "the NLL per pixel or sample, in bits; lower is better", 4),
+    "effective_sample_size": (
+        "Effective sample size",
+        "of the K importance samples; where it is small, the NLL is a loose bound",
+        1,
+    ),
+}
+BANNERS = {
+    "finished": ("good", "✓ Finished", "Training ended as planned."),
+    "running": ("warn", "… Running", "The run is marked as running: it has not ended, or it was killed."),
+    "interrupted": (
+        "warn",
+        "⏸ Interrupted",
+        "Training stopped before its end; do not compare with finished runs.",
+    ),
+    "diverged": ("bad", "✗ Diverged", "Training broke down; do not compare with finished runs."),
+    "failed": ("bad", "✗ Failed", "An error ended the run; do not compare with finished runs."),
+}
+
+
+def write_run_report(run_folder: Path) -> Path:
+    """Write `report.html` and `figures/*.svg` of a run, from its files alone.
+
+    Args:
+        run_folder: Folder of a run, finished or not.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        DataError: The folder is no run folder, or one of its files cannot be read.
+    """
+    run = read_run(run_folder)
+    drawings = run_figures(run.epochs)
+    values = {
+        "title": run.record.name if run.record else run_folder.resolve().name,
+        "run": run,
+        "banner": _banner(run.record),
+        "missing": {name: missing(run_folder, name) for name in _missing_names(run)},
+        "measured": _measured(run),
+        "pictures": _in_reading_order(run.pictures),
+        "absent_pictures": _absent_pictures(run.pictures),
+        "picture_command": missing(run_folder, "samples/index.json")[1],
+    }
+    return write_page(run_folder, "run.html", drawings, values)
+
+
+def _banner(record: RunRecord | None) -> tuple[str, str, str]:
+    """Style, heading and sentence of the status banner."""
+    if record is None:
+        return "warn", "? Unknown", "There is no run.json, so it is not known how the run ended."
+    style, heading, meaning = BANNERS[record.status]
+    reason = f"Reason: {record.reason}." if record.reason else ""
+    counts = f"{record.steps:,} steps in {duration(record.seconds)}."
+    return style, heading, " ".join(filter(None, (reason.replace("..", "."), meaning, counts)))
+
+
+def _missing_names(run: Run) -> list[str]:
+    present = {
+        "run.json": run.record,
+        "config.yaml": run.config,
+        "metrics.jsonl": run.epochs,
+        "evaluation.json": run.evaluation,
+        "samples/index.json": run.pictures,
+    }
+    return [name for name, content in present.items() if not content]
+
+
+def _measured(run: Run) -> list[tuple[str, str, int, object]]:
+    """Name, explanation, decimals and quantity of every figure that was measured."""
+    if run.evaluation is None:
+        return []
+    figures = run.evaluation.figures
+    keys = [
+        *(key for key in QUANTITIES if key in figures),
+        *(key for key in figures if key not in QUANTITIES),
+    ]
+    return [
+        (*QUANTITIES.get(key, (key.replace("_", " "), "", 4)), figures[key])
+        for key in keys
+        if figures[key] is not None
+    ]
+
+
+def _in_reading_order(pictures: tuple[Picture, ...]) -> list[Picture]:
+    """Data first and samples beside it, then what else there is."""
+    rank = {file: position for position, file in enumerate(USUAL_PICTURES)}
+    return sorted(pictures, key=lambda picture: rank.get(picture.file, len(rank)))
+
+
+def _absent_pictures(pictures: tuple[Picture, ...]) -> list[str]:
+    present = {picture.file for picture in pictures}
+    return [file for file in USUAL_PICTURES if file not in present]

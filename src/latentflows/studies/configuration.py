@@ -1,0 +1,370 @@
+"""The typed configuration of a run: every setting with its range, its default and what it means.
+
+A part that comes in several kinds is a union told apart by `kind` (by `plan` for training). To add a kind, write its
+class here, add it to the union, and build it in `studies/build.py`. Nothing here imports torch, so that a mistake in
+a configuration is reported at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+USUAL_PREPARATION = {
+    "digits": "dynamic_binary",
+    "mnist": "dynamic_binary",
+    "fashion_mnist": "dynamic_binary",
+    "omniglot": "dynamic_binary",
+    "cifar10": "dequantized",
+    "folder": "dequantized",
+}
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_no_boolean)]  # pydantic alone reads true as 1
+Number = Annotated[float, BeforeValidator(_no_boolean)]
+
+
+class Settings(BaseModel):
+    """A frozen group of settings; unknown keys are refused. `tag` is the key that tells the kinds apart, if any."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+    tag: ClassVar[str] = "kind"
+
+
+class DataSettings(Settings):
+    """Which data, and how values are made from them."""
+
+    name: Literal["digits", "mnist", "fashion_mnist", "omniglot", "cifar10", "folder", "arrays"] = Field(
+        "digits", description="Data set; digits ships inside scikit-learn, the others are read from `root`."
+    )
+    root: str | None = Field(
+        None, description="Folder of the data files; null takes the environment variable LATENTFLOWS_DATA."
+    )
+    preparation: Literal["dynamic_binary", "fixed_binary", "dequantized", "unit", "continuous"] | None = (
+        Field(None, description="How values are made from pixels; null takes the usual one of the data set.")
+    )
+    validation: Number | None = Field(
+        None, gt=0, description="Number (or fraction below 1) of validation data; null for the usual."
+    )
+    test: Number | None = Field(
+        None,
+        gt=0,
+        description="Number (or fraction below 1) of test data, where it is not given by the files.",
+    )
+    seed: Integer = Field(0, ge=0, lt=2**32, description="Seed of the split, where the split is drawn.")
+    size: Integer | None = Field(
+        None, gt=0, description="Height and width to resize to; folder and omniglot only."
+    )
+    mode: Literal["gray", "rgb"] | None = Field(None, description="Colors of the images; folder only.")
+    memory_map: bool = Field(False, description="Leave the array on disk and read each batch; arrays only.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_preparation(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and raw.get("preparation") is None:
+            name = raw.get("name", "digits")
+            usual = USUAL_PREPARATION.get(name) if isinstance(name, str) else None
+            return raw | {"preparation": usual}
+        return raw
+
+    @field_validator("validation", "test")
+    @classmethod
+    def _whole_or_fraction(cls, value: float | None) -> float | None:
+        if value is not None and value >= 1 and value != int(value):
+            raise ValueError("must be a fraction below 1 or a whole number")
+        return value
+
+
+class MLPNetwork(Settings):
+    """Fully connected encoder and decoder."""
+
+    kind: Literal["mlp"] = "mlp"
+    width: Integer = Field(300, gt=0, description="Units of each hidden layer.")
+    depth: Integer = Field(2, gt=0, description="Number of hidden layers.")
+    activation: Literal["relu", "elu", "silu", "tanh", "gelu"] = Field("relu", description="Nonlinearity.")
+
+
+class GatedMLPNetwork(Settings):
+    """Fully connected encoder and decoder of gated linear layers (arXiv 1705.07120)."""
+
+    kind: Literal["gated_mlp"] = "gated_mlp"
+    width: Integer = Field(300, gt=0, description="Units of each hidden layer.")
+    depth: Integer = Field(2, gt=0, description="Number of hidden layers.")
+
+
+class GatedConvolutionNetwork(Settings):
+    """Gated convolutions for images (arXiv 1803.05649)."""
+
+    kind: Literal["gated_convolution"] = "gated_convolution"
+    width: Integer = Field(32, gt=0, description="Channels of the first block; the second has twice as many.")
+
+
+class Standard(Settings):
+    """N(0, I), without parameters."""
+
+    kind: Literal["standard"] = "standard"
+
+
+class Gaussian(Settings):
+    """A Gaussian with diagonal covariance."""
+
+    kind: Literal["gaussian"] = "gaussian"
+
+
+class FullGaussian(Settings):
+    """A Gaussian with full covariance."""
+
+    kind: Literal["full_gaussian"] = "full_gaussian"
+
+
+class PlanarFlow(Settings):
+    """Planar layers; no inverse, so for posteriors only (arXiv 1505.05770)."""
+
+    kind: Literal["planar"] = "planar"
+    num_layers: Integer = Field(8, gt=0, description="Number of planar layers.")
+
+
+class _FlowSettings(Settings):
+    width: Integer = Field(128, gt=0, description="Units of each hidden layer of the flow's networks.")
+    depth: Integer = Field(2, gt=0, description="Number of hidden layers of the flow's networks.")
+
+
+class IAF(_FlowSettings):
+    """Inverse autoregressive flow; cheap to sample, for posteriors (arXiv 1606.04934)."""
+
+    kind: Literal["iaf"] = "iaf"
+    num_layers: Integer = Field(4, gt=0, description="Number of autoregressive layers.")
+
+
+class MAF(_FlowSettings):
+    """Masked autoregressive flow; cheap to score, for priors (arXiv 1705.07057)."""
+
+    kind: Literal["maf"] = "maf"
+    num_layers: Integer = Field(4, gt=0, description="Number of autoregressive layers.")
+
+
+class RealNVP(_FlowSettings):
+    """Affine coupling flow; cheap both ways (arXiv 1605.08803)."""
+
+    kind: Literal["real_nvp"] = "real_nvp"
+    num_layers: Integer = Field(8, gt=0, description="Number of couplings.")
+
+
+class NICE(_FlowSettings):
+    """Additive coupling flow, volume-preserving; cheap both ways (arXiv 1410.8516)."""
+
+    kind: Literal["nice"] = "nice"
+    num_layers: Integer = Field(8, gt=0, description="Number of couplings.")
+
+
+class BernoulliLikelihood(Settings):
+    """Independent binary entries, for binary data."""
+
+    kind: Literal["bernoulli"] = "bernoulli"
+
+
+class GaussianLikelihood(Settings):
+    """Independent normal entries, for real-valued data."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    variance: Literal["fixed", "shared", "amortized"] = Field(
+        "shared", description="fixed at scale^2, one learned number, or a network's output per entry."
+    )
+    scale: Number | None = Field(None, gt=0, description="Standard deviation; with variance fixed only.")
+
+    @model_validator(mode="after")
+    def _scale_with_fixed(self) -> GaussianLikelihood:
+        if (self.variance == "fixed") != (self.scale is not None):
+            raise ValueError("`scale` and variance=fixed go together: give both or neither")
+        return self
+
+
+class ELBOObjective(Settings):
+    """The evidence lower bound."""
+
+    kind: Literal["elbo"] = "elbo"
+    num_samples: Integer = Field(1, gt=0, description="Posterior samples per data point and step.")
+    beta: Number = Field(1.0, ge=0, description="Weight of the KL after warm-up; 1 for the bound itself.")
+    warmup_epochs: Number = Field(
+        0.0, ge=0, description="Epochs over which the weight of the KL rises from 0."
+    )
+    kl: Literal["auto", "monte_carlo", "closed_form"] = Field(
+        "auto", description="auto takes the closed form where there is one."
+    )
+
+
+class IWAEObjective(Settings):
+    """The importance-weighted bound (arXiv 1509.00519)."""
+
+    kind: Literal["iwae"] = "iwae"
+    num_samples: Integer = Field(5, gt=0, description="Posterior samples per data point and step.")
+
+
+class _TrainingSettings(Settings):
+    tag: ClassVar[str] = "plan"
+    epochs: Integer = Field(100, gt=0, description="Largest number of epochs of the first stage.")
+    batch_size: Integer = Field(128, gt=0, description="Data points per step.")
+    optimizer: Literal["adam", "adamax", "adamw"] = Field("adam", description="Optimizer.")
+    learning_rate: Number = Field(1e-3, gt=0, description="Learning rate after its warm-up.")
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        "constant", description="Learning rate over a stage; cosine and linear end at 0."
+    )
+    warmup_steps: Integer = Field(0, ge=0, description="Steps over which the learning rate rises from 0.")
+    weight_decay: Number = Field(0.0, ge=0, description="Weight decay of the optimizer.")
+    gradient_clip: Number | None = Field(None, gt=0, description="Largest global norm of the gradient.")
+    accumulate: Integer = Field(1, gt=0, description="Batches whose gradients are added up for one step.")
+    ema_decay: Number | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Decay of a moving average of the weights, which is then evaluated and kept.",
+    )
+    patience: Integer | None = Field(
+        None, gt=0, description="Stop a stage after so many epochs without a better validation figure."
+    )
+    accelerator: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Device; auto takes CUDA if it is there."
+    )
+    precision: Literal["32-true", "bf16-mixed"] = Field(
+        "32-true", description="Precision of the networks; flow mathematics stays in float32."
+    )
+    compile: bool = Field(False, description="Compile the step; pays after about a minute of training.")
+    checkpoint_every: Integer | None = Field(None, gt=0, description="Steps; null for the end of each epoch.")
+    max_bad_steps: Integer = Field(
+        5, gt=0, description="Steps in a row without a finite loss before rolling back."
+    )
+
+
+class OneStage(_TrainingSettings):
+    """Posterior, prior and likelihood train together."""
+
+    plan: Literal["one_stage"] = "one_stage"
+
+
+class TwoStage(_TrainingSettings):
+    """First a VAE with prior N(0, I), then the prior alone on the frozen posterior."""
+
+    plan: Literal["two_stage"] = "two_stage"
+    prior_epochs: Integer = Field(
+        100, gt=0, description="Largest number of epochs of the stage that fits the prior."
+    )
+
+
+class TwoStageJoint(_TrainingSettings):
+    """Two stages, then all parts together."""
+
+    plan: Literal["two_stage_joint"] = "two_stage_joint"
+    prior_epochs: Integer = Field(
+        100, gt=0, description="Largest number of epochs of the stage that fits the prior."
+    )
+    joint_epochs: Integer = Field(
+        50, gt=0, description="Largest number of epochs of the stage that trains all parts."
+    )
+
+
+class EvaluationSettings(Settings):
+    """How the trained model is measured and shown."""
+
+    split: Literal["test", "validation"] = Field("test", description="Data to evaluate on.")
+    num_importance_samples: Integer = Field(
+        1000, gt=0, description="K of the importance-weighted likelihood."
+    )
+    num_images: Integer | None = Field(
+        None, gt=0, description="Data points evaluated; null for all of the split."
+    )
+    temperature: Number = Field(1.0, gt=0, description="Scale of the prior's base noise in the pictures.")
+    seed: Integer = Field(0, ge=0, description="Seed of the evaluation and of the pictures.")
+
+
+Network = Annotated[MLPNetwork | GatedMLPNetwork | GatedConvolutionNetwork, Field(discriminator="kind")]
+Posterior = Annotated[
+    Gaussian | FullGaussian | PlanarFlow | IAF | RealNVP | NICE, Field(discriminator="kind")
+]
+Prior = Annotated[Standard | Gaussian | FullGaussian | RealNVP | NICE | MAF, Field(discriminator="kind")]
+Likelihood = Annotated[BernoulliLikelihood | GaussianLikelihood, Field(discriminator="kind")]
+Objective = Annotated[ELBOObjective | IWAEObjective, Field(discriminator="kind")]
+Training = Annotated[OneStage | TwoStage | TwoStageJoint, Field(discriminator="plan")]
+
+
+class RunConfiguration(Settings):
+    """Everything that decides a run."""
+
+    name: str | None = Field(
+        None, min_length=1, description="Name of the run; null makes it of data, posterior and prior."
+    )
+    seed: Integer = Field(
+        0, ge=0, lt=2**32, description="Seed of the weights, the order of the data and the noise."
+    )
+    latent_dim: Integer = Field(40, gt=0, description="Number of latent variables.")
+    data: DataSettings = Field(default_factory=DataSettings, description="The data.")
+    network: Network = Field(default_factory=MLPNetwork, description="Encoder and decoder.")
+    posterior: Posterior = Field(default_factory=Gaussian, description="q(z|x).")
+    prior: Prior = Field(default_factory=Standard, description="p(z).")
+    likelihood: Likelihood = Field(default_factory=BernoulliLikelihood, description="p(x|z).")
+    objective: Objective = Field(default_factory=ELBOObjective, description="What training maximizes.")
+    training: Training = Field(default_factory=OneStage, description="Stages, optimizer and device.")
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings, description="Evaluation.")
+
+
+def combination_faults(configuration: RunConfiguration) -> list[str]:
+    """Return why the parts, each valid alone, cannot work together; empty if they can.
+
+    Cost: none; no data are read. What depends on the data's shape is refused by `studies.build`.
+    """
+    c = configuration
+    faults = [*_likelihood_faults(c.likelihood.kind, c.data.preparation), *_size_faults(c)]
+    if c.training.plan != "one_stage" and isinstance(c.prior, Standard):
+        faults.append(
+            f"`training.plan`={c.training.plan} fits the prior in a stage of its own, but prior N(0, I) has no "
+            "parameters. Choose prior=real_nvp (or nice, maf, gaussian, full_gaussian), or training.plan=one_stage."
+        )
+    gaussians = isinstance(c.posterior, Gaussian | FullGaussian) and isinstance(
+        c.prior, Standard | Gaussian | FullGaussian
+    )
+    if isinstance(c.objective, ELBOObjective) and c.objective.kl == "closed_form" and not gaussians:
+        faults.append(
+            f"`objective.kl`=closed_form needs a Gaussian posterior and a Gaussian prior; got {c.posterior.kind} and "
+            f"{c.prior.kind}. Use objective.kl=monte_carlo (or auto): the estimate from the same samples."
+        )
+    return faults
+
+
+def _likelihood_faults(kind: str, preparation: str | None) -> list[str]:
+    binary = preparation in ("dynamic_binary", "fixed_binary")
+    if kind == "bernoulli" and preparation is not None and not binary:
+        return [
+            f"`likelihood.kind`=bernoulli needs binary data; data.preparation={preparation} gives gray or real values, "
+            "on which the cross-entropy is no likelihood. Use data.preparation=dynamic_binary, or likelihood=gaussian."
+        ]
+    if kind == "gaussian" and binary:
+        return [
+            f"`likelihood.kind`=gaussian is a density, but data.preparation={preparation} gives only 0 and 1, where a "
+            "density has no upper bound. Use likelihood=bernoulli, or data.preparation=dequantized."
+        ]
+    return []
+
+
+def _size_faults(c: RunConfiguration) -> list[str]:
+    faults = []
+    for name, part in (("posterior", c.posterior), ("prior", c.prior)):
+        if isinstance(part, RealNVP | NICE) and c.latent_dim < 2:
+            other = "iaf" if name == "posterior" else "maf"
+            faults.append(
+                f"`{name}.kind`={part.kind} couples two halves of z and needs latent_dim of at least 2; "
+                f"got {c.latent_dim}. Use {name}={other}, or more latents."
+            )
+        # With a context every variable needs a degree of its own; without, the first one has none.
+        needed = c.latent_dim - (name == "prior")
+        if isinstance(part, IAF | MAF) and part.width < needed:
+            faults.append(
+                f"`{name}.width` must be at least {needed} to carry every dependency among {c.latent_dim} latents; "
+                f"got {part.width}. Widen it, or lower latent_dim."
+            )
+    return faults

@@ -1,0 +1,401 @@
+"""One run: from a configuration to a run folder with weights, figures and pictures, resumable at every part."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+from latentflows._version import __version__
+from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
+from latentflows.data import ImageData
+from latentflows.evaluation import evaluate_bounds
+from latentflows.generation import sample, save_grid, write_pictures
+from latentflows.models import VAE
+from latentflows.studies.build import build_data, build_model, build_options, build_stages
+from latentflows.studies.configuration import EvaluationSettings, RunConfiguration
+from latentflows.studies.overrides import differences, read_configuration, to_yaml
+from latentflows.training import Callback, History, Stage, fit, load_weights
+from latentflows.training.checkpoint import write_atomically
+
+FILES = ("config.yaml", "run.json", "metrics.jsonl", "evaluation.json", "report.html")
+FOLDERS = ("checkpoint", "samples", "figures")
+# Settings that may differ when a run goes on: they change where and how it runs, not what it learns.
+_MAY_DIFFER = {"data.root", "training.accelerator", "training.checkpoint_every"}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        folder: The run folder.
+        status: "finished", "interrupted", "diverged" or "failed".
+        reason: Why, where it did not finish.
+        figures: As in `evaluation.json`; None where the run was not evaluated.
+        parameters: Numbers of parameters by part, and in total.
+        seconds: Wall time of training, over all sessions.
+    """
+
+    folder: Path
+    status: str
+    reason: str | None
+    figures: dict[str, Any] | None
+    parameters: dict[str, int]
+    seconds: float
+
+
+def run(
+    configuration: RunConfiguration,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
+    command: str = "",
+    announce: Callable[[str], None] = lambda _: None,
+) -> RunResult:
+    """Train, evaluate and draw pictures, writing everything to the run folder `out`.
+
+    Data and model are built before anything is written. However the run ends, `run.json` says so; a part that is
+    finished is not repeated on resume.
+
+    Args:
+        configuration: What to run.
+        out: Run folder.
+        resume: Go on with a run of the same configuration, or start it where there is none.
+        overwrite: Remove a run that is there.
+        callbacks: Watch the training.
+        command: The command that made the run, for its record.
+        announce: Receives the name of each part as it starts.
+
+    Returns:
+        The result, also of a run that was interrupted or that diverged.
+
+    Raises:
+        ConfigurationError: if `out` holds something else, before anything is changed.
+        LatentFlowsError: if data, memory or disk do not suffice; the run is recorded as failed.
+    """
+    check_folder(configuration, out, resume=resume, overwrite=overwrite)
+    if overwrite:
+        clear(out)
+    recorded = result_of(out)
+    if recorded is not None and (recorded.status == "diverged" or _is_complete(recorded)):
+        return recorded
+    data = build_data(configuration)
+    model = build_model(configuration, data.train.event_shape)
+    stages = build_stages(configuration, model)
+    for stage in stages:
+        stage.check(model)
+    record = _first_record(configuration, model, out, command)
+    try:
+        write_atomically(out / "config.yaml", to_yaml(configuration).encode())
+        _write_record(out, record)
+        announce("training")
+        history = fit(
+            model,
+            stages,
+            data.train,
+            validation=data.validation,
+            out=out,
+            seed=configuration.seed,
+            options=build_options(configuration),
+            callbacks=callbacks,
+            resume=resume,
+        )
+        record |= _of_history(history)
+        if history.status == "finished":
+            _write_record(out, record | {"status": "running"})
+            _measure(model, data, configuration, out, announce)
+    except BaseException as error:
+        _record_failure(out, record, error)
+    _write_record(out, record)
+    result = result_of(out)
+    assert result is not None
+    return result
+
+
+class FractionDone(Callback):
+    """Reports how much of the training is done; a stage that stops early counts as done when the next one starts."""
+
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self.report = report
+        self.before: dict[str, int] = {}
+        self.total = 1
+
+    def on_start(self, model: VAE, stages: Sequence[Stage]) -> None:
+        epochs = [stage.max_epochs for stage in stages]
+        self.total = sum(epochs)
+        self.before = {stage.name: sum(epochs[:index]) for index, stage in enumerate(stages)}
+
+    def on_epoch(self, line: dict[str, Any]) -> None:
+        self.report((self.before[line["stage"]] + line["epoch"]) / self.total)
+
+
+def check_folder(configuration: RunConfiguration, out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds something else than what is to be run.
+
+    Raises:
+        ConfigurationError: saying what is there and what to do.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigurationError(f"`out` must be a folder; {out} is a file. Choose another one.")
+    if overwrite or not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / "config.yaml").is_file():
+        raise ConfigurationError(f"{out} is not empty and holds no run. Choose another `out`.")
+    before = read_configuration(out / "config.yaml")
+    changed = [key for key in differences(before, configuration) if key not in _MAY_DIFFER]
+    if changed:
+        raise ConfigurationError(
+            f"{out} holds a run of another configuration: {', '.join(changed)} differ. Choose another `out`, or "
+            "replace that run with --overwrite."
+        )
+    if not resume:
+        status = _read_record(out).get("status", "unknown")
+        raise ConfigurationError(
+            f"{out} holds this run already (status {status}). Continue it with --resume, choose another `out`, or "
+            "replace it with --overwrite."
+        )
+
+
+def clear(out: Path) -> None:
+    """Remove the files of a run, and nothing else, from a folder."""
+    import shutil
+
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)
+    for name in FOLDERS:
+        shutil.rmtree(out / name, ignore_errors=True)
+
+
+def _is_complete(result: RunResult) -> bool:
+    pictures = result.folder / "samples" / "index.json"
+    return result.status == "finished" and result.figures is not None and pictures.is_file()
+
+
+def result_of(out: Path) -> RunResult | None:
+    """Read how a run ended from its folder; None where there is no record. "failed" counts as it stands."""
+    record = _read_record(out)
+    if not record:
+        return None
+    return RunResult(
+        folder=out,
+        status=record.get("status", "failed"),
+        reason=record.get("reason"),
+        figures=_read(out / "evaluation.json").get("figures"),
+        parameters=record.get("parameters", {}),
+        seconds=record.get("seconds", 0.0),
+    )
+
+
+def evaluate(
+    model: VAE, data: ImageData, settings: EvaluationSettings, out: Path | None, *, memory_mib: int = 256
+) -> dict[str, Any]:
+    """Measure the bounds and the likelihood of a model by the protocol of `settings`; write `evaluation.json`.
+
+    Args:
+        model: Trained model.
+        data: Its data.
+        settings: Split, K, number of data points, seed.
+        out: Run folder; None to write nothing.
+        memory_mib: What one block of importance samples may take.
+
+    Returns:
+        The contents of `evaluation.json`.
+    """
+    started = time.monotonic()
+    source = data.test if settings.split == "test" else data.validation
+    num_images = min(settings.num_images or len(source), len(source))
+    bounds = evaluate_bounds(
+        model,
+        source,
+        num_importance_samples=settings.num_importance_samples,
+        num_images=num_images,
+        seed=settings.seed,
+        memory_mib=memory_mib,
+    )
+    protocol = {
+        "split": settings.split,
+        "num_images": num_images,
+        "num_importance_samples": settings.num_importance_samples,
+        "seed": settings.seed,
+        "data": data.description,
+    }
+    seconds = round(time.monotonic() - started, 3)
+    content = {"format": 1, "protocol": protocol, "figures": bounds.figures(), "seconds": seconds}
+    if out is not None:
+        write_atomically(out / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
+    return content
+
+
+def write_samples(
+    model: VAE, run_folder: Path, *, num: int, temperature: float, mean: bool, seed: int, out: Path | None
+) -> Path:
+    """Draw from a model into a picture (.png) or an array (.npy); return its path.
+
+    Args:
+        model: Trained model.
+        run_folder: Its run folder.
+        num: How many.
+        temperature: Scale of the prior's base noise.
+        mean: Whether to show E[x|z] instead of a draw of x.
+        seed: Of all noise.
+        out: File; None for `samples/drawn.png` of the run, which its report then shows too.
+
+    Raises:
+        ConfigurationError: for settings out of range.
+        CombinationError: if the model cannot be drawn from in this way.
+        ShapeError: if data points are no images and `out` is a picture.
+    """
+    x = sample(model, num, temperature=temperature, seed=seed, mean=mean).cpu()
+    path = out or run_folder / "samples" / "drawn.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, x.numpy())
+        return path
+    clipped = "" if model.likelihood.distribution_type.discrete else " Values outside [0, 1] are clipped."
+    save_grid(x.clamp(0, 1), path, columns=max(1, round(num**0.5)))
+    if out is None:
+        what = "means of p(x|z)" if mean else "draws from p(x|z)"
+        caption = f"{num} {what}, with z from the prior at temperature {temperature:g}, seed {seed}.{clipped}"
+        _add_picture(
+            path.parent / "index.json", {"file": path.name, "title": "Drawn later", "caption": caption}
+        )
+    return path
+
+
+def _add_picture(index: Path, entry: dict[str, str]) -> None:
+    try:
+        entries = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else []
+        kept = [other for other in entries if other["file"] != entry["file"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{index} cannot be read ({error!r}). Remove the file.") from None
+    write_atomically(index, (json.dumps([*kept, entry], indent=2) + "\n").encode())
+
+
+def _measure(
+    model: VAE, data: ImageData, configuration: RunConfiguration, out: Path, announce: Callable[[str], None]
+) -> None:
+    """Evaluate and draw the selected weights, whatever a resumed `fit` left in the model."""
+    load_weights(model, out / "checkpoint" / "model.safetensors")
+    model.eval()
+    settings = configuration.evaluation
+    if not (out / "evaluation.json").is_file():
+        announce("evaluation")
+        evaluate(model, data, settings, out)
+    if not (out / "samples" / "index.json").is_file():
+        announce("pictures")
+        write_pictures(
+            model, data.test, out / "samples", temperature=settings.temperature, seed=settings.seed
+        )
+
+
+def _first_record(configuration: RunConfiguration, model: VAE, out: Path, command: str) -> dict[str, Any]:
+    before = _read_record(out)
+    device = configuration.training.accelerator
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {
+        "format": 1,
+        "name": configuration.name,
+        "status": "running",
+        "reason": None,
+        "command": before.get("command") or command,
+        "seed": configuration.seed,
+        "event_shape": list(model.event_shape),
+        "parameters": model.num_parameters(),
+        "seconds": before.get("seconds", 0.0),
+        "steps": before.get("steps", 0),
+        "skipped_steps": before.get("skipped_steps", 0),
+        "rollbacks": before.get("rollbacks", 0),
+        "versions": {
+            "latentflows": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "hardware": {
+            "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        },
+        "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _of_history(history: History) -> dict[str, Any]:
+    return {
+        "status": history.status,
+        "reason": history.reason,
+        "seconds": round(history.seconds, 3),
+        "steps": history.steps,
+        "skipped_steps": history.skipped_steps,
+        "rollbacks": history.rollbacks,
+    }
+
+
+def _record_failure(out: Path, record: dict[str, Any], error: BaseException) -> None:
+    """Record why a run ended early; return for an interruption, raise for everything else."""
+    if isinstance(error, KeyboardInterrupt):
+        record |= {"status": "interrupted", "reason": "interrupted by the user"}
+        return
+    reason = _reason(error)
+    record |= {"status": "failed", "reason": reason}
+    try:
+        _write_record(out, record)
+    except (OSError, LatentFlowsError):
+        pass  # on a full disk the reason reaches the caller alone
+    _raise(error, reason)
+
+
+def _raise(error: BaseException, reason: str) -> NoReturn:
+    if isinstance(error, LatentFlowsError) or reason.startswith(type(error).__name__):
+        raise error
+    raise LatentFlowsError(reason) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Name what a user can do something about; of anything else, type and message."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full ({error.filename or 'while writing the run'}). Free space and use --resume."
+    allocation = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or allocation:
+        return (
+            "Out of memory. Lower training.batch_size or objective.num_samples, or raise training.accumulate."
+        )
+    return str(error) if isinstance(error, LatentFlowsError) else f"{type(error).__name__}: {error}"
+
+
+def _write_record(out: Path, record: dict[str, Any]) -> None:
+    write_atomically(out / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _read_record(out: Path) -> dict[str, Any]:
+    return _read(out / "run.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a JSON file holds; empty where there is none.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). Restore or remove the file.") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object. Restore or remove the file.")
+    return content

@@ -1,0 +1,224 @@
+"""What a run is told, and what it tells: stages, options, history and callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from latentflows.core.errors import CombinationError, ConfigurationError
+from latentflows.models.vae import VAE
+from latentflows.objectives import Objective, PriorLikelihood
+
+PARTS = ("posterior", "prior", "likelihood")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One phase of training: which parts learn, from which objective, for how long.
+
+    Args:
+        name: Shown in logs; unique within a run.
+        objective: What is minimized.
+        train: Parts that learn; the others are frozen.
+        max_epochs: Passes over the training data at most.
+        max_steps: Optimizer steps at most, if given.
+        batch_size: Data points per optimizer step, over all devices together.
+        optimizer: "adam", "adamax" or "adamw".
+        learning_rate: Its peak.
+        schedule: "constant", or down to 0 at the end of the stage along a "cosine" or a "linear" line.
+        warmup_steps: Steps over which the learning rate rises linearly from 0.
+        weight_decay: L2 penalty of "adam" and "adamax", decoupled decay of "adamw".
+        gradient_clip_val: Largest global gradient norm, if given.
+        accumulate_grad_batches: Pieces in which a device runs its batch, to save memory.
+        ema_decay: If given, an exponential moving average of the weights is validated, kept and saved.
+        patience: If given, stop after so many epochs without a better validation figure; counted after the
+            objective's warm-up. The best weights are kept in any case where there is validation data.
+
+    Raises:
+        ConfigurationError: for a setting out of range.
+    """
+
+    name: str
+    objective: Objective
+    train: tuple[str, ...] = PARTS
+    max_epochs: int = 100
+    max_steps: int | None = None
+    batch_size: int = 128
+    optimizer: Literal["adam", "adamax", "adamw"] = "adam"
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    gradient_clip_val: float | None = None
+    accumulate_grad_batches: int = 1
+    ema_decay: float | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [part for part in self.train if part not in PARTS]
+        if unknown or not self.train or len(set(self.train)) < len(self.train):
+            raise ConfigurationError(f"`train` must name some of {PARTS}, each once; got {self.train}.")
+        if isinstance(self.objective, PriorLikelihood) and tuple(self.train) != ("prior",):
+            raise ConfigurationError(
+                f'`PriorLikelihood` says nothing about the other parts: give `train=("prior",)`; got {self.train}.'
+            )
+        for name, lowest in _LOWEST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= lowest:
+                raise ConfigurationError(f"`{name}` must be at least {lowest}; got {value!r}.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigurationError(f"`{name}` must be one of {choices}; got {getattr(self, name)!r}.")
+        if not self.learning_rate > 0:
+            raise ConfigurationError(f"`learning_rate` must be positive; got {self.learning_rate!r}.")
+        if self.gradient_clip_val is not None and not self.gradient_clip_val > 0:
+            raise ConfigurationError(f"`gradient_clip_val` must be positive; got {self.gradient_clip_val!r}.")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ConfigurationError(f"`ema_decay` must be in [0, 1); got {self.ema_decay!r}.")
+
+    def check(self, model: VAE) -> None:
+        """Refuse a model that this stage cannot train.
+
+        Raises:
+            CombinationError: if nothing would learn, or the objective does not fit.
+        """
+        if not any(p.requires_grad for part in self.train for p in getattr(model, part).parameters()):
+            raise CombinationError(
+                f"Stage {self.name!r} trains {self.train}, which has no trainable parameters. Train another part."
+            )
+        self.objective.check(model)
+
+
+_LOWEST = {
+    "max_epochs": 1,
+    "max_steps": 1,
+    "batch_size": 1,
+    "warmup_steps": 0,
+    "weight_decay": 0,
+    "accumulate_grad_batches": 1,
+    "patience": 1,
+}
+_CHOICES = {"optimizer": ("adam", "adamax", "adamw"), "schedule": ("constant", "cosine", "linear")}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out; none of this changes what is learned, beyond rounding.
+
+    Args:
+        accelerator: "auto" takes a GPU if there is one.
+        precision: "bf16-mixed" runs networks in bfloat16, and everything that enters a density in float32.
+        compile: Pass the step through `torch.compile`.
+        checkpoint_every: Steps between checkpoints; None for one at the ends of epochs, at most every 10 seconds.
+        max_bad_steps: Non-finite steps in a row after which the last good state is restored.
+        max_rollbacks: Restorations in one stage after which it ends, with the last good weights.
+
+    Raises:
+        ConfigurationError: for a setting out of range.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    compile: bool = False
+    checkpoint_every: int | None = None
+    max_bad_steps: int = 5
+    max_rollbacks: int = 10
+
+    def __post_init__(self) -> None:
+        if self.accelerator not in ("auto", "cpu", "cuda"):
+            raise ConfigurationError(
+                f'`accelerator` must be "auto", "cpu" or "cuda"; got {self.accelerator!r}.'
+            )
+        if self.precision not in ("32-true", "bf16-mixed"):
+            raise ConfigurationError(
+                f'`precision` must be "32-true" or "bf16-mixed"; got {self.precision!r}.'
+            )
+        for name in ("checkpoint_every", "max_bad_steps", "max_rollbacks"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigurationError(f"`{name}` must be at least 1; got {value!r}.")
+
+
+@dataclass
+class History:
+    """What happened in a run.
+
+    Attributes:
+        status: "finished", "interrupted" (resumable) or "diverged" (stopped with its last good weights).
+        reason: Why, where it did not finish.
+        epochs: The lines of `metrics.jsonl`.
+        steps: Optimizer steps, skipped ones included.
+        skipped_steps: Steps left out for a non-finite loss or gradient.
+        rollbacks: Times the last good state was restored.
+        seconds: Wall time, over all sessions of a resumed run.
+    """
+
+    status: Literal["finished", "interrupted", "diverged"] = "finished"
+    reason: str | None = None
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    steps: int = 0
+    skipped_steps: int = 0
+    rollbacks: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Progress:
+    """Where a run stands: everything besides tensors that a checkpoint needs. Saved as JSON."""
+
+    stage: int = 0
+    epoch: int = 1  # within the stage, from 1
+    batch: int = 0  # steps done in this epoch
+    stage_steps: int = 0
+    steps: int = 0
+    samples: int = 0  # data points seen, over all stages
+    skipped_steps: int = 0
+    rollbacks: int = 0
+    stage_rollbacks: int = 0
+    bad_in_a_row: int = 0
+    rate_scale: float = 1.0
+    best: float | None = None
+    best_epoch: int = 0
+    lines: int = 0  # complete lines of metrics.jsonl
+    seconds: float = 0.0
+    sums: list[float] = field(default_factory=list)  # of this epoch's metrics
+    points: int = 0  # data points in `sums`
+    events: list[str] = field(default_factory=list)  # of this epoch
+    finished: bool = False
+    diverged: str | None = None  # why, where the run ended so
+
+    def next_stage(self) -> None:
+        """Move to the start of the next stage."""
+        self.stage += 1
+        self.epoch, self.batch, self.stage_steps = 1, 0, 0
+        self.stage_rollbacks, self.bad_in_a_row, self.rate_scale = 0, 0, 1.0
+        self.best, self.best_epoch = None, 0
+
+    def next_epoch(self) -> None:
+        """Move to the start of the next epoch."""
+        self.epoch += 1
+        self.batch, self.points, self.sums, self.events = 0, 0, [], []
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+class Callback:
+    """Watches a run; every method may be left as it is. Callbacks never change what is learned."""
+
+    def on_start(self, model: VAE, stages: Sequence[Stage]) -> None:
+        """Before the first step."""
+
+    def on_step(self, line: dict[str, Any]) -> None:
+        """At most ten times a second: running means of this epoch, under "train", and the position."""
+
+    def on_epoch(self, line: dict[str, Any]) -> None:
+        """After each epoch, with its line of `metrics.jsonl`."""
+
+    def on_event(self, text: str) -> None:
+        """A skipped step, a restored state, an early stop."""
+
+    def on_end(self, history: History) -> None:
+        """After the last step, however the run ended."""

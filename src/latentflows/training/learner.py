@@ -1,0 +1,228 @@
+"""One stage's learner: the model, its optimizer, moving average and snapshots, and a single guarded step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from latentflows.core.batches import Batch
+from latentflows.models.vae import VAE
+from latentflows.objectives import Objective, Value
+from latentflows.training.base import PARTS, Options, Stage
+from latentflows.training.checkpoint import (
+    Tensors,
+    clone,
+    optimizer_tensors,
+    prefixed,
+    set_optimizer,
+    set_weights,
+    within,
+)
+from latentflows.training.parallel import World, wrap
+
+
+class Step(nn.Module):
+    """Model and objective as one module, so that DDP and `torch.compile` see a whole step."""
+
+    def __init__(self, model: VAE, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, x: Tensor, context: Tensor | None, epoch: float | Tensor) -> Value:
+        return self.objective(self.objective.trace(self.model, x, context), epoch)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step measured: sums of the objective's metrics, in its order, and whether all was finite."""
+
+    sums: Tensor
+    loss: float
+    gradient_norm: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether the optimizer may move."""
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
+
+class Learner:
+    """The trainable state of one stage.
+
+    Args:
+        model: On its device already.
+        stage: What learns, and how.
+        options: Precision and compilation.
+        world: The processes that share the work.
+        trainable: The parameters that the caller has not frozen.
+    """
+
+    def __init__(
+        self, model: VAE, stage: Stage, options: Options, world: World, trainable: frozenset[nn.Parameter]
+    ) -> None:
+        self.model, self.stage, self.options, self.world = model, stage, options, world
+        learning = [p for part in stage.train for p in getattr(model, part).parameters()]
+        self.parameters = [p for p in learning if p in trainable]
+        model.requires_grad_(False)
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        self.optimizer = _optimizer(self.parameters, stage)
+        step = Step(model, stage.objective)
+        if options.compile:  # with eager's random numbers, so that compiling changes rounding alone
+            step = torch.compile(step, dynamic=False, options={"fallback_random": True})
+        self.module = wrap(step, world)  # type: ignore[arg-type]
+        self.average = [p.detach().clone() for p in self.parameters] if stage.ema_decay is not None else []
+        self.best: Tensors = {}
+        self.good: Tensors = self.snapshot()
+
+    def train_mode(self) -> None:
+        """Put learning parts in train mode and frozen ones in eval mode."""
+        for part in PARTS:
+            getattr(self.model, part).train(part in self.stage.train)
+
+    def step(self, pieces: Iterable[Batch], count: int, epoch: float) -> Outcome:
+        """Compute the gradient over `count` pieces of a batch; move nothing yet."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        values: list[Value] = []
+        time = torch.tensor(epoch, device=self.world.device) if self.options.compile else epoch
+        for index, piece in enumerate(pieces):
+            with self._synchronized(index == count - 1):
+                with self._autocast():
+                    value = self.module(piece.x, piece.context, time)
+                (value.loss / count if count > 1 else value.loss).backward()
+            values.append(value)
+        sums = (
+            torch.stack([_sums(value.metrics) for value in values]).sum(0)
+            if count > 1
+            else _sums(values[0].metrics)
+        )
+        loss = sum(value.loss.item() for value in values) / count
+        return Outcome(sums, loss, self._gradient_norm().item())
+
+    def move(self, outcome: Outcome, rate: float) -> None:
+        """Clip the gradient, let the optimizer move at this learning rate, and follow with the moving average."""
+        limit = self.stage.gradient_clip_val
+        if limit is not None and outcome.gradient_norm > limit:
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            torch._foreach_mul_(gradients, limit / outcome.gradient_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        if self.average:
+            assert self.stage.ema_decay is not None
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, self.parameters, 1 - self.stage.ema_decay)
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> Tensor:
+        """Return the sums of the objective's metrics over a batch, every schedule at its end."""
+        objective = self.stage.objective
+        with self._autocast():
+            return _sums(objective(objective.trace(self.model, batch.x, batch.context)).metrics)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the moving average in the model's place for a while."""
+        if not self.average:
+            yield
+            return
+        own = [p.detach().clone() for p in self.parameters]
+        self._set(self.average)
+        try:
+            yield
+        finally:
+            self._set(own)
+
+    def is_finite(self) -> bool:
+        """Whether all learning weights are finite and no buffer holds NaN (a mask may hold infinities)."""
+        weights = all(bool(torch.isfinite(p).all()) for p in self.parameters)
+        return weights and not any(bool(torch.isnan(b).any()) for b in self.model.buffers())
+
+    def keep_best(self) -> None:
+        """Remember the weights as they would be used now."""
+        with self.averaged():
+            self.best = clone(self.model.state_dict())
+
+    def select(self) -> None:
+        """End the stage: take the best weights, or else the moving average, or else the last ones."""
+        if self.best:
+            set_weights(self.model, self.best, "the best weights")
+        elif self.average:
+            self._set(self.average)
+
+    def snapshot(self) -> Tensors:
+        """Copy weights, optimizer and moving average to the CPU."""
+        average = {str(i): value for i, value in enumerate(self.average)}
+        return (
+            prefixed("model", clone(self.model.state_dict()))
+            | prefixed("optimizer", clone(optimizer_tensors(self.optimizer)))
+            | prefixed("average", clone(average))
+        )
+
+    def restore(self, tensors: Tensors) -> None:
+        """Put a snapshot back."""
+        set_weights(self.model, within("model", tensors), "the snapshot")
+        set_optimizer(self.optimizer, within("optimizer", tensors))
+        average = within("average", tensors)
+        self.average = [
+            average[str(i)].to(p.device).clone() for i, p in enumerate(self.parameters) if average
+        ]
+
+    def tensors(self) -> Tensors:
+        """Return all that a checkpoint needs."""
+        return self.snapshot() | prefixed("best", self.best) | prefixed("good", self.good)
+
+    def set_tensors(self, tensors: Tensors) -> None:
+        """Put back what `tensors` returned."""
+        self.restore(tensors)
+        self.best, self.good = within("best", tensors), within("good", tensors)
+
+    @torch.no_grad()
+    def _set(self, values: list[Tensor]) -> None:
+        torch._foreach_copy_(self.parameters, values)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.options.precision == "32-true":
+            return nullcontext()
+        return torch.autocast(self.world.device.type, dtype=torch.bfloat16)
+
+    def _synchronized(self, last: bool) -> AbstractContextManager[object]:
+        """Average gradients over processes only on the last piece of a batch."""
+        if last or not isinstance(self.module, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return self.module.no_sync()
+
+    def _gradient_norm(self) -> Tensor:
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+
+def _sums(metrics: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(metrics.values())).sum(1, dtype=torch.float64)
+
+
+def _optimizer(parameters: list[nn.Parameter], stage: Stage) -> torch.optim.Optimizer:
+    # Fused: one pass over weights, gradients and moments; 3 to 6 times the speed of the plain loop on a CPU.
+    rate, decay = stage.learning_rate, stage.weight_decay
+    if stage.optimizer == "adamax":
+        return torch.optim.Adamax(parameters, lr=rate, weight_decay=decay, foreach=True)
+    if stage.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+    return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
+
+
+def learning_rate(stage: Stage, step: int, total_steps: int) -> float:
+    """Return the learning rate of optimizer step `step` (from 0) of a stage of `total_steps`."""
+    rate = stage.learning_rate
+    if step < stage.warmup_steps:
+        return rate * (step + 1) / stage.warmup_steps
+    if stage.schedule == "constant":
+        return rate
+    done = (step - stage.warmup_steps) / max(total_steps - stage.warmup_steps, 1)
+    return rate * (0.5 * (1 + math.cos(math.pi * done)) if stage.schedule == "cosine" else 1 - done)

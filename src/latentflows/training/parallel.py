@@ -1,0 +1,76 @@
+"""Data parallelism over `torchrun` processes: one process per device, gradients averaged by PyTorch's DDP."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from latentflows.core.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among all of them."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        """Whether any process raised each flag; all processes get the same answer."""
+        if self.size == 1:
+            return flags
+        votes = torch.tensor([float(flag) for flag in flags], device=self.device)
+        dist.all_reduce(votes)
+        return tuple(bool(vote > 0) for vote in votes.tolist())
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over all processes."""
+        if self.size > 1:
+            values = values.to(self.device)
+            dist.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def join(accelerator: str) -> World:
+    """Choose the device, and join the process group if `torchrun` started several processes.
+
+    Raises:
+        ConfigurationError: if a GPU was asked for and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if accelerator == "cuda" and not has_gpu:
+        raise ConfigurationError('`accelerator` is "cuda", but PyTorch sees no GPU. Use "auto" or "cpu".')
+    on_gpu = has_gpu and accelerator != "cpu"
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World(0, 1, device)
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    return World(dist.get_rank(), dist.get_world_size(), device)
+
+
+def wrap(step: nn.Module, world: World) -> nn.Module:
+    """Average gradients over processes, where there are several and anything learns."""
+    if world.size == 1:
+        return step
+    devices = [world.device.index] if world.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(step, device_ids=devices, broadcast_buffers=False)

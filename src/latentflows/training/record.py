@@ -1,0 +1,109 @@
+"""What a run leaves behind while it trains: `metrics.jsonl`, and the checkpoint it can go on from."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from latentflows.core.errors import CheckpointError
+from latentflows.training.base import Progress, Stage
+from latentflows.training.checkpoint import (
+    Tensors,
+    load_tensors,
+    save_tensors,
+    write_atomically,
+)
+
+
+def identity(stages: Sequence[Stage], seed: int, points: int) -> dict[str, Any]:
+    """Describe a run as far as resuming must not change it; a stage's length may be extended."""
+    fixed = [repr(replace(stage, max_epochs=1, max_steps=None)) for stage in stages]
+    fixed = [re.sub(r" at 0x[0-9a-f]+", "", text) for text in fixed]  # an objective without a repr of its own
+    return {"stages": fixed, "seed": seed, "training_points": points}
+
+
+class Record:
+    """The files of one run.
+
+    Args:
+        folder: The run folder.
+        run: The run's `identity`.
+    """
+
+    def __init__(self, folder: Path, run: dict[str, Any]) -> None:
+        self.metrics = folder / "metrics.jsonl"
+        self.last = folder / "checkpoint" / "last.safetensors"
+        self.weights = folder / "checkpoint" / "model.safetensors"
+        self.run = run
+
+    def start(self) -> None:
+        """Begin anew: no lines, no checkpoint of an earlier run."""
+        self.last.unlink(missing_ok=True)
+        self.weights.unlink(missing_ok=True)
+        write_atomically(self.metrics, b"")
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add one line to `metrics.jsonl`."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(_text(line))
+
+    def save(self, tensors: Tensors, progress: Progress) -> None:
+        """Write the checkpoint, after the lines that it counts on are on the disk."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            os.fsync(file.fileno())
+        save_tensors(
+            self.last, tensors, {"kind": "checkpoint", "progress": progress.to_json(), "run": self.run}
+        )
+
+    def load(self) -> tuple[Tensors, Progress, list[dict[str, Any]]] | None:
+        """Read the checkpoint and the lines that belong to it; None where no checkpoint was written yet.
+
+        Raises:
+            CheckpointError: if a file is damaged, or belongs to a run with other settings.
+        """
+        if not self.last.exists():
+            return None
+        tensors, state = load_tensors(self.last)
+        saved = state.get("run")
+        if saved != self.run:
+            wrong = [
+                key for key in self.run if not isinstance(saved, dict) or saved.get(key) != self.run[key]
+            ]
+            raise CheckpointError(
+                f"{self.last} was written with other {', '.join(wrong)}. Resume with the settings it was started with "
+                "(only a stage's length may change), or train into another folder."
+            )
+        try:
+            names = {field.name for field in fields(Progress)}
+            progress = Progress(**{key: value for key, value in state["progress"].items() if key in names})
+        except (KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{self.last} lacks the run's progress ({error}). Train again.") from error
+        return tensors, progress, self._lines(progress.lines)
+
+    def keep(self, lines: list[dict[str, Any]]) -> None:
+        """Leave these lines alone in `metrics.jsonl`: later ones will be written again."""
+        write_atomically(self.metrics, "".join(_text(line) for line in lines).encode())
+
+    def _lines(self, count: int) -> list[dict[str, Any]]:
+        text = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
+        kept = text.splitlines()[:count]
+        try:
+            lines = [json.loads(line) for line in kept]
+        except ValueError as error:
+            raise CheckpointError(
+                f"{self.metrics} is damaged ({error}). Restore it, or train again."
+            ) from error
+        if len(lines) < count:
+            raise CheckpointError(
+                f"{self.metrics} has {len(lines)} lines; the checkpoint knows of {count}. Restore it, or train again."
+            )
+        return lines
+
+
+def _text(line: dict[str, Any]) -> str:
+    return json.dumps(line, allow_nan=False) + "\n"

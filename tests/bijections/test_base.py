@@ -1,0 +1,140 @@
+"""How batch axes, chains, inverses and amortized parameters behave, apart from any one bijection."""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+from latentflows.bijections import ActNorm, Chain, Inverse, InverseAutoregressive, Permutation, Planar
+from latentflows.bijections.base import ParameterSource, align
+from latentflows.core.errors import CombinationError, MissingDirectionError, ShapeError
+from tests.bijections.cases import build, randomize
+
+SHAPES = [
+    # batch of values, batch of contexts, full batch, (K, B) that the hooks see
+    ((), (), (), (1, 1)),
+    ((4,), (), (4,), (4, 1)),
+    ((4,), (4,), (4,), (1, 4)),
+    ((3, 4), (4,), (3, 4), (3, 4)),
+    ((2, 3, 4), (3, 4), (2, 3, 4), (2, 12)),
+    ((), (4,), (4,), (1, 4)),
+    ((3, 4), (1,), (3, 4), (1, 12)),
+    ((3, 4), (3, 1), (3, 4), (1, 12)),
+]
+
+
+@pytest.mark.parametrize(("batch", "rows", "full", "axes"), SHAPES)
+def test_align_gives_two_batch_axes_that_fit(batch, rows, full, axes):
+    value, context = torch.randn(*batch, 2), torch.randn(*rows, 3)
+    aligned, h, out = align(value, (2,), context, (3,))
+    assert out == full
+    assert aligned.shape == (*axes, 2)
+    assert h.shape == (axes[1], 3)
+    torch.testing.assert_close(aligned.view(*full, 2), value.expand(*full, 2))
+    every = h.expand(*axes, 3).reshape(*full, 3)
+    torch.testing.assert_close(every, context.expand(*full, 3))
+
+
+def test_align_does_not_copy_a_context_for_the_samples():
+    context = torch.randn(4, 3)
+    _, h, _ = align(torch.randn(5, 4, 2), (2,), context, (3,))
+    assert h.data_ptr() == context.data_ptr()
+
+
+@pytest.mark.parametrize("name", ["permutation", "actnorm", "affine_first", "iaf", "planar"])
+def test_half_precision_values_are_promoted(name):
+    bijection = build(name, False, dtype=torch.float32)
+    u = torch.randn(2, *bijection.base_shape, dtype=torch.bfloat16)
+    x, log_det = bijection(u)
+    assert x.dtype == log_det.dtype == torch.float32
+    torch.testing.assert_close(x, bijection(u.float())[0])
+
+
+def test_chain_runs_forward_from_first_to_last_and_adds_log_dets():
+    first, second = build("affine_first", False), build("actnorm", False)
+    second = ActNorm(5).double()
+    randomize(second, 1.0)
+    chain, u = Chain([first, second]), torch.randn(3, 5).double()
+    middle, one = first(u)
+    last, two = second(middle)
+    x, log_det = chain(u)
+    torch.testing.assert_close(x, last)
+    torch.testing.assert_close(log_det, one + two)
+
+
+def test_passes_of_a_chain_add_and_a_direction_needs_every_member():
+    layer = InverseAutoregressive(4, width=4, depth=1)
+    assert Chain([layer, Permutation.reversal(4), layer]).passes == (2, 8)
+    assert Chain([layer, Planar(4)]).passes == (1, None)
+    assert Inverse(Chain([layer, Planar(4)])).passes == (None, 1)
+
+
+def test_chain_without_an_inverse_is_refused_by_its_own_name():
+    with pytest.raises(MissingDirectionError, match=r"^`Chain` has no inverse"):
+        Chain([ActNorm(4), Planar(4)]).inverse(torch.zeros(4))
+
+
+def test_inverse_swaps_directions_and_shapes():
+    bijection = build("affine_first", False)
+    u = torch.randn(3, 5).double()
+    for swapped, plain in zip(Inverse(bijection)(u), bijection.inverse(u), strict=True):
+        torch.testing.assert_close(swapped, plain)
+    for swapped, plain in zip(Inverse(bijection).inverse(u), bijection(u), strict=True):
+        torch.testing.assert_close(swapped, plain)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Chain([]), "`Chain` needs at least one bijection; got an empty list"),
+        (lambda: Chain([Planar(3), Planar(4)]), "`Chain`: Planar expects (4,); Planar before it gives (3,)"),
+        (
+            lambda: Chain([Planar(3, context_shape=2), Planar(3, context_shape=4)]),
+            "Members of a `Chain` must share one context shape",
+        ),
+        (
+            lambda: Planar(3, context_shape=(2, 2)),
+            "Amortized parameters need a vector context; got shape (2, 2)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_when_built(make, message):
+    with pytest.raises(CombinationError, match=re.escape(message)):
+        make()
+
+
+@pytest.mark.parametrize("shape", [0, -2, (3, 0), (2.0,)])
+def test_event_shapes_are_positive_integers(shape):
+    with pytest.raises(ShapeError, match="`event_shape` must hold positive integers"):
+        Planar(shape) if not isinstance(shape, tuple) else ActNorm(shape)
+
+
+def parameters() -> dict[str, Tensor]:
+    return {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[3.0], [4.0]])}
+
+
+def test_amortized_parameters_start_as_the_global_ones():
+    source, amortized = ParameterSource(parameters(), None), ParameterSource(parameters(), (3,))
+    for plain, start, many in zip(
+        source(None), parameters().values(), amortized(torch.randn(5, 3)), strict=True
+    ):
+        assert torch.equal(plain, start)
+        torch.testing.assert_close(many, start.expand(5, *start.shape))
+
+
+def test_amortized_parameters_depend_on_the_context():
+    source = ParameterSource(parameters(), (3,))
+    randomize(source, 1.0)
+    a, b = source(torch.randn(5, 3))
+    assert a.shape == (5, 2)
+    assert b.shape == (5, 2, 1)
+    assert (a[0] != a[1]).all()
+    assert (b[0] != b[1]).all()
+
+
+def test_initialize_maps_when_nothing_depends_on_data():
+    bijection, x = build("affine_first", False), torch.randn(7, 5).double()
+    before = {key: value.clone() for key, value in bijection.state_dict().items()}
+    torch.testing.assert_close(bijection.initialize(x), bijection.inverse(x)[0])
+    assert all(torch.equal(before[key], value) for key, value in bijection.state_dict().items())

@@ -1,0 +1,89 @@
+"""Named flows: how many layers, which direction is cheap, and how they start."""
+
+import re
+
+import pytest
+import torch
+
+from latentflows.bijections import (
+    AdditiveCoupling,
+    AffineCoupling,
+    InverseAutoregressive,
+    Permutation,
+    Planar,
+)
+from latentflows.core.errors import CombinationError, ConfigurationError
+from latentflows.models import presets
+
+PASSES = {
+    "real_nvp": (6, 6),
+    "nice": (6, 6),
+    "iaf": (6, 24),
+    "maf": (24, 6),
+    "planar": (0, None),
+}
+
+
+@pytest.mark.parametrize("context", [None, 3])
+@pytest.mark.parametrize("name", PASSES)
+def test_passes_and_context(name, context):
+    flow = getattr(presets, name)(4, num_layers=6, context=context)
+    assert flow.passes == PASSES[name]
+    assert flow.context_shape == (None if context is None else (context,))
+    assert flow.event_shape == flow.base_shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "between"),
+    [
+        ("real_nvp", AffineCoupling, 2),
+        ("nice", AdditiveCoupling, 2),
+        ("iaf", InverseAutoregressive, 5),
+        ("maf", InverseAutoregressive, 5),
+        ("planar", Planar, 0),
+    ],
+)
+def test_layers_and_the_permutations_between_them(name, kind, between):
+    modules = list(getattr(presets, name)(4, num_layers=6).modules())
+    assert sum(isinstance(module, kind) for module in modules) == 6
+    assert sum(isinstance(module, Permutation) for module in modules) == between
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_starts_as_a_pure_permutation(name):
+    flow = getattr(presets, name)(6, num_layers=5).double()
+    u = torch.randn(8, 6).double()
+    x, log_det = flow(u)
+    assert torch.equal(x.sort(-1).values, u.sort(-1).values)
+    assert torch.equal(log_det, torch.zeros(8).double())
+
+
+@pytest.mark.parametrize("name", ["real_nvp", "nice", "iaf"])
+def test_after_training_every_variable_can_reach_every_other(name):
+    flow = getattr(presets, name)(6, num_layers=6, width=12, activation="tanh").double()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    jacobian = torch.func.jacrev(lambda u: flow(u)[0])(torch.randn(6).double())
+    assert (jacobian != 0).all()
+
+
+def test_a_preset_is_the_same_flow_every_time():
+    orders = [
+        torch.cat([m.order for m in presets.real_nvp(8).modules() if isinstance(m, Permutation)])
+        for _ in range(2)
+    ]
+    assert torch.equal(*orders)
+
+
+@pytest.mark.parametrize("name", ["real_nvp", "nice"])
+def test_couplings_need_two_variables(name):
+    message = "A coupling flow needs two or more variables; got 1. Use `maf` or `iaf`."
+    with pytest.raises(CombinationError, match=re.escape(message)):
+        getattr(presets, name)(1)
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_layers_are_counted_from_one(name):
+    with pytest.raises(ConfigurationError, match="`num_layers` must be a positive integer; got 0"):
+        getattr(presets, name)(4, num_layers=0)

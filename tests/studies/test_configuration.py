@@ -1,0 +1,233 @@
+"""Configurations: defaults, overrides, files, and every fault with its message."""
+
+import re
+
+import pytest
+import yaml
+
+from latentflows.core.errors import CombinationError, ConfigurationError
+from latentflows.studies.configuration import RunConfiguration
+from latentflows.studies.options import kinds, options, parts
+from latentflows.studies.overrides import configuration_from, differences, read_configuration, to_yaml
+
+
+def test_defaults_fill_in_the_name_and_the_usual_preparation():
+    configuration = configuration_from({})
+    assert configuration.name == "digits-gaussian-standard"
+    assert configuration.data.preparation == "dynamic_binary"
+    assert configuration_from({}, ["data=cifar10", "likelihood=gaussian"]).data.preparation == "dequantized"
+
+
+def test_overrides_name_a_kind_in_short_and_reach_into_parts():
+    configuration = configuration_from(
+        {}, ["posterior=iaf", "prior.kind=maf", "prior.num_layers=3", "latent_dim=16"]
+    )
+    assert configuration.posterior.kind == "iaf"
+    assert (configuration.prior.kind, configuration.prior.num_layers, configuration.prior.depth) == (
+        "maf",
+        3,
+        2,
+    )
+    assert configuration.latent_dim == 16
+
+
+def test_the_order_of_overrides_does_not_matter():
+    texts = ["prior.num_layers=4", "prior=real_nvp", "training.plan=two_stage", "training.prior_epochs=7"]
+    assert configuration_from({}, texts) == configuration_from({}, texts[::-1])
+
+
+def test_naming_a_kind_resets_the_other_keys_of_its_part():
+    raw = {"prior": {"kind": "real_nvp", "num_layers": 12, "width": 7}}
+    assert configuration_from(raw, ["prior.depth=1"]).prior.num_layers == 12
+    reset = configuration_from(raw, ["prior=real_nvp", "prior.width=9"]).prior
+    assert (reset.num_layers, reset.width) == (8, 9)
+
+
+def test_naming_a_plan_keeps_the_keys_that_both_plans_have():
+    raw = {"prior": "maf", "training": {"plan": "two_stage", "batch_size": 7, "prior_epochs": 3}}
+    assert configuration_from(raw, ["training=two_stage_joint"]).training.prior_epochs == 3
+    training = configuration_from(raw, ["training.plan=one_stage"]).training
+    assert training.batch_size == 7
+    assert "prior_epochs" not in type(training).model_fields
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001", ".001"])
+def test_every_spelling_of_a_number_is_read(text, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"training:\n  learning_rate: {text}\n")
+    assert read_configuration(path).training.learning_rate == 1e-3
+    assert configuration_from({}, [f"training.learning_rate={text}"]).training.learning_rate == 1e-3
+
+
+def test_null_and_booleans_in_overrides():
+    raw = {"training": {"gradient_clip": 5.0}}
+    training = configuration_from(raw, ["training.gradient_clip=null", "training.compile=true"]).training
+    assert training.gradient_clip is None
+    assert training.compile is True
+
+
+@pytest.mark.parametrize("part", ["posterior", "prior", "network", "likelihood", "objective", "training"])
+def test_a_written_file_is_complete_and_reads_back(part, tmp_path):
+    for name in parts()[part]:
+        overrides = [f"{part}={name}"]
+        overrides += ["prior=real_nvp"] if part == "training" else []
+        overrides += ["data.preparation=dequantized"] if name == "gaussian" and part == "likelihood" else []
+        configuration = configuration_from({}, overrides)
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(to_yaml(configuration))
+        assert read_configuration(path) == configuration
+        written = yaml.safe_load(path.read_text())
+        assert set(written) == set(RunConfiguration.model_fields)
+        assert set(written[part]) == set(parts()[part][name].model_fields)
+
+
+def test_toml_reads_as_yaml_does(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text('latent_dim = 5\nposterior = "iaf"\n[prior]\nkind = "maf"\nnum_layers = 2\n')
+    expected = configuration_from(
+        {"latent_dim": 5, "posterior": "iaf", "prior": {"kind": "maf", "num_layers": 2}}
+    )
+    assert read_configuration(path) == expected
+
+
+WRONG = {
+    "unknown key": (
+        ["latentdim=3"],
+        "`latentdim` .* is no key of a configuration, .*Did you mean latent_dim",
+    ),
+    "unknown key of a part": (
+        ["training.learning_rat=1"],
+        "`training.learning_rat`.*Did you mean learning_rate",
+    ),
+    "unknown part": (["priro.width=1"], "`priro` .*Did you mean prior"),
+    "key of another kind": (["prior.num_layers=4"], "kind standard.*It belongs to kind real_nvp, nice, maf"),
+    "key of another plan": (["training.prior_epochs=4"], "plan one_stage.*It belongs to plan two_stage"),
+    "unknown kind": (
+        ["posterior=ifa"],
+        r"`posterior.kind` must be gaussian \| .*; got 'ifa'. Did you mean iaf",
+    ),
+    "planar as a prior": (["prior=planar"], "it has no inverse.*use it as the posterior"),
+    "iaf as a prior": (["prior=iaf"], "use maf"),
+    "maf as a posterior": (["posterior=maf"], "use iaf"),
+    "text for a number": (["latent_dim=ten"], "`latent_dim` must be an integer above 0; got 'ten'"),
+    "out of range": (
+        ["training.learning_rate=-1"],
+        "`training.learning_rate` must be a number above 0; got '-1'",
+    ),
+    "infinite": (
+        ["training.learning_rate=inf"],
+        "`training.learning_rate` must be a number above 0; got 'inf'",
+    ),
+    "a fraction for a count": (
+        ["training.epochs=1.5"],
+        "`training.epochs` must be an integer above 0; got '1.5'",
+    ),
+    "a boolean for a number": (["seed=true"], "`seed`: must be a number; got true"),
+    "an unknown choice": (
+        ["training.optimizer=adm"],
+        r"must be adam \| adamax \| adamw; got 'adm'. Did you mean adam",
+    ),
+    "an unknown data set": (["data=mnits"], "`data.name` must be .*Did you mean mnist"),
+    "half an image": (["data.validation=20.5"], "`data.validation`: .*whole number"),
+    "not an override": (["prior"], "`prior`: an override must be key=value"),
+    "a key in a scalar": (["latent_dim=3", "latent_dim.x=3"], "`latent_dim.x`: `latent_dim` has no keys"),
+    "an empty name": (["name="], "`name` must be text or null"),
+    "fixed variance without scale": (
+        ["data.preparation=unit", "likelihood=gaussian", "likelihood.variance=fixed"],
+        "`likelihood`: `scale` and variance=fixed go together",
+    ),
+    "an import path": (["posterior=torch.nn.Linear"], "`posterior.kind` must be gaussian"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_setting_is_refused_with_what_is_allowed(name):
+    overrides, message = WRONG[name]
+    with pytest.raises(ConfigurationError, match=message):
+        configuration_from({}, overrides)
+
+
+def test_all_faults_are_reported_at_once():
+    raw = {"latent_dim": 0, "posterior": {"kind": "iaf", "widht": 3}, "data": [1], "prior": 3}
+    with pytest.raises(ConfigurationError) as caught:
+        configuration_from(raw, ["training.epochs=x", "nonsense"])
+    text = str(caught.value)
+    assert text.startswith("The configuration has 6 faults:")
+    for key in ("`latent_dim`", "`posterior.widht`", "`data`", "`prior`", "`training.epochs`", "`nonsense`"):
+        assert len(re.findall(rf"  - {key}", text)) == 1
+
+
+DO_NOT_FIT = {
+    "Bernoulli on gray": (["data.preparation=unit"], "bernoulli needs binary data"),
+    "Gaussian on binary": (["likelihood=gaussian"], "density has no upper bound"),
+    "nothing to fit": (["training.plan=two_stage"], r"prior N\(0, I\) has no parameters"),
+    "closed form with a flow": (
+        ["posterior=iaf", "objective.kl=closed_form"],
+        "closed_form needs a Gaussian posterior.*got iaf and standard",
+    ),
+    "nothing to couple": (
+        ["prior=nice", "latent_dim=1"],
+        "needs latent_dim of at least 2; got 1. Use prior=maf",
+    ),
+    "a narrow IAF": (["posterior=iaf", "posterior.width=39"], "`posterior.width` must be at least 40"),
+    "a narrow MAF": (["prior=maf", "prior.width=38"], "`prior.width` must be at least 39"),
+}
+
+
+@pytest.mark.parametrize("name", DO_NOT_FIT)
+def test_parts_that_do_not_fit_are_refused_with_the_reason(name):
+    overrides, message = DO_NOT_FIT[name]
+    with pytest.raises(CombinationError, match=message):
+        configuration_from({}, overrides)
+
+
+def test_parts_that_just_fit_are_accepted():
+    configuration_from({}, ["posterior=iaf", "posterior.width=40", "prior=maf", "prior.width=39"])
+    configuration_from({}, ["prior=nice", "latent_dim=2"])
+    configuration_from({}, ["posterior=full_gaussian", "prior=gaussian", "objective.kl=closed_form"])
+
+
+FILES = {
+    "missing": (None, "no such file"),
+    "a list": ("- 1\n", "must hold `key: value` lines"),
+    "malformed": ("a: [1\n", "malformed yaml"),
+    "given twice": ("seed: 1\nseed: 2\n", "key 'seed' is given twice"),
+    "binary": (b"\xff\xfe\x00", "cannot be read as text"),
+    "an object": ("seed: !!python/object/apply:os.getcwd []\n", "malformed yaml"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_bad_file_is_named(name, tmp_path):
+    content, message = FILES[name]
+    path = tmp_path / "c.yaml"
+    if content is not None:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        read_configuration(path)
+    assert str(path) in str(caught.value)
+
+
+def test_differences_name_the_keys():
+    first = configuration_from({}, ["prior=real_nvp"])
+    second = configuration_from({}, ["prior=maf", "seed=3"])
+    assert differences(first, second) == ["name", "seed", "prior.kind", "prior.num_layers"]
+
+
+def test_every_option_is_described_and_its_default_is_accepted():
+    assert {kind.key for kind in kinds()} == {name for name, classes in parts().items() if "" not in classes}
+    for option in options():
+        assert option.description.endswith("."), option.key
+        part, _, key = option.key.partition(".")
+        kind = option.kinds[0] if option.kinds else None
+        overrides = [f"{option.key}={option.default}"]
+        overrides += (
+            [f"{part}={kind}"]
+            if kind
+            else ["training=two_stage", "prior=maf"]
+            if key == "prior_epochs"
+            else []
+        )
+        overrides += ["prior=maf"] if part == "training" and kind not in (None, "one_stage") else []
+        overrides += ["data.preparation=unit"] if part == "likelihood" else []
+        configuration_from({}, overrides)

@@ -1,0 +1,229 @@
+"""One run: its folder, how it goes on, and how it is recorded when it does not finish."""
+
+import errno
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
+from latentflows.reporting.base import read_run
+from latentflows.studies import run as run_room
+from latentflows.studies.build import build_data, load_run
+from latentflows.studies.overrides import configuration_from, read_configuration
+from latentflows.studies.run import FractionDone, evaluate, run, write_samples
+from latentflows.training import Callback, History
+
+
+@pytest.fixture
+def configuration(tiny):
+    return configuration_from({}, tiny)
+
+
+def record_of(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_run_leaves_a_complete_folder(configuration, tmp_path):
+    announced = []
+    result = run(configuration, tmp_path / "a" / "b", command="the command", announce=announced.append)
+    folder = tmp_path / "a" / "b"
+    assert (result.status, result.reason, result.folder) == ("finished", None, folder)
+    assert announced == ["training", "evaluation", "pictures"]
+    read = read_run(folder)
+    assert read.record is not None
+    assert (read.record.status, read.record.command, read.record.seed) == ("finished", "the command", 0)
+    assert read.record.parameters.total == result.parameters["total"] > 0
+    assert len(read.epochs) == 3
+    assert read.evaluation is not None
+    assert read.evaluation.protocol.num_images == 6
+    assert result.figures is not None
+    assert read.evaluation.figures["nll"].mean == result.figures["nll"]["mean"]
+    assert len(read.pictures) == 5
+    assert read_configuration(folder / "config.yaml") == configuration
+    assert load_run(folder)[1].event_shape == (1, 4, 4)
+
+
+def test_two_stages_train_the_prior_last(tiny, tmp_path):
+    overrides = ["prior=real_nvp", "prior.width=4", "training.plan=two_stage", "training.prior_epochs=2"]
+    run(configuration_from({}, [*tiny, *overrides]), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["vae"] * 3 + ["prior"] * 2
+    assert "prior_nll" in lines[-1]["train"]
+
+
+def test_resuming_a_finished_run_does_nothing(configuration, tmp_path, monkeypatch):
+    first = run(configuration, tmp_path)
+    monkeypatch.setattr(run_room, "build_data", pytest.fail)
+    assert run(configuration, tmp_path, resume=True) == first
+
+
+def test_resuming_repeats_only_what_is_missing(configuration, tmp_path):
+    first = run(configuration, tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "evaluation.json").unlink()
+    announced = []
+    second = run(configuration, tmp_path, resume=True, announce=announced.append)
+    assert announced == ["training", "evaluation"]
+    assert second.figures == first.figures
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+class Interrupt(Callback):
+    """Sends this process an interrupt after the second epoch."""
+
+    def on_epoch(self, line):
+        if line["epoch"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_figures(configuration, tmp_path):
+    stopped = run(configuration, tmp_path / "a", callbacks=[Interrupt()])
+    assert (stopped.status, stopped.figures) == ("interrupted", None)
+    assert record_of(tmp_path / "a")["status"] == "interrupted"
+    resumed = run(configuration, tmp_path / "a", resume=True)
+    assert resumed.status == "finished"
+    assert resumed.figures == run(configuration, tmp_path / "b").figures
+
+
+def test_an_interrupt_outside_of_training_is_recorded_too(configuration, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_room, "evaluate_bounds", interrupt)
+    assert run(configuration, tmp_path).status == "interrupted"
+    monkeypatch.undo()
+    assert run(configuration, tmp_path, resume=True).status == "finished"
+
+
+def test_a_diverged_run_is_recorded_and_not_repeated(configuration, tmp_path, monkeypatch):
+    def diverge(*_, **__):
+        return History(status="diverged", reason="the loss became NaN", steps=7, rollbacks=2)
+
+    monkeypatch.setattr(run_room, "fit", diverge)
+    result = run(configuration, tmp_path)
+    assert (result.status, result.reason, result.figures) == ("diverged", "the loss became NaN", None)
+    assert (record_of(tmp_path)["steps"], record_of(tmp_path)["rollbacks"]) == (7, 2)
+    monkeypatch.setattr(run_room, "fit", pytest.fail)
+    assert run(configuration, tmp_path, resume=True) == result
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left"), LatentFlowsError, "The disk is full"),
+        (MemoryError(), LatentFlowsError, "Out of memory. Lower training.batch_size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), LatentFlowsError, "Out of memory"),
+        (LatentFlowsError("The NLL is infinite."), LatentFlowsError, "The NLL is infinite"),
+        (ZeroDivisionError("by zero"), ZeroDivisionError, "ZeroDivisionError: by zero"),
+    ],
+)
+def test_a_failed_run_is_recorded_with_its_reason(
+    configuration, tmp_path, monkeypatch, error, raised, reason
+):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(run_room, "evaluate_bounds", fail)
+    with pytest.raises(raised):
+        run(configuration, tmp_path)
+    record = record_of(tmp_path)
+    assert record["status"] == "failed"
+    assert record["reason"].startswith(reason)
+    assert record["steps"] > 0
+    monkeypatch.undo()
+    assert run(configuration, tmp_path, resume=True).status == "finished"
+
+
+def test_missing_data_leave_no_folder(tiny, tmp_path):
+    configuration = configuration_from({}, [*tiny, f"data.root={tmp_path / 'nowhere.npy'}"])
+    with pytest.raises(LatentFlowsError, match="nowhere"):
+        run(configuration, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_never_overwritten_by_accident(configuration, tiny, tmp_path):
+    folder = tmp_path / "run"
+    run(configuration, folder)
+    with pytest.raises(
+        ConfigurationError, match="holds this run already .status finished.*--resume.*--overwrite"
+    ):
+        run(configuration, folder)
+    other = configuration_from({}, [*tiny, "seed=1", "posterior=planar"])
+    for resume in (False, True):
+        with pytest.raises(ConfigurationError, match=r"another configuration: seed, posterior.kind.* differ"):
+            run(other, folder, resume=resume)
+    with pytest.raises(ConfigurationError, match="is not empty and holds no run"):
+        run(configuration, tmp_path)
+    with pytest.raises(ConfigurationError, match="is a file"):
+        run(configuration, folder / "config.yaml")
+    (folder / "notes.txt").write_text("mine")
+    run(other, folder, overwrite=True)
+    assert record_of(folder)["seed"] == 1
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_may_go_on_with_its_data_elsewhere(configuration, tiny, tmp_path):
+    folder, data = tmp_path / "run", tmp_path / "moved.npy"
+    run(configuration, folder)
+    (folder / "evaluation.json").unlink()
+    np.save(data, np.load(configuration.data.root))
+    moved = configuration_from({}, [*tiny, f"data.root={data}"])
+    assert run(moved, folder, resume=True).status == "finished"
+
+
+def test_a_damaged_record_is_named(configuration, tmp_path):
+    run(configuration, tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"run.json cannot be read"):
+        run(configuration, tmp_path, resume=True)
+
+
+def test_evaluation_follows_its_protocol(tiny, tmp_path):
+    configuration = configuration_from({}, [*tiny, "evaluation.split=validation", "evaluation.num_images=4"])
+    run(configuration, tmp_path / "run")
+    _, model = load_run(tmp_path / "run")
+    data = build_data(configuration)
+    content = evaluate(model, data, configuration.evaluation, None)
+    written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert written["figures"] == content["figures"]
+    protocol = content["protocol"]
+    assert (protocol["split"], protocol["num_images"], protocol["num_importance_samples"]) == (
+        "validation",
+        4,
+        8,
+    )
+    assert "dynamic binarization" in protocol["data"]
+    more = evaluate(model, data, configuration.evaluation.model_copy(update={"split": "test"}), None)
+    assert more["figures"]["nll"] != content["figures"]["nll"]
+
+
+def test_drawn_samples_become_pictures_or_arrays(configuration, tmp_path):
+    run(configuration, tmp_path / "run")
+    _, model = load_run(tmp_path / "run")
+    settings = {"num": 9, "temperature": 0.5, "seed": 3}
+    for mean in (False, True, True):  # the third replaces the second
+        path = write_samples(model, tmp_path / "run", mean=mean, out=None, **settings)
+    assert path == tmp_path / "run" / "samples" / "drawn.png"
+    drawn = [picture for picture in read_run(tmp_path / "run").pictures if picture.file == "drawn.png"]
+    assert [p.caption for p in drawn] == [
+        "9 means of p(x|z), with z from the prior at temperature 0.5, seed 3."
+    ]
+    array = write_samples(model, tmp_path / "run", mean=True, out=tmp_path / "x.npy", **settings)
+    assert np.load(array).shape == (9, 1, 4, 4)
+
+
+def test_fraction_done_counts_all_stages(tiny, tmp_path):
+    overrides = ["prior=gaussian", "training.plan=two_stage", "training.epochs=3", "training.prior_epochs=1"]
+    fractions = []
+    run(configuration_from({}, [*tiny, *overrides]), tmp_path, callbacks=[FractionDone(fractions.append)])
+    assert fractions == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_a_run_leaves_the_generator_alone(configuration, tmp_path):
+    before = torch.get_rng_state()
+    run(configuration, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,132 @@
+"""What a user sees while a run goes on."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentflows.core.errors import ConfigurationError
+from latentflows.training import (
+    History,
+    MLflowLog,
+    Options,
+    ProgressBar,
+    TensorBoardLog,
+    Tracker,
+    WandbLog,
+    fit,
+    loop,
+)
+from latentflows.training.callbacks import scalars
+from tests.training.tiny import Images, Poison, Watch, one_stage, two_stages, vae
+
+
+def test_the_progress_bar_shows_the_elbo_and_its_parts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(loop, "_SHOW_EVERY", 0.0)
+    fit(
+        vae(prior="real_nvp"), two_stages(), Images(), validation=Images(8, seed=1), callbacks=[ProgressBar()]
+    )
+    shown = capsys.readouterr().out
+    for part in (
+        "posterior 562",
+        "likelihood",
+        "total",
+        "autoencoder",
+        "3/3",
+        "elbo -",
+        "reconstruction -",
+        "kl ",
+    ):
+        assert part in shown, part
+    for part in ("prior", "prior_nll ", "2/2", "validation ", "/s"):
+        assert part in shown, part
+
+
+def test_the_progress_bar_tells_of_skipped_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    stages = one_stage(Poison(frozenset({1})))
+    fit(vae(), stages, Images(), callbacks=[ProgressBar()], options=Options(max_bad_steps=1))
+    shown = capsys.readouterr().out.replace("\n", " ")
+    assert "skipped" in shown
+    assert "learning rate halved" in shown.replace("  ", " ")
+
+
+def test_on_step_is_called_with_running_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[dict[str, Any]] = []
+
+    class Steps(Watch):
+        def on_step(self, line: dict[str, Any]) -> None:
+            steps.append(line)
+
+    monkeypatch.setattr(loop, "_SHOW_EVERY", 0.0)
+    watch = Steps()
+    fit(vae(), one_stage(), Images(), callbacks=[watch])
+    assert [line["step"] for line in steps] == list(range(1, 13))
+    assert steps[3]["train"] == watch.lines[0]["train"]
+    assert steps[0]["train"] != steps[1]["train"]
+
+
+def test_a_line_is_flattened_for_trackers() -> None:
+    line = {
+        "stage": "s",
+        "epoch": 2,
+        "train": {"elbo": -1.5, "kl": None},
+        "validation": None,
+        "events": ["x"],
+    }
+    assert scalars(line) == {"epoch": 2.0, "train/elbo": -1.5}
+
+
+def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    watch = Watch()
+    log = TensorBoardLog(tmp_path)
+    fit(vae(), one_stage(), Images(), validation=Images(8, seed=1), callbacks=[log, watch])
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    for part, name in (("train", "elbo"), ("train", "kl"), ("validation", "reconstruction")):
+        read = events.Scalars(f"{part}/{name}")
+        assert [event.step for event in read] == [4, 8, 12]
+        assert [event.value for event in read] == pytest.approx([line[part][name] for line in watch.lines])
+
+
+@pytest.mark.parametrize(
+    ("package", "make"),
+    [
+        ("tensorboard", lambda folder: TensorBoardLog(folder)),
+        ("mlflow", lambda folder: MLflowLog("experiment", "run")),
+        ("wandb", lambda folder: WandbLog("project", "run", folder)),
+    ],
+)
+def test_a_missing_tracker_says_how_to_get_it(
+    package: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.split(".")[0] == package or "tensorboard" in name:
+            raise ImportError(name)
+        return original(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigurationError, match=rf"pip install 'latentflows\[{package}\]'"):
+        make(tmp_path)
+
+
+def test_a_tracker_needs_only_log() -> None:
+    class Keep(Tracker):
+        def __init__(self) -> None:
+            self.kept: list[tuple[int, float]] = []
+
+        def log(self, figures: dict[str, float], step: int) -> None:
+            self.kept.append((step, figures["train/elbo"]))
+
+    keep = Keep()
+    history: History = fit(vae(), one_stage(), Images(), callbacks=[keep])
+    assert keep.kept == [(line["step"], line["train"]["elbo"]) for line in history.epochs]
+    with pytest.raises(TypeError, match="abstract"):
+        Tracker()  # type: ignore[abstract]

@@ -1,0 +1,128 @@
+"""Two processes over gloo are one process that cuts its batch in two."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from latentflows.core.errors import ConfigurationError
+from latentflows.training import Options, fit
+from latentflows.training.parallel import World, join
+from tests.training import workers
+from tests.training.tiny import Images, lines, one_stage, vae
+
+needs_gloo = pytest.mark.skipif(
+    not (dist.is_available() and dist.is_gloo_available()), reason="this PyTorch has no gloo"
+)
+
+
+def flat(line: dict[str, Any]) -> dict[str, float]:
+    return {
+        f"{part}/{name}": value for part in ("train", "validation") for name, value in line[part].items()
+    } | {name: line[name] for name in ("step", "samples", "learning_rate")}
+
+
+def run_workers(root: Path) -> list[dict[str, Any]]:
+    """Start two processes, wait, and stop whatever is left of them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+    command = [
+        sys.executable,
+        *launcher,
+        "--master-port",
+        str(port),
+        "-m",
+        "tests.training.workers",
+        str(root),
+    ]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        output, _ = process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert process.returncode == 0, output[-4000:]
+    return [json.loads((root / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@needs_gloo
+def test_two_processes_are_one_that_cuts_its_batch_in_two(tmp_path: Path) -> None:
+    ranks = run_workers(tmp_path)
+    first, second = ranks
+
+    alone = workers.train(tmp_path / "alone", 2)
+    for one, two in zip(first["plain"]["epochs"], alone["epochs"], strict=True):
+        assert flat(one) == pytest.approx(flat(two), rel=1e-5)
+    for name, total in first["plain"]["weights"].items():
+        assert total == pytest.approx(alone["weights"][name], rel=1e-4, abs=1e-5), name
+
+    for case in ("plain", "spoiled", "resumed"):
+        assert first[case]["status"] == second[case]["status"] == "finished", case
+        assert first[case]["weights"] == second[case]["weights"], case
+        assert second[case]["events"] == [], case  # only the first process tells
+
+    assert first["spoiled"]["skipped_steps"] == second["spoiled"]["skipped_steps"] == 1
+    assert first["spoiled"]["finite"]
+    assert first["spoiled"]["weights"] != first["plain"]["weights"]
+
+    for rank in ranks:
+        assert rank["terminated"]["status"] == "interrupted"
+        assert rank["terminated"]["steps"] == 5
+        assert rank["resumed"]["steps"] == 20
+        assert "multiple of 2" in rank["refused"]["message"]
+    assert "SIGTERM" in second["terminated"]["reason"]
+    assert "another process" in first["terminated"]["reason"]
+    for one, two in zip(first["resumed"]["epochs"], first["plain"]["epochs"], strict=True):
+        assert flat(one) == pytest.approx(flat(two), rel=1e-12)
+    assert first["resumed"]["weights"] == first["plain"]["weights"]
+    assert len(lines(tmp_path / "plain")) == 5  # one line per epoch, not one per process and epoch
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match="PyTorch sees no GPU"):
+        fit(vae(), one_stage(), Images(), options=Options(accelerator="cuda"))
+    assert join("auto").device.type == "cpu"
+
+
+def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that believes to be the second of two leaves no file, whether it starts or resumes."""
+    monkeypatch.setattr(World, "total", lambda self, values: values)
+    monkeypatch.setattr(World, "agree", lambda self, *flags: flags)
+    monkeypatch.setattr(World, "wait", lambda self: None)
+    second = World(1, 2, torch.device("cpu"))
+    monkeypatch.setattr("latentflows.training.loop.join", lambda accelerator: second)
+    monkeypatch.setattr("latentflows.training.learner.wrap", lambda step, world: step)
+    fit(vae(), one_stage(), Images(), out=tmp_path / "new", options=Options(checkpoint_every=1))
+    assert not (tmp_path / "new").exists()
+    monkeypatch.undo()
+    fit(vae(), one_stage(), Images(), out=tmp_path / "old", options=Options(checkpoint_every=1))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "old").rglob("*")}
+    monkeypatch.setattr("latentflows.training.loop.join", lambda accelerator: second)
+    fit(vae(), one_stage(), Images(), out=tmp_path / "old", resume=True)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "old").rglob("*")} == before
