@@ -48,8 +48,10 @@ which comes from finite K alone, since the images are fixed. `x pythae` is the m
 ratio of seconds to the call as pythae documents it. Seconds are those of the call alone, after a throwaway
 call on one image.
 
-Both take the same float32 networks; no contender may use bfloat16. `get_nll` returns the log-likelihood, not its negative; takes one image at a time in passes of 100 samples;
-repeats the encoder for every sample; and rounds K down to whole passes, so K is a multiple of 100 here.
+All take the same networks in float32. `get_nll` returns the log-likelihood, not its negative; takes one image
+at a time in passes of 100 samples; repeats the encoder for every sample; and rounds K down to whole passes, so K
+is a multiple of 100 here. latentflows encodes once, takes K as given, and returns the error of every image and
+the effective sample size beside the value.
 """
 
 

@@ -2,16 +2,14 @@
 
     python -m benchmarks.run
 
-Peers that are not installed are skipped with a line that says so. The figures to quote come from the scripts
-themselves on a quiet machine, see README.md.
+Peers that are not installed are skipped with a line that says so. Results go to `runs/benchmarks`; the figures to
+quote come from the scripts themselves on a quiet machine, see README.md.
 """
 
 import argparse
 import subprocess
 import sys
 from pathlib import Path
-
-from benchmarks import measure
 
 SCRIPTS = ("training", "likelihood")
 
@@ -22,7 +20,9 @@ def main() -> int:
     parser.add_argument(
         "--data-root", type=Path, help="folder of MNIST's IDX .gz files; else synthetic images"
     )
-    parser.add_argument("--out", type=Path, default=measure.RESULTS, help="folder of the result files")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/benchmarks"), help="folder of the result files"
+    )
     arguments = parser.parse_args()
     for script in SCRIPTS:
         command = [

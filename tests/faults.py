@@ -268,7 +268,7 @@ FAULTS: dict[str, list[Fault]] = {
         (
             "real_nvp: permutations change from one build to the next",
             "seed=i)",
-            "seed=int(torch.randint(1 << 30, ())))",
+            "seed=int(1e6 * nn.Linear(1, 1).bias.item()))",
         ),
     ],
     "objectives.py": [

@@ -46,13 +46,17 @@ def check_import(source: Path) -> None:
         raise SystemExit(f"The copy in {source} is not what is imported, but {found!r}.")
 
 
-def passes(tests: set[str], source: Path) -> bool:
-    """Run the tests on the copy, until the first failure."""
+def first_failure(tests: set[str], source: Path) -> str | None:
+    """Run the tests on the copy until one fails, and return its name; None if all pass."""
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     result = run(["-m", "pytest", *options, *sorted(tests)], source)
-    if result.returncode not in (0, 1, 2):  # 2: a fault can already break an import
+    if result.returncode == 0:
+        return None
+    lines = [line for line in result.stdout.splitlines() if line.startswith("FAILED ")]
+    failed = [line.removeprefix("FAILED ").partition(" - ")[0] for line in lines]
+    if not failed:  # a fault that keeps the tests from running proves nothing about them
         raise SystemExit(f"pytest could not run (exit status {result.returncode}):\n{result.stdout[-3000:]}")
-    return result.returncode == 0
+    return failed[0].rpartition("/")[2]
 
 
 def verdict(file: str, old: str, new: str, source: Path) -> str:
@@ -63,7 +67,8 @@ def verdict(file: str, old: str, new: str, source: Path) -> str:
         return f"STALE (its text occurs {text.count(old)} times)"
     path.write_text(text.replace(old, new))
     try:
-        return "MISSED" if passes({tests_of(file)}, source) else "caught"
+        failed = first_failure({tests_of(file)}, source)
+        return f"caught by {failed}" if failed else "MISSED"
     finally:
         path.write_text(text)
 
@@ -80,15 +85,16 @@ def main(words: list[str]) -> int:
         source = Path(folder).resolve()
         copytree(PACKAGE, source / "latentflows", ignore=ignore_patterns("__pycache__"))
         check_import(source)
-        if not passes({tests_of(file) for file, *_ in chosen}, source):
-            print("The suite is not green on unchanged code; mend that first.")
+        failed = first_failure({tests_of(file) for file, *_ in chosen}, source)
+        if failed:
+            print(f"The suite is not green on unchanged code; mend {failed} first.")
             return 1
         caught = 0
         for file, name, old, new in chosen:
             start = time.perf_counter()
             found = verdict(file, old, new, source)
-            caught += found == "caught"
-            print(f"{found:8} {time.perf_counter() - start:5.1f} s  {file:28}  {name}", flush=True)
+            caught += found.startswith("caught")
+            print(f"{time.perf_counter() - start:5.1f} s  {file}: {name}: {found}", flush=True)
     print(f"{caught} of {len(chosen)} mutants caught.")
     return int(caught < len(chosen))
 

@@ -11,12 +11,12 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from latentflows import terminal
 from latentflows._version import __version__
 from latentflows.core.errors import ConfigurationError, DataError, LatentFlowsError
 
@@ -186,8 +186,8 @@ def evaluate(
     Example: latentflows evaluate runs/demo/runs/iaf-seed0 --num-importance-samples 5000
     """
     from latentflows.studies.build import build_data, load_run
+    from latentflows.studies.measure import evaluate as measure
     from latentflows.studies.overrides import configuration_from
-    from latentflows.studies.run import evaluate as measure
 
     configuration, model = load_run(run)
     given = {
@@ -200,7 +200,7 @@ def evaluate(
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
     configuration = configuration_from(configuration.model_dump(mode="json"), overrides)
     content = measure(model, build_data(configuration), configuration.evaluation, run)
-    _show_figures(content["figures"])
+    terminal.show_figures(content["figures"])
     if not quiet:
         protocol = content["protocol"]
         typer.echo(
@@ -226,12 +226,14 @@ def sample(
     Example: latentflows sample runs/demo/runs/iaf-prior-seed0 --num 100 --temperature 0.8
     """
     from latentflows.studies.build import load_run
-    from latentflows.studies.run import write_samples
+    from latentflows.studies.measure import write_samples
 
     if out is not None and out.suffix not in (".png", ".npy"):
         raise ConfigurationError(f"`out` must end in .png (a picture) or .npy (an array); got {out}.")
     _, model = load_run(run)
     typer.echo(write_samples(model, run, num=num, temperature=temperature, mean=mean, seed=seed, out=out))
+    if out is None:
+        _report(run)
 
 
 @app.command()
@@ -259,11 +261,11 @@ def list_(
     Example: latentflows list components
     """
     if what == "components":
-        _list_components()
+        terminal.list_components()
     elif what == "options":
-        _list_options()
+        terminal.list_options()
     else:
-        _list_runs(Path(what))
+        terminal.list_runs(Path(what))
 
 
 @app.command()
@@ -299,8 +301,8 @@ def _compare(
 ) -> None:
     from latentflows.studies.comparison import compare as run_all
 
-    bar = None if quiet else _bar()
-    with bar or nullcontext():
+    bar = None if quiet else terminal.ComparisonBar()
+    try:
         progress = run_all(
             study,
             out,
@@ -308,130 +310,30 @@ def _compare(
             overwrite=overwrite,
             workers=workers,
             command=_command(),
-            notify=lambda state: _advance(bar, state),
+            notify=(lambda progress: None) if bar is None else bar.show,
         )
+    finally:
+        if bar is not None:
+            bar.stop()
     for name, reason in progress.failed.items():
         typer.echo(f"{name} did not finish: {reason}", err=True)
     if progress.done < progress.total:
         _interrupted(f"{again} --out {shlex.quote(str(out))} --workers {workers} --resume")
-    _show_table(out)
+    terminal.show_table(out)
     typer.echo(f"Report: {_report(out)}")
     if len(progress.failed) == progress.total:
         raise typer.Exit(1)
 
 
-def _bar() -> Any:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = ("{task.description}", BarColumn(bar_width=30), "{task.percentage:>3.0f}%", TimeElapsedColumn())
-    return Progress(*columns, TextColumn("{task.fields[note]}"))
-
-
-def _advance(bar: Any, state: Any) -> None:
-    """Show the whole comparison as one bar, with an estimate of the time left and the runs under way."""
-    if bar is None:
-        return
-    if not bar.tasks:
-        bar.add_task("runs", total=1.0, note="")
-    seconds = state.seconds_left
-    left = "" if seconds is None else f"about {int(seconds) // 60}:{int(seconds) % 60:02d} left"
-    active = ", ".join(f"{name} {100 * fraction:.0f}%" for name, fraction in state.active.items())
-    description = f"runs {state.done}/{state.total}"
-    bar.update(bar.tasks[0].id, completed=state.fraction, description=description, note=f"{left}  {active}")
-
-
 def _show_result(result: RunResult) -> None:
     if result.status != "finished":
-        raise LatentFlowsError(f"The run {result.folder} {result.status}: {result.reason}.")
-    _show_figures(result.figures or {})
+        typer.echo(f"The run in {result.folder} {result.status}: {result.reason}", err=True)
+        raise typer.Exit(1)
+    terminal.show_figures(result.figures or {})
     typer.echo(f"Run: {result.folder}  Report: {_report(result.folder)}")
-
-
-def _show_figures(figures: dict[str, Any]) -> None:
-    for name, figure in figures.items():
-        if figure is not None:
-            error = figure.get("standard_error")
-            spread = "" if error is None else f" ± {error:.3f}"
-            typer.echo(f"{name.replace('_', ' '):>22}  {figure['mean']:.3f}{spread} {figure['unit']}")
-
-
-def _show_table(folder: Path) -> None:
-    """Print a comparison: one row per arm, and in words what the figures support."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from latentflows.reporting import comparison_table
-    from latentflows.studies.statistics import format_interval
-
-    table = Table(
-        caption="NLL in nats: mean over seeds ± s.e. over images; difference to the first arm: 95% interval."
-    )
-    for heading in ("arm", "parameters", "seeds", "test NLL", "difference", "seconds"):
-        table.add_column(heading, justify="left" if heading == "arm" else "right")
-    rows = comparison_table(folder)
-    for row in rows:
-        error = "" if row.nll_standard_error is None else f" ± {row.nll_standard_error:.2f}"
-        table.add_row(
-            row.label,
-            "" if row.parameters is None else f"{row.parameters.total:,}",
-            f"{row.num_finished}/{row.num_seeds}",
-            "none" if row.nll is None else f"{row.nll.mean:.2f}{error}",
-            "" if row.difference is None else format_interval(row.difference),
-            "" if row.seconds is None else f"{row.seconds.mean:.0f}",
-        )
-    console = Console()
-    console.print(table)
-    for row in rows:
-        if row.verdict is not None:
-            console.print(row.verdict, highlight=False)
 
 
 def _report(folder: Path) -> Path:
     from latentflows.reporting import write_comparison_report, write_run_report
 
     return (write_comparison_report if (folder / "study.json").is_file() else write_run_report)(folder)
-
-
-def _list_components() -> None:
-    from latentflows.studies.options import kinds
-
-    width = max(len(f"{kind.key}={kind.allowed}") for kind in kinds())
-    for kind in kinds():
-        typer.echo(f"{kind.key + '=' + kind.allowed:<{width}}  {kind.description}")
-
-
-def _list_options() -> None:
-    from latentflows.studies.options import kinds, options
-
-    for kind in kinds():
-        typer.echo(f"{kind.key}={kind.allowed}: {kind.description}")
-    for option in options():
-        where = f" [{', '.join(option.kinds)}]" if option.kinds else ""
-        typer.echo(f"{option.key}={option.default}{where}: {option.description} Takes {option.allowed}.")
-
-
-def _list_runs(folder: Path) -> None:
-    import json
-
-    if not folder.is_dir():
-        raise DataError(
-            f"`{folder}` must be a folder of runs, `components` or `options`; there is no such folder."
-        )
-    found = sorted(folder.glob("**/run.json"))
-    if not found:
-        typer.echo(f"No runs in {folder}. Make one with: latentflows train")
-    for path in found:
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            evaluation = path.with_name("evaluation.json")
-            figures = (
-                json.loads(evaluation.read_text(encoding="utf-8"))["figures"] if evaluation.is_file() else {}
-            )
-            nll = figures.get("nll") or {}
-            shown = (
-                f"NLL {nll['mean']:.2f} ± {nll['standard_error'] or 0:.2f} nats" if nll else "not evaluated"
-            )
-            line = f"{record['status']:<12} {shown:<28} {record['parameters']['total']:>10,} parameters"
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            line = f"unreadable ({type(error).__name__})"
-        typer.echo(f"{path.parent}  {line}")

@@ -81,5 +81,5 @@ def test_a_mask_must_have_the_events_shape():
 
 
 def test_scale_bound_must_be_positive():
-    with pytest.raises(ConfigurationError, match="`scale_bound` must be positive; got 0"):
+    with pytest.raises(ConfigurationError, match="`scale_bound` must be positive and finite; got 0"):
         AffineCoupling(3, mask=half_mask(3, first=True), network=mlp, scale_bound=0)

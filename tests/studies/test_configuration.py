@@ -1,11 +1,13 @@
 """Configurations: defaults, overrides, files, and every fault with its message."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
 from latentflows.core.errors import CombinationError, ConfigurationError
+from latentflows.studies.comparison import read_study
 from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.options import kinds, options, parts
 from latentflows.studies.overrides import configuration_from, differences, read_configuration, to_yaml
@@ -231,3 +233,15 @@ def test_every_option_is_described_and_its_default_is_accepted():
         overrides += ["prior=maf"] if part == "training" and kind not in (None, "one_stage") else []
         overrides += ["data.preparation=unit"] if part == "likelihood" else []
         configuration_from({}, overrides)
+
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_a_valid_configuration_or_study(path):
+    if path.stem.endswith("study"):
+        study = read_study(path)
+        assert all(study.configuration(arm, study.seeds[0]) for arm in study.arms)
+    else:
+        assert read_configuration(path).name == path.stem.replace("_", "-")

@@ -11,10 +11,12 @@ import torch
 
 from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
 from latentflows.reporting.base import read_run
+from latentflows.studies import measure as measure_room
 from latentflows.studies import run as run_room
 from latentflows.studies.build import build_data, load_run
+from latentflows.studies.measure import evaluate, write_samples
 from latentflows.studies.overrides import configuration_from, read_configuration
-from latentflows.studies.run import FractionDone, evaluate, run, write_samples
+from latentflows.studies.run import FractionDone, run
 from latentflows.training import Callback, History
 
 
@@ -93,7 +95,7 @@ def test_an_interrupt_outside_of_training_is_recorded_too(configuration, tmp_pat
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_room, "evaluate_bounds", interrupt)
+    monkeypatch.setattr(measure_room, "evaluate_bounds", interrupt)
     assert run(configuration, tmp_path).status == "interrupted"
     monkeypatch.undo()
     assert run(configuration, tmp_path, resume=True).status == "finished"
@@ -127,7 +129,7 @@ def test_a_failed_run_is_recorded_with_its_reason(
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(run_room, "evaluate_bounds", fail)
+    monkeypatch.setattr(measure_room, "evaluate_bounds", fail)
     with pytest.raises(raised):
         run(configuration, tmp_path)
     record = record_of(tmp_path)
@@ -149,7 +151,7 @@ def test_a_run_is_never_overwritten_by_accident(configuration, tiny, tmp_path):
     folder = tmp_path / "run"
     run(configuration, folder)
     with pytest.raises(
-        ConfigurationError, match="holds this run already .status finished.*--resume.*--overwrite"
+        ConfigurationError, match=r"holds this run already .status finished.*--resume.*--overwrite"
     ):
         run(configuration, folder)
     other = configuration_from({}, [*tiny, "seed=1", "posterior=planar"])

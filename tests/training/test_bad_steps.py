@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from latentflows.core.batches import Batch
 from latentflows.distributions import AmortizedBernoulli, AmortizedGaussian, StandardGaussian
-from latentflows.models import VAE
+from latentflows.models import VAE, Trace
 from latentflows.networks import MLP
+from latentflows.objectives import ELBO, Value
 from latentflows.training import Callback, Options, ProgressBar, fit
 from latentflows.training.checkpoint import load_tensors, within
 from latentflows.training.learner import Learner
@@ -34,7 +35,7 @@ from tests.training.tiny import (
     vae,
 )
 
-HELD_OUT = {"validation": Images(8, seed=1)}
+HELD_OUT: dict[str, Any] = {"validation": Images(8, seed=1)}
 
 
 @pytest.mark.parametrize("how", ["nan", "inf", "gradient"])
@@ -60,7 +61,7 @@ def test_a_bad_step_is_skipped_counted_and_told(how: Any, tmp_path: Path) -> Non
 def test_a_skipped_step_leaves_weights_moments_and_average_alone(how: Any) -> None:
     """A run all of whose later steps are bad ends with the bits of one that stopped before them."""
     short, long = vae(), vae()
-    settings = {"ema_decay": 0.9, "weight_decay": 0.1}
+    settings: dict[str, Any] = {"ema_decay": 0.9, "weight_decay": 0.1}
     fit(short, one_stage(max_steps=3, **settings), Images())
     fit(
         long,
@@ -219,6 +220,18 @@ def test_a_finite_epoch_after_nan_in_validation_is_the_best(monkeypatch: pytest.
     watch, model = Watch(), vae()
     fit(model, one_stage(Poison()), Images(), callbacks=[watch], **HELD_OUT)
     assert same(state(model), watch.weights[2])
+
+
+def test_an_infinite_metric_beside_a_finite_loss_is_null_and_no_reason_to_skip(tmp_path: Path) -> None:
+    class InfiniteKL(ELBO):
+        def __call__(self, trace: Trace, epoch: float | Tensor = math.inf) -> Value:
+            value = super().__call__(trace, epoch)
+            return Value(value.loss, value.metrics | {"kl": value.metrics["kl"] + math.inf})
+
+    history = fit(vae(), one_stage(InfiniteKL()), Images(), out=tmp_path, **HELD_OUT)
+    assert history.skipped_steps == 0
+    assert [line["train"]["kl"] for line in lines(tmp_path)] == [None] * 3
+    assert all(line["validation"]["elbo"] < 0 for line in lines(tmp_path))
 
 
 def test_every_line_is_strict_json(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_the_progress_bar_shows_the_elbo_and_its_parts(
     )
     shown = capsys.readouterr().out
     for part in (
-        "posterior 562",
+        "posterior 556",
         "likelihood",
         "total",
         "autoencoder",

@@ -148,8 +148,8 @@ def test_in_bfloat16_every_term_of_a_density_is_float32() -> None:
             return value
 
     model = vae("iaf", "real_nvp")
-    for part in (model.posterior.embed, model.likelihood.network):  # type: ignore[union-attr]
-        part.register_forward_hook(lambda module, inputs, output: networks.append(output.dtype))
+    for part in (model.posterior.embed, model.likelihood.network):
+        part.register_forward_hook(lambda module, inputs, output: networks.append(output.dtype))  # type: ignore[union-attr]
     options = Options(precision="bf16-mixed")
     fit(model, one_stage(Dtypes(), max_epochs=1), Images(), options=options, validation=Images(8, seed=1))
     assert set(seen) == {(torch.float32,) * 5}

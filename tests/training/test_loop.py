@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import signal
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -192,7 +193,7 @@ def test_an_epoch_reads_every_point_once_and_in_another_order_than_the_last() ->
 
     fit(vae(), one_stage(max_epochs=2), Source())
     steps = seen[-2 * STEPS_PER_EPOCH :]
-    first, second = (sum(part, []) for part in (steps[:STEPS_PER_EPOCH], steps[STEPS_PER_EPOCH:]))
+    first, second = (list(chain(*part)) for part in (steps[:STEPS_PER_EPOCH], steps[STEPS_PER_EPOCH:]))
     assert sorted(first) == sorted(second) == list(range(32))
     assert first != second
 

@@ -1,4 +1,4 @@
-"""A run that ends anywhere, in any way, goes on to the same bits; and a checkpoint that cannot be trusted is refused."""
+"""A run that ends anywhere, in any way, goes on to the same bits; what cannot be trusted is refused."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,6 +130,20 @@ def test_a_run_that_rolled_back_resumes_to_the_same_bits(tmp_path: Path, how: st
         again = fit(vae(), stages, Images(), out=folder, resume=True, **settings)
         assert_same_run(folder, tmp_path / "whole")
         assert (again.skipped_steps, again.rollbacks) == (4, 1)
+
+
+def test_early_stopping_is_the_same_after_a_resume(tmp_path: Path) -> None:
+    stages = one_stage(learning_rate=0.3, max_epochs=9, patience=1, ema_decay=0.2)
+    settings: dict[str, Any] = {"validation": Images(8, seed=1), "options": Options(checkpoint_every=2)}
+    fit(vae(), stages, Images(), out=tmp_path / "whole", **settings)
+    epochs = len(lines(tmp_path / "whole"))
+    assert 1 < epochs < 9
+    for read in range(3, 2 + epochs * 4, 3):
+        folder = tmp_path / str(read)
+        with pytest.raises(Crash):
+            fit(vae(), stages, Images(on_read=crash_at(read)), out=folder, **settings)
+        fit(vae(), stages, Images(), out=folder, resume=True, **settings)
+        assert_same_run(folder, tmp_path / "whole")
 
 
 def test_a_joint_third_stage_resumes_too(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from latentflows.core import noise
-from latentflows.core.batches import Batch
+from latentflows.core.batches import Batch, Values
+from latentflows.core.shapes import Shape
 from latentflows.distributions import (
     AmortizedBernoulli,
     AmortizedGaussian,
@@ -36,9 +37,9 @@ STEPS_PER_EPOCH = POINTS // BATCH
 class Images:
     """Gray 8x8 images, binarized anew whenever they are read. `on_read` is called with the number of the read."""
 
-    event_shape = SHAPE
-    values = "binary"
-    bits_offset = 0.0
+    event_shape: Shape = SHAPE
+    values: Values = "binary"
+    bits_offset: float | None = 0.0
 
     def __init__(
         self, count: int = POINTS, *, seed: int = 0, on_read: Callable[[int], None] | None = None

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch._dynamo  # what an optimizer imports at its first step: once here, not in every child
 
 from latentflows.training import Callback, Options, fit
 from latentflows.training.checkpoint import load_tensors

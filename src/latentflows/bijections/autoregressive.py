@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from latentflows.bijections.base import Bijection
-from latentflows.core.precision import full_precision, soft_bound
+from latentflows.core.precision import check_positive, full_precision, soft_bound
 from latentflows.core.shapes import Shape, size
 from latentflows.networks.base import Activation
 from latentflows.networks.masked import MaskedMLP
@@ -50,6 +50,7 @@ class InverseAutoregressive(Bijection):
     ) -> None:
         super().__init__(dim, passes=(1, dim), context_shape=context_shape)
         features = size(self.context_shape) if self.context_shape else 0
+        check_positive("scale_bound", scale_bound)
         self.scale_bound = scale_bound
         self.network = MaskedMLP(
             dim, 2, width=width, depth=depth, activation_name=activation, context=features

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from latentflows.bijections.base import Bijection
 from latentflows.core.errors import ConfigurationError
-from latentflows.core.precision import at_least_float32, soft_bound
+from latentflows.core.precision import at_least_float32, check_positive, soft_bound
 from latentflows.core.shapes import Shape, as_shape, size
 from latentflows.networks.base import NetworkMaker
 
@@ -111,10 +111,10 @@ class Coupling(Bijection):
         self, hook: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], value: Tensor, context: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         samples, rows = value.shape[:2]
-        stay, move = self.partition.split(value.view(samples * rows, -1))
+        stay, move = self.partition.split(value.view(samples * rows, size(self.event_shape)))
         raw = at_least_float32(self.network(stay, None if context is None else context.flatten(1)))
         move, log_det = hook(move, raw)
-        return self.partition.merge(stay, move).view(value.shape), log_det.view(samples, -1)
+        return self.partition.merge(stay, move).view(value.shape), log_det.view(samples, rows)
 
 
 class AdditiveCoupling(Coupling):
@@ -187,8 +187,7 @@ class AffineCoupling(Coupling):
         scale_bound: float = 3.0,
     ) -> None:
         super().__init__(event_shape, mask=mask, network=network, outputs=2, context_shape=context_shape)
-        if not scale_bound > 0:
-            raise ConfigurationError(f"`scale_bound` must be positive; got {scale_bound}.")
+        check_positive("scale_bound", scale_bound)
         self.scale_bound = scale_bound
 
     def _move(self, move: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+
+from latentflows.core.errors import ConfigurationError
 
 _NOTHING = nullcontext()
 
@@ -26,3 +29,13 @@ def at_least_float32(value: Tensor) -> Tensor:
 def soft_bound(value: Tensor, bound: float) -> Tensor:
     r"""Return a / (1 + |a| / b): slope 1 at 0, within (-b, b), gradient never 0."""
     return value / (1 + value.abs() / bound)
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse a bound or a scale that is not positive and finite.
+
+    Raises:
+        ConfigurationError: naming the setting and its value.
+    """
+    if not (value > 0 and math.isfinite(value)):
+        raise ConfigurationError(f"`{name}` must be positive and finite; got {value!r}.")

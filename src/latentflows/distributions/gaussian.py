@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from latentflows.core import noise
 from latentflows.core.errors import CombinationError, ConfigurationError, ShapeError
-from latentflows.core.precision import at_least_float32, full_precision, soft_bound
+from latentflows.core.precision import at_least_float32, check_positive, full_precision, soft_bound
 from latentflows.core.shapes import Shape, batch_shape, size, sum_event
 from latentflows.distributions.base import Conditional, Distribution, over_batch
 
@@ -190,6 +190,7 @@ class LearnedGaussian(Conditional):
     ) -> None:
         super().__init__(event_shape)
         _check_covariance(covariance, self.event_shape)
+        check_positive("scale_bound", scale_bound)
         self.covariance, self.scale_bound = covariance, scale_bound
         self.distribution_type = FullNormal if covariance == "full" else DiagonalNormal
         self.mean = nn.Parameter(torch.zeros(self.event_shape))
@@ -248,6 +249,7 @@ class AmortizedGaussian(Conditional):
             raise ConfigurationError(
                 f'`scale` must be "amortized", "shared" or a positive number; got {scale!r}.'
             )
+        check_positive("scale_bound", scale_bound)
         self.covariance, self.scale, self.scale_bound = covariance, scale, scale_bound
         self.distribution_type = FullNormal if covariance == "full" else DiagonalNormal
         self.network = network

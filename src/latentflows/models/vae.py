@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from latentflows.core.errors import CombinationError
+from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, batch_shape
 from latentflows.distributions.base import Conditional, Distribution
@@ -106,8 +106,11 @@ class VAE(nn.Module):
 
         Raises:
             ShapeError: if a shape is not the declared one.
+            ConfigurationError: if `num_samples` is below 1.
         """
         batch_shape(x, self.event_shape, "x")
+        if num_samples < 1:
+            raise ConfigurationError(f"`num_samples` must be at least 1; got {num_samples}.")
         q = self.posterior(x)
         z, log_q = q.sample_and_log_prob((num_samples,))
         p = self.prior(context if self.prior.context_shape is not None else None)

@@ -51,7 +51,8 @@ def add_over_samples(features: Tensor, context_features: Tensor | None) -> Tenso
     if context_features is None:
         return features
     rows, width = context_features.shape
-    return (features.view(-1, rows, width) + context_features).view(-1, width)
+    samples = len(features) // rows if rows else 1
+    return (features.view(samples, rows, width) + context_features).view(samples * rows, width)
 
 
 class LastLayer(nn.Module):

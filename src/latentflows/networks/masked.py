@@ -89,4 +89,4 @@ class MaskedMLP(nn.Module):
         features = self.first(x)
         if self.context is not None and context is not None:
             features = add_over_samples(features, self.context(context))
-        return self.rest(features).view(-1, self.dim, self.outputs)
+        return self.rest(features).view(len(x), self.dim, self.outputs)

@@ -37,7 +37,7 @@ class Study(Settings):
     """What is compared: arms over seeds, against a baseline."""
 
     name: str = Field(min_length=1, description="Title.")
-    description: str = Field("", description="What the comparison is about.")
+    description: str = Field(default="", description="What the comparison is about.")
     base: dict[str, Any] = Field(default_factory=dict, description="Configuration that all arms share.")
     arms: Annotated[list[Arm], Field(min_length=1)] = Field(description="What differs.")
     seeds: Annotated[list[Integer], Field(min_length=1)] = Field(

@@ -21,6 +21,9 @@ USUAL_PREPARATION = {
 }
 
 
+Preparation = Literal["dynamic_binary", "fixed_binary", "dequantized", "unit", "continuous"]
+
+
 def _no_boolean(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("must be a number")
@@ -42,28 +45,36 @@ class DataSettings(Settings):
     """Which data, and how values are made from them."""
 
     name: Literal["digits", "mnist", "fashion_mnist", "omniglot", "cifar10", "folder", "arrays"] = Field(
-        "digits", description="Data set; digits ships inside scikit-learn, the others are read from `root`."
+        default="digits",
+        description="Data set; digits ships inside scikit-learn, the others are read from `root`.",
     )
     root: str | None = Field(
-        None, description="Folder of the data files; null takes the environment variable LATENTFLOWS_DATA."
+        default=None,
+        description="Folder of the data files; null takes the environment variable LATENTFLOWS_DATA.",
     )
-    preparation: Literal["dynamic_binary", "fixed_binary", "dequantized", "unit", "continuous"] | None = (
-        Field(None, description="How values are made from pixels; null takes the usual one of the data set.")
+    preparation: Preparation | None = Field(
+        default=None, description="How values are made from pixels; null takes the usual one of the data set."
     )
     validation: Number | None = Field(
-        None, gt=0, description="Number (or fraction below 1) of validation data; null for the usual."
+        default=None, gt=0, description="Number (or fraction below 1) of validation data; null for the usual."
     )
     test: Number | None = Field(
-        None,
+        default=None,
         gt=0,
         description="Number (or fraction below 1) of test data, where it is not given by the files.",
     )
-    seed: Integer = Field(0, ge=0, lt=2**32, description="Seed of the split, where the split is drawn.")
-    size: Integer | None = Field(
-        None, gt=0, description="Height and width to resize to; folder and omniglot only."
+    seed: Integer = Field(
+        default=0, ge=0, lt=2**32, description="Seed of the split, where the split is drawn."
     )
-    mode: Literal["gray", "rgb"] | None = Field(None, description="Colors of the images; folder only.")
-    memory_map: bool = Field(False, description="Leave the array on disk and read each batch; arrays only.")
+    size: Integer | None = Field(
+        default=None, gt=0, description="Height and width to resize to; folder and omniglot only."
+    )
+    mode: Literal["gray", "rgb"] | None = Field(
+        default=None, description="Colors of the images; folder only."
+    )
+    memory_map: bool = Field(
+        default=False, description="Leave the array on disk and read each batch; arrays only."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -86,24 +97,28 @@ class MLPNetwork(Settings):
     """Fully connected encoder and decoder."""
 
     kind: Literal["mlp"] = "mlp"
-    width: Integer = Field(300, gt=0, description="Units of each hidden layer.")
-    depth: Integer = Field(2, gt=0, description="Number of hidden layers.")
-    activation: Literal["relu", "elu", "silu", "tanh", "gelu"] = Field("relu", description="Nonlinearity.")
+    width: Integer = Field(default=300, gt=0, description="Units of each hidden layer.")
+    depth: Integer = Field(default=2, gt=0, description="Number of hidden layers.")
+    activation: Literal["relu", "elu", "silu", "tanh", "gelu"] = Field(
+        default="relu", description="Nonlinearity."
+    )
 
 
 class GatedMLPNetwork(Settings):
     """Fully connected encoder and decoder of gated linear layers (arXiv 1705.07120)."""
 
     kind: Literal["gated_mlp"] = "gated_mlp"
-    width: Integer = Field(300, gt=0, description="Units of each hidden layer.")
-    depth: Integer = Field(2, gt=0, description="Number of hidden layers.")
+    width: Integer = Field(default=300, gt=0, description="Units of each hidden layer.")
+    depth: Integer = Field(default=2, gt=0, description="Number of hidden layers.")
 
 
 class GatedConvolutionNetwork(Settings):
     """Gated convolutions for images (arXiv 1803.05649)."""
 
     kind: Literal["gated_convolution"] = "gated_convolution"
-    width: Integer = Field(32, gt=0, description="Channels of the first block; the second has twice as many.")
+    width: Integer = Field(
+        default=32, gt=0, description="Channels of the first block; the second has twice as many."
+    )
 
 
 class Standard(Settings):
@@ -128,40 +143,42 @@ class PlanarFlow(Settings):
     """Planar layers; no inverse, so for posteriors only (arXiv 1505.05770)."""
 
     kind: Literal["planar"] = "planar"
-    num_layers: Integer = Field(8, gt=0, description="Number of planar layers.")
+    num_layers: Integer = Field(default=8, gt=0, description="Number of planar layers.")
 
 
 class _FlowSettings(Settings):
-    width: Integer = Field(128, gt=0, description="Units of each hidden layer of the flow's networks.")
-    depth: Integer = Field(2, gt=0, description="Number of hidden layers of the flow's networks.")
+    width: Integer = Field(
+        default=128, gt=0, description="Units of each hidden layer of the flow's networks."
+    )
+    depth: Integer = Field(default=2, gt=0, description="Number of hidden layers of the flow's networks.")
 
 
 class IAF(_FlowSettings):
     """Inverse autoregressive flow; cheap to sample, for posteriors (arXiv 1606.04934)."""
 
     kind: Literal["iaf"] = "iaf"
-    num_layers: Integer = Field(4, gt=0, description="Number of autoregressive layers.")
+    num_layers: Integer = Field(default=4, gt=0, description="Number of autoregressive layers.")
 
 
 class MAF(_FlowSettings):
     """Masked autoregressive flow; cheap to score, for priors (arXiv 1705.07057)."""
 
     kind: Literal["maf"] = "maf"
-    num_layers: Integer = Field(4, gt=0, description="Number of autoregressive layers.")
+    num_layers: Integer = Field(default=4, gt=0, description="Number of autoregressive layers.")
 
 
 class RealNVP(_FlowSettings):
     """Affine coupling flow; cheap both ways (arXiv 1605.08803)."""
 
     kind: Literal["real_nvp"] = "real_nvp"
-    num_layers: Integer = Field(8, gt=0, description="Number of couplings.")
+    num_layers: Integer = Field(default=8, gt=0, description="Number of couplings.")
 
 
 class NICE(_FlowSettings):
     """Additive coupling flow, volume-preserving; cheap both ways (arXiv 1410.8516)."""
 
     kind: Literal["nice"] = "nice"
-    num_layers: Integer = Field(8, gt=0, description="Number of couplings.")
+    num_layers: Integer = Field(default=8, gt=0, description="Number of couplings.")
 
 
 class BernoulliLikelihood(Settings):
@@ -175,9 +192,11 @@ class GaussianLikelihood(Settings):
 
     kind: Literal["gaussian"] = "gaussian"
     variance: Literal["fixed", "shared", "amortized"] = Field(
-        "shared", description="fixed at scale^2, one learned number, or a network's output per entry."
+        default="shared", description="fixed at scale^2, one learned number, or a network's output per entry."
     )
-    scale: Number | None = Field(None, gt=0, description="Standard deviation; with variance fixed only.")
+    scale: Number | None = Field(
+        default=None, gt=0, description="Standard deviation; with variance fixed only."
+    )
 
     @model_validator(mode="after")
     def _scale_with_fixed(self) -> GaussianLikelihood:
@@ -190,13 +209,15 @@ class ELBOObjective(Settings):
     """The evidence lower bound."""
 
     kind: Literal["elbo"] = "elbo"
-    num_samples: Integer = Field(1, gt=0, description="Posterior samples per data point and step.")
-    beta: Number = Field(1.0, ge=0, description="Weight of the KL after warm-up; 1 for the bound itself.")
+    num_samples: Integer = Field(default=1, gt=0, description="Posterior samples per data point and step.")
+    beta: Number = Field(
+        default=1.0, ge=0, description="Weight of the KL after warm-up; 1 for the bound itself."
+    )
     warmup_epochs: Number = Field(
-        0.0, ge=0, description="Epochs over which the weight of the KL rises from 0."
+        default=0.0, ge=0, description="Epochs over which the weight of the KL rises from 0."
     )
     kl: Literal["auto", "monte_carlo", "closed_form"] = Field(
-        "auto", description="auto takes the closed form where there is one."
+        default="auto", description="auto takes the closed form where there is one."
     )
 
 
@@ -204,41 +225,53 @@ class IWAEObjective(Settings):
     """The importance-weighted bound (arXiv 1509.00519)."""
 
     kind: Literal["iwae"] = "iwae"
-    num_samples: Integer = Field(5, gt=0, description="Posterior samples per data point and step.")
+    num_samples: Integer = Field(default=5, gt=0, description="Posterior samples per data point and step.")
 
 
 class _TrainingSettings(Settings):
     tag: ClassVar[str] = "plan"
-    epochs: Integer = Field(100, gt=0, description="Largest number of epochs of the first stage.")
-    batch_size: Integer = Field(128, gt=0, description="Data points per step.")
-    optimizer: Literal["adam", "adamax", "adamw"] = Field("adam", description="Optimizer.")
-    learning_rate: Number = Field(1e-3, gt=0, description="Learning rate after its warm-up.")
+    epochs: Integer = Field(default=100, gt=0, description="Largest number of epochs of the first stage.")
+    batch_size: Integer = Field(default=128, gt=0, description="Data points per step.")
+    optimizer: Literal["adam", "adamax", "adamw"] = Field(default="adam", description="Optimizer.")
+    learning_rate: Number = Field(default=1e-3, gt=0, description="Learning rate after its warm-up.")
     schedule: Literal["constant", "cosine", "linear"] = Field(
-        "constant", description="Learning rate over a stage; cosine and linear end at 0."
+        default="constant", description="Learning rate over a stage; cosine and linear end at 0."
     )
-    warmup_steps: Integer = Field(0, ge=0, description="Steps over which the learning rate rises from 0.")
-    weight_decay: Number = Field(0.0, ge=0, description="Weight decay of the optimizer.")
-    gradient_clip: Number | None = Field(None, gt=0, description="Largest global norm of the gradient.")
-    accumulate: Integer = Field(1, gt=0, description="Batches whose gradients are added up for one step.")
+    warmup_steps: Integer = Field(
+        default=0, ge=0, description="Steps over which the learning rate rises from 0."
+    )
+    weight_decay: Number = Field(default=0.0, ge=0, description="Weight decay of the optimizer.")
+    gradient_clip: Number | None = Field(
+        default=None, gt=0, description="Largest global norm of the gradient."
+    )
+    accumulate: Integer = Field(
+        default=1, gt=0, description="Batches whose gradients are added up for one step."
+    )
     ema_decay: Number | None = Field(
-        None,
+        default=None,
         gt=0,
         lt=1,
         description="Decay of a moving average of the weights, which is then evaluated and kept.",
     )
     patience: Integer | None = Field(
-        None, gt=0, description="Stop a stage after so many epochs without a better validation figure."
+        default=None,
+        gt=0,
+        description="Stop a stage after so many epochs without a better validation figure.",
     )
     accelerator: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Device; auto takes CUDA if it is there."
+        default="auto", description="Device; auto takes CUDA if it is there."
     )
     precision: Literal["32-true", "bf16-mixed"] = Field(
-        "32-true", description="Precision of the networks; flow mathematics stays in float32."
+        default="32-true", description="Precision of the networks; flow mathematics stays in float32."
     )
-    compile: bool = Field(False, description="Compile the step; pays after about a minute of training.")
-    checkpoint_every: Integer | None = Field(None, gt=0, description="Steps; null for the end of each epoch.")
+    compile: bool = Field(
+        default=False, description="Compile the step; pays after about a minute of training."
+    )
+    checkpoint_every: Integer | None = Field(
+        default=None, gt=0, description="Steps; null for the end of each epoch."
+    )
     max_bad_steps: Integer = Field(
-        5, gt=0, description="Steps in a row without a finite loss before rolling back."
+        default=5, gt=0, description="Steps in a row without a finite loss before rolling back."
     )
 
 
@@ -253,7 +286,7 @@ class TwoStage(_TrainingSettings):
 
     plan: Literal["two_stage"] = "two_stage"
     prior_epochs: Integer = Field(
-        100, gt=0, description="Largest number of epochs of the stage that fits the prior."
+        default=100, gt=0, description="Largest number of epochs of the stage that fits the prior."
     )
 
 
@@ -262,25 +295,27 @@ class TwoStageJoint(_TrainingSettings):
 
     plan: Literal["two_stage_joint"] = "two_stage_joint"
     prior_epochs: Integer = Field(
-        100, gt=0, description="Largest number of epochs of the stage that fits the prior."
+        default=100, gt=0, description="Largest number of epochs of the stage that fits the prior."
     )
     joint_epochs: Integer = Field(
-        50, gt=0, description="Largest number of epochs of the stage that trains all parts."
+        default=50, gt=0, description="Largest number of epochs of the stage that trains all parts."
     )
 
 
 class EvaluationSettings(Settings):
     """How the trained model is measured and shown."""
 
-    split: Literal["test", "validation"] = Field("test", description="Data to evaluate on.")
+    split: Literal["test", "validation"] = Field(default="test", description="Data to evaluate on.")
     num_importance_samples: Integer = Field(
-        1000, gt=0, description="K of the importance-weighted likelihood."
+        default=1000, gt=0, description="K of the importance-weighted likelihood."
     )
     num_images: Integer | None = Field(
-        None, gt=0, description="Data points evaluated; null for all of the split."
+        default=None, gt=0, description="Data points evaluated; null for all of the split."
     )
-    temperature: Number = Field(1.0, gt=0, description="Scale of the prior's base noise in the pictures.")
-    seed: Integer = Field(0, ge=0, description="Seed of the evaluation and of the pictures.")
+    temperature: Number = Field(
+        default=1.0, gt=0, description="Scale of the prior's base noise in the pictures."
+    )
+    seed: Integer = Field(default=0, ge=0, description="Seed of the evaluation and of the pictures.")
 
 
 Network = Annotated[MLPNetwork | GatedMLPNetwork | GatedConvolutionNetwork, Field(discriminator="kind")]
@@ -297,20 +332,20 @@ class RunConfiguration(Settings):
     """Everything that decides a run."""
 
     name: str | None = Field(
-        None, min_length=1, description="Name of the run; null makes it of data, posterior and prior."
+        default=None, min_length=1, description="Name of the run; null makes it of data, posterior and prior."
     )
     seed: Integer = Field(
-        0, ge=0, lt=2**32, description="Seed of the weights, the order of the data and the noise."
+        default=0, ge=0, lt=2**32, description="Seed of the weights, the order of the data and the noise."
     )
-    latent_dim: Integer = Field(40, gt=0, description="Number of latent variables.")
-    data: DataSettings = Field(default_factory=DataSettings, description="The data.")
-    network: Network = Field(default_factory=MLPNetwork, description="Encoder and decoder.")
-    posterior: Posterior = Field(default_factory=Gaussian, description="q(z|x).")
-    prior: Prior = Field(default_factory=Standard, description="p(z).")
-    likelihood: Likelihood = Field(default_factory=BernoulliLikelihood, description="p(x|z).")
-    objective: Objective = Field(default_factory=ELBOObjective, description="What training maximizes.")
-    training: Training = Field(default_factory=OneStage, description="Stages, optimizer and device.")
-    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings, description="Evaluation.")
+    latent_dim: Integer = Field(default=40, gt=0, description="Number of latent variables.")
+    data: DataSettings = Field(default=DataSettings(), description="The data.")
+    network: Network = Field(default=MLPNetwork(), description="Encoder and decoder.")
+    posterior: Posterior = Field(default=Gaussian(), description="q(z|x).")
+    prior: Prior = Field(default=Standard(), description="p(z).")
+    likelihood: Likelihood = Field(default=BernoulliLikelihood(), description="p(x|z).")
+    objective: Objective = Field(default=ELBOObjective(), description="What training maximizes.")
+    training: Training = Field(default=OneStage(), description="Stages, optimizer and device.")
+    evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="Evaluation.")
 
 
 def combination_faults(configuration: RunConfiguration) -> list[str]:

@@ -208,7 +208,8 @@ def _fault(error: dict[str, Any]) -> str:
         return f"`{key}`: {error['ctx']['error']}; got {_shown(value)}."
     field = owner.model_fields[path[-1]]
     allowed = allowed_values(field)
-    return f"`{key}` must be {allowed}; got {_shown(value)}.{_suggestion(value, allowed.removesuffix(' or null').split(' | '))}"
+    hint = _suggestion(value, allowed.removesuffix(" or null").split(" | "))
+    return f"`{key}` must be {allowed}; got {_shown(value)}.{hint}"
 
 
 def _unknown_key(path: list[str], owner: type[Settings], value: Any) -> str:

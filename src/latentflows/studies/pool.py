@@ -115,7 +115,7 @@ def _next_event(worker: _Worker) -> Event:
 
 def _cause(code: int | None) -> str:
     if code == -signal.SIGKILL:
-        return "The worker process was killed, most likely because memory ran out. Use fewer workers, or smaller batches."
+        return "The worker process was killed, most likely because memory ran out. Use fewer workers."
     return f"The worker process ended with exit code {code}."
 
 

@@ -33,9 +33,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         CheckpointError: if the disk is full, naming the file and the size.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        f".{path.name}.partial"
-    )  # one name: what a killed process left is written over
+    # Always this name, so that what a killed process left is written over.
+    temporary = path.with_name(f".{path.name}.partial")
     try:
         with open(temporary, "wb") as file:
             file.write(content)

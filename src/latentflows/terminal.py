@@ -1,0 +1,141 @@
+"""What the command line shows: the progress of a comparison, its table, figures and lists."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from latentflows.core.errors import DataError
+
+if TYPE_CHECKING:
+    from latentflows.studies.comparison import Progress
+
+
+class ComparisonBar:
+    """A whole comparison as one bar, with an estimate of the time left and the runs under way."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+
+    def show(self, progress: Progress) -> None:
+        """Bring the bar up to date; it appears with the first call."""
+        if not self.bar.tasks:
+            self.bar.start()
+            self.bar.add_task("", total=1.0, note="")
+        seconds = progress.seconds_left
+        notes = [] if seconds is None else [f"about {int(seconds) // 60}:{int(seconds) % 60:02d} left"]
+        notes += [f"{name} {100 * fraction:.0f}%" for name, fraction in progress.active.items()]
+        self.bar.update(
+            self.bar.tasks[0].id,
+            completed=progress.fraction,
+            description=f"runs {progress.done}/{progress.total}",
+            note=", ".join(notes),
+        )
+
+    def stop(self) -> None:
+        """Leave the bar as it is; nothing is printed where it never appeared."""
+        if self.bar.tasks:
+            self.bar.stop()
+
+
+def show_figures(figures: dict[str, Any]) -> None:
+    """Print the figures of an evaluation, one per line, with their standard error over images."""
+    for name, figure in figures.items():
+        if figure is not None:
+            error = figure.get("standard_error")
+            spread = "" if error is None else f" ± {error:.3f}"
+            typer.echo(f"{name.replace('_', ' '):>22}  {figure['mean']:.3f}{spread} {figure['unit']}")
+
+
+def show_table(folder: Path) -> None:
+    """Print a comparison: one row per arm, and in words what the figures support."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from latentflows.reporting import comparison_table
+    from latentflows.studies.statistics import format_interval
+
+    table = Table(box=None, padding=(0, 2, 0, 0), collapse_padding=True)
+    table.add_column("arm", no_wrap=True)
+    for heading in ("parameters", "test NLL", "difference", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows = comparison_table(folder)
+    for row in rows:
+        error = "" if row.nll_standard_error is None else f" ± {row.nll_standard_error:.2f}"
+        table.add_row(
+            row.label,
+            "" if row.parameters is None else f"{row.parameters.total:,}",
+            "none" if row.nll is None else f"{row.nll.mean:.2f}{error}",
+            "" if row.difference is None else format_interval(row.difference),
+            "" if row.seconds is None else f"{row.seconds.mean:.0f}",
+        )
+    console = Console(markup=False, highlight=False)
+    console.print(table)
+    baseline = next(row.label for row in rows if row.is_baseline)
+    console.print(
+        "\nTest NLL in nats: mean over seeds ± standard error over test images. Difference: 95% interval of the paired "
+        f"difference to {baseline}, over seeds.\n"
+    )
+    for row in rows:
+        if row.verdict is not None:
+            console.print(f"{row.verdict}\n")
+
+
+def list_components() -> None:
+    """Print the kinds of every part."""
+    from latentflows.studies.options import kinds
+
+    width = max(len(f"{kind.key}={kind.allowed}") for kind in kinds())
+    for kind in kinds():
+        typer.echo(f"{kind.key + '=' + kind.allowed:<{width}}  {kind.description}")
+
+
+def list_options() -> None:
+    """Print every key of a configuration with its default, what it means and what it takes."""
+    from latentflows.studies.options import options
+
+    for option in options():
+        where = f" [{', '.join(option.kinds)}]" if option.kinds else ""
+        typer.echo(f"{option.key}={option.default}{where}\n    {option.description} Takes {option.allowed}.")
+    typer.echo("Kinds, as in posterior=iaf, are shown by: latentflows list components")
+
+
+def list_runs(folder: Path) -> None:
+    """Print the runs below a folder with status, test figure and size.
+
+    Raises:
+        DataError: if there is no such folder.
+    """
+    if not folder.is_dir() and folder != Path("runs"):
+        raise DataError(
+            f"`{folder}` must be a folder of runs, `components` or `options`; there is no such folder."
+        )
+    found = sorted(folder.glob("**/run.json"))
+    if not found:
+        typer.echo(f"No runs in {folder}. Make one with: latentflows train")
+    for path in found:
+        try:
+            line = _run_line(path.parent)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            line = f"unreadable ({type(error).__name__})"
+        typer.echo(f"{path.parent}  {line}")
+
+
+def _run_line(folder: Path) -> str:
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    shown = "not evaluated"
+    if (folder / "evaluation.json").is_file():
+        nll = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["figures"]["nll"]
+        shown = f"NLL {nll['mean']:.2f} ± {nll['standard_error'] or 0:.2f} nats"
+    return f"{record['status']:<12} {shown:<28} {record['parameters']['total']:>10,} parameters"

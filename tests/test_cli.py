@@ -1,0 +1,272 @@
+"""The command line, run in this process: what it prints, its exit codes, and one message for every mistake."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from latentflows import __version__
+from latentflows.cli import app, main
+from latentflows.core.errors import ConfigurationError
+from latentflows.reporting.base import read_run
+from latentflows.studies import comparison as comparison_room
+from latentflows.studies import run as run_room
+from latentflows.studies.overrides import configuration_from
+from latentflows.studies.pool import Event
+from latentflows.studies.run import RunResult
+from tests.studies.conftest import tiny  # noqa: F401 - a fixture
+
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LATENTFLOWS_DEBUG", raising=False)
+    monkeypatch.delenv("LATENTFLOWS_DATA", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):  # noqa: F811
+    """A trained run folder; tests that change it work on other files."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert run_room.run(configuration_from({}, tiny), folder).status == "finished"
+    return folder
+
+
+def test_importing_the_command_line_loads_nothing_heavy():
+    code = "import sys, latentflows.cli; print([m for m in ('torch', 'numpy', 'pydantic', 'rich') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_help_loads_no_torch_and_lists_every_command():
+    code = (
+        "import sys; from latentflows.cli import main; codes = main(['--help']), main(['train', '--help']); "
+        "print(codes, 'torch' in sys.modules, 'rich' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "(0, 0) False False"
+    assert set(COMMANDS) == {"demo", "compare", "train", "evaluate", "sample", "report", "list", "download"}
+    assert all(re.search(rf"^  {command} ", result.stdout, re.MULTILINE) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert f"Example: latentflows {command}" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"latentflows {__version__}\n"
+
+
+def test_train_leaves_a_run_and_prints_its_figures(tiny, capsys, tmp_path):  # noqa: F811
+    assert main(["train", *tiny, "seed=3", "--quiet"]) == 0
+    folder = tmp_path / "runs" / "tiny-seed3"
+    assert (folder / "report.html").is_file()
+    out = capsys.readouterr().out
+    record, nll = (
+        read_run(folder).record,
+        json.loads((folder / "evaluation.json").read_text())["figures"]["nll"],
+    )
+    assert record is not None
+    assert record.seed == 3
+    assert f"nll  {nll['mean']:.3f} ± {nll['standard_error']:.3f} nats" in out
+    assert "Run: runs/tiny-seed3" in out
+    assert main(["train", *tiny, "seed=3", "--quiet"]) == 2
+    assert "holds this run already" in capsys.readouterr().err
+    assert main(["train", *tiny, "seed=3", "--resume"]) == 0
+    assert main(["train", *tiny, "seed=3", "training.epochs=1", "--overwrite", "--out", str(folder)]) == 0
+    assert "Parameters: posterior" in capsys.readouterr().out
+    assert len(read_run(folder).epochs) == 1
+
+
+def test_train_reads_a_file_and_the_data_root(tiny, tmp_path, capsys):  # noqa: F811
+    overrides = dict(text.split("=") for text in tiny)
+    root = overrides.pop("data.root")
+    (tmp_path / "c.yaml").write_text("name: other\nlatent_dim: 3\ntraining: {epochs: 1}\n")
+    rest = [f"{key}={value}" for key, value in overrides.items() if key not in ("name", "latent_dim")]
+    assert main(["train", "c.yaml", *rest, "--data-root", root, "--quiet", "--out", "here"]) == 0
+    assert read_run(tmp_path / "here").record.name == "other"  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_an_interrupted_run_says_how_to_go_on(monkeypatch, capsys, tiny):  # noqa: F811
+    def stop(configuration, folder, **_):
+        return RunResult(folder, "interrupted", "Stopped by SIGINT", None, {}, 1.0)
+
+    monkeypatch.setattr(run_room, "run", stop)
+    assert main(["train", *tiny, "--quiet", "--out", "my runs/a"]) == 130
+    command = "latentflows train 'my runs/a/config.yaml' --out 'my runs/a' --resume"
+    assert f"Continue with:\n  {command}\n" in capsys.readouterr().err
+
+
+def test_a_diverged_run_says_why(monkeypatch, capsys, tiny):  # noqa: F811
+    def diverge(configuration, folder, **_):
+        return RunResult(folder, "diverged", "The loss became NaN.", None, {}, 1.0)
+
+    monkeypatch.setattr(run_room, "run", diverge)
+    assert main(["train", *tiny, "--quiet"]) == 1
+    assert "diverged: The loss became NaN." in capsys.readouterr().err
+
+
+MISTAKES = {
+    "an unknown command": (["tarin"], "No such command 'tarin'"),
+    "an unknown option": (["train", "--ouf", "x"], "No such option"),
+    "an unknown key": (["train", "latnt_dim=3"], "Did you mean latent_dim?"),
+    "an unknown kind": (["train", "posterior=planr"], "got 'planr'. Did you mean planar?"),
+    "parts that do not fit": (["train", "training.plan=two_stage"], "prior N(0, I) has no parameters"),
+    "a missing configuration": (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
+    "two configurations": (["train", "a.yaml", "b.yaml"], "One configuration at a time; got a.yaml, b.yaml"),
+    "no data": (["train", "data=mnist", "--data-root", "nowhere"], "`mnist` needs"),
+    "too many images": (
+        ["train", "evaluation.num_images=401"],
+        "must be at most the 400 images of the test split",
+    ),
+    "evaluate: no run": (["evaluate", "nowhere"], "nowhere is no run folder"),
+    "evaluate: no samples": (
+        ["evaluate", "RUN", "--num-importance-samples", "0"],
+        "`evaluation.num_importance_samples` must be an integer above 0; got '0'",
+    ),
+    "evaluate: no images": (["evaluate", "RUN", "--num-images", "0"], "`evaluation.num_images` must be"),
+    "evaluate: no such split": (
+        ["evaluate", "RUN", "--split", "tset"],
+        "test | validation; got 'tset'. Did you mean",
+    ),
+    "evaluate: no such seed": (
+        ["evaluate", "RUN", "--seed=-1"],
+        "`evaluation.seed` must be an integer at least 0",
+    ),
+    "evaluate: no data": (["evaluate", "RUN", "--data-root", "nowhere"], "nowhere"),
+    "sample: no run": (["sample", "nowhere"], "nowhere is no run folder"),
+    "sample: nothing": (["sample", "RUN", "--num", "0"], "`num` must be a positive integer; got 0"),
+    "sample: no number": (["sample", "RUN", "--num", "ten"], "Invalid value for '--num'"),
+    "sample: cold": (
+        ["sample", "RUN", "--temperature", "0"],
+        "`temperature` must be positive and finite; got 0",
+    ),
+    "sample: no picture": (["sample", "RUN", "--out", "x.jpg"], "`out` must end in .png (a picture) or .npy"),
+    "report: nothing there": (["report", "nowhere"], "nowhere must be a run folder"),
+    "list: nothing there": (
+        ["list", "nowhere"],
+        "`nowhere` must be a folder of runs, `components` or `options`",
+    ),
+    "download: no such data": (["download", "mnits", "--root", "d"], "No download for 'mnits'"),
+    "download: no folder": (["download", "mnist"], "`--root` is missing"),
+    "compare: no study": (["compare", "nowhere.yaml", "--out", "c"], "nowhere.yaml: no such file"),
+    "compare: no folder": (["compare", "study.yaml"], "Missing option '--out'"),
+    "demo: no workers": (["demo", "--workers", "0"], "`workers` must be at least 1; got 0"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_ends_with_one_message_and_code_2(name, trained, capsys):
+    arguments, message = MISTAKES[name]
+    assert main([str(trained) if text == "RUN" else text for text in arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("LATENTFLOWS_DEBUG", "1")
+    with pytest.raises(ConfigurationError):
+        main(["train", "latent_dim=0"])
+    monkeypatch.setenv("LATENTFLOWS_DEBUG", "")
+    with pytest.raises(ConfigurationError):
+        main(["--debug", "train", "latent_dim=0"])
+
+
+def test_evaluate_measures_anew(trained, capsys):
+    options = ["--num-importance-samples", "4", "--num-images", "3", "--split", "validation", "--seed", "2"]
+    assert main(["evaluate", str(trained), *options]) == 0
+    out = capsys.readouterr().out
+    assert re.search("validation split, 3 images, K = 4; .*dynamic binarization", out)
+    assert re.search(r"nll  \d+\.\d{3} ± \d+\.\d{3} nats", out)
+    protocol = json.loads((trained / "evaluation.json").read_text())["protocol"]
+    assert [protocol[key] for key in ("split", "num_images", "num_importance_samples", "seed")] == [
+        "validation", 3, 4, 2,
+    ]  # fmt: skip
+
+
+def test_sample_draws_a_picture(trained, capsys, tmp_path):
+    assert main(["sample", str(trained), "--num", "4", "--mean", "--temperature", "0.7", "--seed", "5"]) == 0
+    path = trained / "samples" / "drawn.png"
+    assert capsys.readouterr().out == f"{path}\n"
+    assert "temperature 0.7, seed 5" in read_run(trained).pictures[-1].caption
+    assert main(["sample", str(trained), "--num", "4", "--out", "x/y.png"]) == 0
+    assert (tmp_path / "x" / "y.png").is_file()
+
+
+def test_report_writes_the_page(trained, capsys):
+    assert main(["report", str(trained)]) == 0
+    assert capsys.readouterr().out == f"{trained / 'report.html'}\n"
+
+
+def test_list_shows_runs_components_and_options(trained, capsys):
+    assert main(["list"]) == 0
+    assert "No runs in runs" in capsys.readouterr().out
+    (trained.parent / "broken").mkdir(exist_ok=True)
+    (trained.parent / "broken" / "run.json").write_text("{")
+    assert main(["list", str(trained.parent)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"broken  unreadable", out)
+    assert re.search(r"tiny  finished +NLL \d+\.\d\d ± \d+\.\d\d nats +[\d,]+ parameters", out)
+    assert main(["list", "components"]) == 0
+    assert re.search(r"^posterior=iaf +Inverse autoregressive flow", capsys.readouterr().out, re.MULTILINE)
+    assert main(["list", "options"]) == 0
+    out = capsys.readouterr().out
+    assert "prior.num_layers=4 [maf]\n    Number of autoregressive layers. Takes an integer above 0.\n" in out
+
+
+class Ends:
+    """Stands for the worker processes: every run ends at once, better with a flow as the prior."""
+
+    def __init__(self, status="finished"):
+        self.status = status
+
+    def __call__(self, task, jobs, *, workers, stop):
+        for position, job in enumerate(jobs):
+            gain = job.configuration.prior.kind != "standard"
+            nll = {"mean": 22.0 - gain + 0.01 * position, "standard_error": 0.17, "unit": "nats"}
+            counts = {"posterior": 5, "prior": 1000 * gain, "likelihood": 5, "total": 10 + 1000 * gain}
+            yield Event(position, "started")
+            line = {"figures": {"nll": nll}, "parameters": counts, "seconds": 3.0, "reason": "bad luck"}
+            yield Event(position, "result", {"status": self.status, **line})
+
+
+def test_demo_prints_a_table_and_what_it_supports(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(comparison_room, "over_jobs", Ends())
+    monkeypatch.setenv("COLUMNS", "500")
+    assert main(["demo", "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert re.search(
+        r"Real NVP prior, one stage +1,010 +21\.04 ± 0\.17 +\[−0\.9\d+, −0\.9\d+\] +3", captured.out
+    )
+    assert "supports a lower (better) test NLL of Real NVP prior, one stage" in captured.out
+    assert "does not hold the number of parameters equal" in captured.out
+    assert "Report: runs/demo/report.html" in captured.out
+    assert (tmp_path / "runs" / "demo" / "report.html").is_file()
+    assert main(["demo", "--quiet"]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_an_interrupted_comparison_says_how_to_go_on(monkeypatch, capsys):
+    monkeypatch.setattr(comparison_room, "over_jobs", Ends("interrupted"))
+    assert main(["demo", "--out", "d"]) == 130
+    assert "Continue with:\n  latentflows demo --out d --workers 2 --resume\n" in capsys.readouterr().err
+
+
+def test_a_comparison_without_a_finished_run_fails(monkeypatch, capsys, tmp_path):
+    (tmp_path / "s.yaml").write_text("name: s\narms: [{name: a, label: A}]\nseeds: [0]\nbaseline: a\n")
+    monkeypatch.setattr(comparison_room, "over_jobs", Ends("diverged"))
+    assert main(["compare", "s.yaml", "--out", "c"]) == 1
+    assert "a-seed0 did not finish: bad luck" in capsys.readouterr().err
