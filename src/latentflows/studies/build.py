@@ -189,7 +189,7 @@ def build_stages(configuration: RunConfiguration, model: VAE) -> list[Stage]:
     if isinstance(training, settings.OneStage):
         return [_stage("joint", objective, training, training.epochs)]
     stages = [
-        _stage("vae", objective, training, training.epochs, train=("posterior", "prior", "likelihood")),
+        _stage("vae", objective, training, training.epochs, train=("posterior", "likelihood")),
         _stage("prior", PriorLikelihood(), training, training.prior_epochs, train=("prior",)),
     ]
     if isinstance(training, settings.TwoStageJoint):
