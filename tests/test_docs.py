@@ -2,8 +2,9 @@
 option and `key=value` that is shown exists.
 
 Blocks of one page run in order, in one namespace, in a folder of their own. A `text` block right after a Python block
-is its output; numbers with a decimal point may differ by 2 %. A `yaml` block is a configuration or a study, and `<!-- file: NAME -->` before
-it puts it into that folder. `<!-- no-run: REASON -->` before a Python block skips it; `NOT_RUN` lists the reasons.
+is its output; numbers with a decimal point may differ by 2 %. A `yaml` block is a configuration or a study, and
+`<!-- file: NAME -->` before it puts it into that folder. `<!-- no-run: REASON -->` before a Python block skips it;
+`NOT_RUN` lists the reasons.
 """
 
 import contextlib
@@ -32,13 +33,14 @@ NOT_RUN = {  # page: why its blocks are skipped
     "docs/runs.md": ["needs a server"],
     "docs/training.md": ["starts a compiler", "needs a GPU"],
 }
+SHELLS = ("console", "bash", "sh")
 MARK = r"(?:<!-- (?P<mark>[a-z-]+): (?P<value>[^>]*?) -->\n+)?"
 FENCE = re.compile(
     rf"^{MARK}```(?P<language>\w*)(?P<info>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-ROOT_COMMAND = typer.main.get_command(app)
+ROOT_COMMAND = typer.main.get_group(app)
 
 
 class Block(NamedTuple):
@@ -61,7 +63,9 @@ def blocks(page):
         if match["info"].strip() == "no-run":
             mark, value = "no-run", "no-run"
         line = text.count("\n", 0, match.start("code"))
-        after_python = bool(found) and found[-1].language == "python" and not text[end : match.start()].strip()
+        after_python = (
+            bool(found) and found[-1].language == "python" and not text[end : match.start()].strip()
+        )
         is_output = match["language"] == "text" and after_python
         found.append(Block(match["language"], match["code"], line, mark, value, is_output))
         end = match.end()
@@ -72,11 +76,11 @@ def name_of(page):
     return page.relative_to(ROOT).as_posix()
 
 
-def pages_with(language):
+def pages_with(*languages):
     return [
         pytest.param(page, id=name_of(page))
         for page in PAGES
-        if any(block.language == language for block in blocks(page))
+        if any(block.language in languages for block in blocks(page))
     ]
 
 
@@ -86,7 +90,8 @@ def same_text(printed, shown):
         return False
     pairs = zip(NUMBER.findall(printed), NUMBER.findall(shown), strict=True)
     return all(
-        a == b or (not b.lstrip("+-").isdigit() and float(a) == pytest.approx(float(b), rel=0.02)) for a, b in pairs
+        a == b or (not b.lstrip("+-").isdigit() and float(a) == pytest.approx(float(b), rel=0.02))
+        for a, b in pairs
     )
 
 
@@ -107,12 +112,15 @@ def test_python_blocks_run_and_print_what_is_shown(page, tmp_path, monkeypatch):
     for block, after in itertools.zip_longest(found, found[1:]):
         if block.mark == "file":
             (tmp_path / block.value).write_text(block.code, encoding="utf-8")
-        if block.language != "python" or block.mark == "no-run":
+        if block.language != "python":
             continue
         where = f"{name_of(page)}:{block.line}"
+        code = compile("\n" * block.line + block.code, where, "exec")
+        if block.mark == "no-run":
+            continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile("\n" * block.line + block.code, where, "exec"), namespace)
+            exec(code, namespace)
         if after is not None and after.is_output:
             assert same_text(printed.getvalue(), after.code), f"{where} prints:\n{printed.getvalue()}"
         else:
@@ -132,7 +140,7 @@ def commands(page):
     """Return the words of every `latentflows` command in the console blocks of a page."""
     found = []
     for block in blocks(page):
-        if block.language in ("console", "bash", "sh"):
+        if block.language in SHELLS:
             text = block.code.replace("\\\n", " ")
             lines = [line.removeprefix("$ ").strip() for line in text.splitlines()]
             words = [shlex.split(line, comments=True) for line in lines if "latentflows" in line]
@@ -140,7 +148,7 @@ def commands(page):
     return found
 
 
-@pytest.mark.parametrize("page", pages_with("console"))
+@pytest.mark.parametrize("page", pages_with(*SHELLS))
 def test_commands_and_their_options_exist(page):
     files = {block.value for block in blocks(page) if block.mark == "file"}
     for words in commands(page):
@@ -152,7 +160,9 @@ def test_commands_and_their_options_exist(page):
         given = [word.partition("=")[0] for word in words[1:] if word.startswith("-")]
         assert set(given) <= {*options_of(command), "--help"}, words
         for file in (word for word in words if word.endswith((".yaml", ".toml"))):
-            assert file in files or (ROOT / file).is_file() or file.startswith("runs/"), f"{file} is not shown"
+            assert file in files or (ROOT / file).is_file() or file.startswith("runs/"), (
+                f"{file} is not shown"
+            )
         overrides = [word for word in words[1:] if "=" in word and not word.startswith("-")]
         assert not overrides or words[0] == "train", words
         configuration_from(shown_configuration(page, words), overrides)

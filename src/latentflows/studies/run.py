@@ -111,7 +111,7 @@ def run(
             seed=configuration.seed,
             options=build_options(configuration),
             callbacks=callbacks,
-            resume=False,
+            resume=resume,
         )
         record |= _of_history(history)
         if history.status == "finished":

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import math
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,8 +25,9 @@ from latentflows.models.vae import VAE
 from latentflows.training.base import Callback, History, Options, Progress, Stage
 from latentflows.training.checkpoint import Tensors, prefixed, save_weights, set_weights, within
 from latentflows.training.learner import Learner, Outcome, learning_rate
-from latentflows.training.parallel import World, join
-from latentflows.training.record import Record, identity
+from latentflows.training.parallel import World, join, leave
+from latentflows.training.record import Record, identity, plain
+from latentflows.training.signals import stop_signals
 
 _ORDER, _NOISE, _VALIDATION = 1, 2, 3  # what a stream of random numbers is for
 _SAVE_EVERY = 10.0  # seconds between checkpoints at the ends of short epochs
@@ -80,7 +78,7 @@ def fit(
     options = options or Options()
     world = join(options.accelerator)
     _check(model, stages, train, validation, world)
-    with noise.preserved(), _stop_signals() as stop:
+    with noise.preserved(), stop_signals() as stop:
         model.to(world.device).eval()
         for source in (train, validation):
             if source is not None:
@@ -88,7 +86,9 @@ def fit(
         record = None if out is None else Record(Path(out), identity(stages, seed, len(train)))
         run = _Run(model, tuple(stages), train, validation, record, seed, options, world, stop)
         run.callbacks = callbacks if world.first else ()
-        return run.go(resume)
+        history = run.go(resume)
+    leave(world)
+    return history
 
 
 class _Run:
@@ -252,7 +252,7 @@ class _Run:
             self._roll_back("the weights became non-finite")
         figures = self._validate()
         totals, points = self._totals()
-        line = _plain(self._line(figures, self._means(totals, points)))
+        line = plain(self._line(figures, self._means(totals, points)))
         good = progress.bad_in_a_row == 0
         if figures is not None:
             score = self.stage.objective.score(figures)
@@ -388,18 +388,6 @@ class _Run:
         history.rollbacks, history.seconds = progress.rollbacks, self._seconds()
 
 
-def _plain(line: dict[str, Any]) -> dict[str, Any]:
-    """Put None, JSON's null, for every figure that is not finite."""
-    return {
-        name: _plain(value)
-        if isinstance(value, dict)
-        else None
-        if isinstance(value, float) and not math.isfinite(value)
-        else value
-        for name, value in line.items()
-    }
-
-
 def _to(batch: Batch, device: torch.device) -> Batch:
     if batch.x.device == device:
         return batch
@@ -424,23 +412,3 @@ def _check(
                 f"`batch_size` {stage.batch_size} must be a multiple of {shards} (processes times accumulated "
                 f"pieces), and there must be that many data points; got {len(train)}."
             )
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying; a second SIGINT interrupts at once."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -19,6 +19,7 @@ class World:
     rank: int
     size: int
     device: torch.device
+    owns_group: bool = False  # whether `join` made the process group
 
     @property
     def first(self) -> bool:
@@ -63,9 +64,17 @@ def join(accelerator: str) -> World:
         return World(0, 1, device)
     if on_gpu:
         torch.cuda.set_device(device)
-    if not dist.is_initialized():
+    owns = not dist.is_initialized()
+    if owns:
         dist.init_process_group("nccl" if on_gpu else "gloo")
-    return World(dist.get_rank(), dist.get_world_size(), device)
+    return World(dist.get_rank(), dist.get_world_size(), device, owns)
+
+
+def leave(world: World) -> None:
+    """End the process group, if `join` made it."""
+    if world.owns_group:
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def wrap(step: nn.Module, world: World) -> nn.Module:

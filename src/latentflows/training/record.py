@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -107,3 +108,15 @@ class Record:
 
 def _text(line: dict[str, Any]) -> str:
     return json.dumps(line, allow_nan=False) + "\n"
+
+
+def plain(line: dict[str, Any]) -> dict[str, Any]:
+    """Put None, JSON's null, for every figure that is not finite."""
+    return {
+        name: plain(value)
+        if isinstance(value, dict)
+        else None
+        if isinstance(value, float) and not math.isfinite(value)
+        else value
+        for name, value in line.items()
+    }
