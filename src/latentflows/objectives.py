@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from latentflows.core.errors import CombinationError, ConfigurationError
@@ -124,9 +123,14 @@ class ELBO(Objective):
         if self.kl == "closed_form":
             check_closed_form_kl(model.posterior.distribution_type, model.prior.distribution_type)
 
+    def trace(self, model: VAE, x: Tensor, context: Tensor | None = None) -> Trace:
+        scored = self.kl == "monte_carlo"
+        return model.trace(x, self.num_samples, context=context, with_densities=scored)
+
     def __call__(self, trace: Trace, epoch: float | Tensor = math.inf) -> Value:
         if self.kl == "closed_form":
-            kl = torch.stack([kl_divergence(q, p) for q, p in trace.levels]).sum(0)
+            first, *others = (kl_divergence(q, p) for q, p in trace.levels)
+            kl = sum(others, start=first)
         else:
             kl = (trace.log_posterior - trace.log_prior).mean(0)
         reconstruction = trace.log_likelihood.mean(0)

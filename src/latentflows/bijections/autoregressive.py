@@ -60,7 +60,8 @@ class InverseAutoregressive(Bijection):
         with full_precision(u):
             features = None if context is None else context.flatten(1).to(u.dtype)
             raw = self.network(u.flatten(0, 1), features).view(*u.shape, 2)
-        return raw[..., 0], soft_bound(raw[..., 1], self.scale_bound)
+        shift, scale = raw.unbind(-1)
+        return shift, soft_bound(scale, self.scale_bound)
 
     def _forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         shift, log_scale = self._coefficients(u, context)

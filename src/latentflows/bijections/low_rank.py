@@ -6,20 +6,17 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from latentflows.bijections.base import Bijection, ParameterSource
 from latentflows.core.shapes import Shape
 
 _FLOOR = 1 - 1e-3  # w.v_hat stays above -_FLOOR
-_OFFSET = math.log(math.expm1(_FLOOR))  # softplus(_OFFSET) = _FLOOR
+_RATE = 1 - math.exp(-_FLOOR)  # sigmoid(c) where softplus(c) = _FLOOR
 
 
 def _bounded(inner: Tensor) -> Tensor:
-    """Return m(a) = softplus(a + c) - softplus(c), with full relative precision near a = 0."""
-    rate = 1 / (1 + math.exp(-_OFFSET))
-    near = torch.log1p(rate * torch.expm1(inner.clamp(max=1.0)))
-    return torch.where(inner < 1, near, functional.softplus(inner.clamp(min=1.0) + _OFFSET) - _FLOOR)
+    """Return m(a) = softplus(a + c) - softplus(c), precise near a = 0; constant above a = 80, where exp overflows."""
+    return torch.log1p(_RATE * torch.expm1(inner.clamp(max=80.0)))
 
 
 class Planar(Bijection):

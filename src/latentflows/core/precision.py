@@ -28,7 +28,7 @@ def at_least_float32(value: Tensor) -> Tensor:
 
 def soft_bound(value: Tensor, bound: float) -> Tensor:
     r"""Return a / (1 + |a| / b): slope 1 at 0, within (-b, b), gradient never 0."""
-    return value / (1 + value.abs() / bound)
+    return value / torch.rsub(value.abs(), 1, alpha=-1 / bound)  # 1 + |a| / b in one operation
 
 
 def check_positive(name: str, value: float) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latentflows.core.errors import CombinationError
 from latentflows.core.precision import full_precision
-from latentflows.core.shapes import sum_event
+from latentflows.core.shapes import size, sum_event
 from latentflows.distributions.base import Distribution
 from latentflows.distributions.gaussian import DiagonalNormal, FullNormal, StandardNormal
 
@@ -58,10 +58,13 @@ def kl_divergence(q: Distribution, p: Distribution) -> Tensor:
 
 @register_kl(DiagonalNormal, StandardNormal)
 def _(q: DiagonalNormal, p: StandardNormal) -> Tensor:
-    variance = (2 * q.log_scale).exp() / p.scale**2
-    offset = 2 * math.log(p.scale) - 1
-    terms = variance + q.mean**2 / p.scale**2 - 2 * q.log_scale + offset
-    return 0.5 * sum_event(terms, len(q.event_shape))
+    squares = torch.addcmul((2 * q.log_scale).exp(), q.mean, q.mean)
+    if p.scale != 1:
+        squares = squares / p.scale**2
+    constant = size(q.event_shape) * (math.log(p.scale) - 0.5)
+    return (
+        0.5 * sum_event(squares, len(q.event_shape)) - sum_event(q.log_scale, len(q.event_shape)) + constant
+    )
 
 
 @register_kl(DiagonalNormal, DiagonalNormal)

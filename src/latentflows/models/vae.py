@@ -22,7 +22,7 @@ class Trace:
     Attributes:
         x: Data, (B, *event).
         z: Posterior samples, (K, B, *latent).
-        log_likelihood: log p(x|z), (K, B), nats. NaN where the pass did not score it.
+        log_likelihood: log p(x|z), (K, B), nats. This and the two below are NaN where the pass did not score them.
         log_prior: log p(z), (K, B), nats.
         log_posterior: log q(z|x), (K, B), nats.
         levels: (q, p) distributions of each level, top first.
@@ -93,6 +93,7 @@ class VAE(nn.Module):
         *,
         context: Tensor | None = None,
         with_likelihood: bool = True,
+        with_densities: bool = True,
     ) -> Trace:
         """Encode once, draw `num_samples` latents per point, and score them.
 
@@ -103,6 +104,8 @@ class VAE(nn.Module):
             num_samples: K.
             context: What the prior is conditioned on, (B, *context), if it is.
             with_likelihood: Whether to decode; without, `log_likelihood` is NaN.
+            with_densities: Whether to score z under prior and posterior; without, both are NaN (a closed-form KL
+                reads `levels` alone).
 
         Raises:
             ShapeError: if a shape is not the declared one.
@@ -112,9 +115,13 @@ class VAE(nn.Module):
         if num_samples < 1:
             raise ConfigurationError(f"`num_samples` must be at least 1; got {num_samples}.")
         q = self.posterior(x)
-        z, log_q = q.sample_and_log_prob((num_samples,))
         p = self.prior(context if self.prior.context_shape is not None else None)
-        log_p = p.log_prob(z)
+        if with_densities:
+            z, log_q = q.sample_and_log_prob((num_samples,))
+            log_p = p.log_prob(z)
+        else:
+            z = q.sample((num_samples,))
+            log_q = log_p = z.new_full((num_samples, len(x)), torch.nan)
         log_likelihood = torch.full_like(log_q, torch.nan)
         if with_likelihood:
             log_likelihood = self.likelihood(z).log_prob(at_least_float32(x))
