@@ -62,6 +62,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
@@ -73,6 +74,10 @@ def _common(
     """
     if debug:
         os.environ[DEBUG] = "1"
+    if context.invoked_subcommand != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigurationError(
+            f"`torchrun` runs `latentflows train` alone; got `{context.invoked_subcommand}`. Start it without torchrun."
+        )
 
 
 @app.command()
@@ -132,6 +137,8 @@ def train(
 
     Example: latentflows train examples/mnist_real_nvp.yaml posterior=iaf training.epochs=50
 
+    On several devices: torchrun --nproc-per-node 2 -m latentflows train ...
+
     All keys are shown by: latentflows list options
     """
     from latentflows.studies.overrides import read_configuration
@@ -148,7 +155,9 @@ def train(
 
     from latentflows.studies.run import run
     from latentflows.training import ProgressBar
+    from latentflows.training.parallel import is_first
 
+    quiet = quiet or not is_first()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     result = run(
         configuration,
@@ -159,6 +168,8 @@ def train(
         command=_command(),
         announce=lambda part: None if quiet else typer.echo(f"{part} ..."),
     )
+    if not is_first():
+        return
     if result.status == "interrupted":
         config = shlex.quote(str(folder / "config.yaml"))
         _interrupted(f"latentflows train {config} --out {shlex.quote(str(folder))} --resume")

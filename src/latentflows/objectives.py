@@ -73,10 +73,14 @@ def warm_up(epoch: float | Tensor, length: float) -> float | Tensor:
     return min(epoch / length, 1.0)
 
 
+def _mean_over_samples(value: Tensor) -> Tensor:
+    return value.squeeze(0) if len(value) == 1 else value.mean(0)
+
+
 def elbo_parts(trace: Trace) -> dict[str, Tensor]:
     """Split the ELBO at beta 1 in its parts, each (B,), nats: elbo = reconstruction - kl, by Monte Carlo."""
-    reconstruction = trace.log_likelihood.mean(0)
-    kl = (trace.log_posterior - trace.log_prior).mean(0)
+    reconstruction = _mean_over_samples(trace.log_likelihood)
+    kl = _mean_over_samples(trace.log_posterior - trace.log_prior)
     return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
 
 
@@ -132,11 +136,12 @@ class ELBO(Objective):
             first, *others = (kl_divergence(q, p) for q, p in trace.levels)
             kl = sum(others, start=first)
         else:
-            kl = (trace.log_posterior - trace.log_prior).mean(0)
-        reconstruction = trace.log_likelihood.mean(0)
+            kl = _mean_over_samples(trace.log_posterior - trace.log_prior)
+        reconstruction = _mean_over_samples(trace.log_likelihood)
         beta = self.beta * warm_up(epoch, self.warmup_epochs)
-        parts = {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
-        return _value(beta * kl - reconstruction, parts)
+        loss = kl - reconstruction if isinstance(beta, float) and beta == 1 else beta * kl - reconstruction
+        reconstruction, kl = reconstruction.detach(), kl.detach()
+        return _value(loss, {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl})
 
 
 @dataclass(frozen=True)

@@ -21,4 +21,5 @@ def tiny(tmp_path_factory):
         "training.epochs=3",
         "training.batch_size=16",
         "evaluation.num_importance_samples=8",
+        "training.trackers=[]",
     ]

@@ -10,14 +10,14 @@ import torch
 from latentflows.core.errors import CheckpointError
 from latentflows.training.base import Progress
 from latentflows.training.checkpoint import save_tensors, save_weights
-from latentflows.training.record import Record, identity
+from latentflows.training.record import Record, identity, lengths
 from tests.training.tiny import one_stage, vae
 
 RUN = identity(one_stage(), 0, 32)
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
-    record = Record(tmp_path, RUN)
+    record = Record(tmp_path, RUN, lengths(one_stage()))
     record.start()
     assert record.load() is None
     record.append({"epoch": 1, "elbo": -0.1})
@@ -36,14 +36,14 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
 
 
 def test_weights_are_no_checkpoint_to_resume_from(tmp_path: Path) -> None:
-    record = Record(tmp_path, RUN)
+    record = Record(tmp_path, RUN, lengths(one_stage()))
     save_weights(vae(), record.last)
     with pytest.raises(CheckpointError, match=r"last\.safetensors"):
         record.load()
 
 
 def test_progress_that_is_missing_is_an_error_with_a_name(tmp_path: Path) -> None:
-    record = Record(tmp_path, RUN)
+    record = Record(tmp_path, RUN, lengths(one_stage()))
     save_tensors(record.last, {}, {"kind": "checkpoint", "run": RUN})
     with pytest.raises(CheckpointError, match=r"last\.safetensors lacks the run's progress"):
         record.load()
@@ -62,7 +62,7 @@ def test_identity_forgets_length_and_nothing_else() -> None:
 
 
 def test_a_figure_that_is_no_json_is_never_written(tmp_path: Path) -> None:
-    record = Record(tmp_path, RUN)
+    record = Record(tmp_path, RUN, lengths(one_stage()))
     record.start()
     with pytest.raises(ValueError, match="JSON"):
         record.append({"elbo": float("nan")})

@@ -254,6 +254,6 @@ class ParameterSource(nn.Module):
         raw = self.raw if self.head is None else at_least_float32(self.head(context))
         pieces = raw.split([size(shape) for shape in self.shapes.values()], dim=-1)
         return [
-            piece.reshape(*piece.shape[:-1], *shape)
+            piece if len(shape) == 1 else piece.reshape(*piece.shape[:-1], *shape)
             for piece, shape in zip(pieces, self.shapes.values(), strict=True)
         ]

@@ -48,10 +48,10 @@ class Permutation(Bijection):
         return cls(shape, torch.randperm(size(shape), generator=generator))
 
     def _forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return u.flatten(2)[..., self.order].view(u.shape), u.new_zeros(())
+        return u.flatten(2).index_select(2, self.order).view(u.shape), u.new_zeros(())
 
     def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return x.flatten(2)[..., self.back].view(x.shape), x.new_zeros(())
+        return x.flatten(2).index_select(2, self.back).view(x.shape), x.new_zeros(())
 
 
 class ActNorm(Bijection):

@@ -6,8 +6,10 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from latentflows.bijections.base import Bijection, ParameterSource
+from latentflows.core.precision import full_precision
 from latentflows.core.shapes import Shape
 
 _FLOOR = 1 - 1e-3  # w.v_hat stays above -_FLOOR
@@ -17,6 +19,14 @@ _RATE = 1 - math.exp(-_FLOOR)  # sigmoid(c) where softplus(c) = _FLOOR
 def _bounded(inner: Tensor) -> Tensor:
     """Return m(a) = softplus(a + c) - softplus(c), precise near a = 0; constant above a = 80, where exp overflows."""
     return torch.log1p(_RATE * torch.expm1(inner.clamp(max=80.0)))
+
+
+def _affine(u: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """Return w.u + b (K, B, 1) for global (D,) or amortized (B, D) weights."""
+    if w.ndim == 1:
+        with full_precision(u):
+            return functional.linear(u, w.unsqueeze(0), b)
+    return (w * u).sum(-1, keepdim=True) + b
 
 
 class Planar(Bijection):
@@ -58,11 +68,11 @@ class Planar(Bijection):
         v, w, b = self.source(context)
         inner = (w * v).sum(-1, keepdim=True)
         bounded = _bounded(inner)
-        floor = math.sqrt(torch.finfo(w.dtype).tiny)  # below it |w|^2 underflows and v_hat would blow up
-        norm = torch.linalg.vector_norm(w, dim=-1, keepdim=True).clamp_min(floor)
-        v_hat = v + (bounded - inner) / norm * (w / norm)
-        bend = ((w * u).sum(-1, keepdim=True) + b).tanh()
-        log_det = torch.log1p((1 - bend * bend) * bounded).squeeze(-1)
+        # Where |w|^2 underflows, the floor keeps v_hat bounded: its second term is then smaller still.
+        squares = (w * w).sum(-1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
+        v_hat = torch.addcmul(v, (bounded - inner) / squares, w)
+        bend = _affine(u, w, b).tanh()
+        log_det = torch.addcmul(bounded, bend * bend, bounded, value=-1).log1p().squeeze(-1)
         return torch.addcmul(u, v_hat, bend), log_det
 
     def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:

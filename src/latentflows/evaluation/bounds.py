@@ -100,7 +100,8 @@ def evaluate_bounds(
 
     Its expectation is a lower bound on log p(x), at least the ELBO, and tight as K grows. The error from finite K
     is by the delta method, Var = (K / ESS - 1) / (K - 1), with ESS the effective sample size. It knows the drawn
-    samples alone: where ESS is a few samples only, both the NLL and its error are too optimistic to be trusted.
+    samples alone: where ESS is a few samples only, the NLL is biased upward (pessimistic, by Jensen's
+    inequality) and its stated error is too small.
 
     A weight of zero is legal and counts as zero. The NLL of an image does not depend on which images stand beside
     it: noise is a function of the seed, of K, of the model's shapes and of the image's index, so the first n

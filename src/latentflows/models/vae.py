@@ -121,10 +121,11 @@ class VAE(nn.Module):
             log_p = p.log_prob(z)
         else:
             z = q.sample((num_samples,))
-            log_q = log_p = z.new_full((num_samples, len(x)), torch.nan)
-        log_likelihood = torch.full_like(log_q, torch.nan)
+            log_q = log_p = z.new_full((), torch.nan).expand(num_samples, len(x))
         if with_likelihood:
             log_likelihood = self.likelihood(z).log_prob(at_least_float32(x))
+        else:
+            log_likelihood = z.new_full((), torch.nan).expand(num_samples, len(x))
         return Trace(x, z, log_likelihood, log_p, log_q, levels=((q, p),))
 
     @torch.no_grad()

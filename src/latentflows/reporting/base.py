@@ -188,6 +188,7 @@ class Comparison:
     folder: Path
     study: Study
     runs: dict[tuple[str, int], StudyRun]
+    torn_lines: int
 
 
 def read_run(folder: Path) -> Run:
@@ -231,6 +232,19 @@ def read_evaluation(folder: Path) -> Evaluation | None:
     return _read_record(folder / "evaluation.json", Evaluation)
 
 
+def read_hardware(folder: Path) -> dict[str, Any] | None:
+    """What a run was made on; None where there is no `run.json`.
+
+    Args:
+        folder: A run folder.
+
+    Raises:
+        DataError: `run.json` cannot be read.
+    """
+    record = _read_record(folder / "run.json", RunRecord)
+    return None if record is None else record.hardware
+
+
 def read_epochs(folder: Path) -> tuple[tuple[Epoch, ...], int]:
     """Epochs of a run in order, and the number of torn last lines (0 or 1).
 
@@ -242,11 +256,8 @@ def read_epochs(folder: Path) -> tuple[tuple[Epoch, ...], int]:
     Raises:
         DataError: A line other than the last cannot be read.
     """
-    path = folder / "metrics.jsonl"
-    lines = _read_lines(path)
-    torn = bool(lines) and _parse(lines[-1][1]) is None
-    epochs = _records_of_lines(path, lines[: len(lines) - torn], Epoch)
-    return tuple({(epoch.stage, epoch.epoch): epoch for epoch in epochs}.values()), int(torn)
+    epochs, torn_lines = _read_records(folder / "metrics.jsonl", Epoch)
+    return tuple({(epoch.stage, epoch.epoch): epoch for epoch in epochs}.values()), torn_lines
 
 
 def read_pictures(folder: Path) -> tuple[Picture, ...]:
@@ -276,7 +287,7 @@ def read_comparison(folder: Path) -> Comparison:
         folder: A comparison folder.
 
     Returns:
-        The comparison; without `study.jsonl` it has no runs.
+        The comparison; without `study.jsonl` it has no runs. A torn last line of it is counted.
 
     Raises:
         DataError: `study.json` is missing, or one of the files cannot be read or contradicts itself.
@@ -291,13 +302,13 @@ def read_comparison(folder: Path) -> Comparison:
     if study.baseline not in arms:
         raise DataError(f"{path}: `baseline` must be one of the arms {arms}; got {study.baseline!r}.")
     lines_path = folder / "study.jsonl"
-    runs = _records_of_lines(lines_path, _read_lines(lines_path), StudyRun)
+    runs, torn_lines = _read_records(lines_path, StudyRun)
     for run in runs:
         if run.arm not in arms:
             raise DataError(f"{lines_path}: `arm` must be one of {arms}; got {run.arm!r}.")
         if Path(run.run).is_absolute() or ".." in Path(run.run).parts:
             raise DataError(f"{lines_path}: `run` must be a path inside {folder}; got {run.run!r}.")
-    return Comparison(folder, study, {(run.arm, run.seed): run for run in runs})
+    return Comparison(folder, study, {(run.arm, run.seed): run for run in runs}, torn_lines)
 
 
 def _read_bytes(path: Path) -> bytes | None:
@@ -341,8 +352,12 @@ def _read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord | None:
     return None if text is None else _check(path, _parse(text), kind)
 
 
-def _records_of_lines(path: Path, lines: list[tuple[int, bytes]], kind: type[AnyRecord]) -> list[AnyRecord]:
-    return [_check(f"{path}, line {number},", _parse(line), kind) for number, line in lines]
+def _read_records(path: Path, kind: type[AnyRecord]) -> tuple[list[AnyRecord], int]:
+    """The records of the file's lines, and the number of torn last lines (0 or 1), which are left out."""
+    lines = _read_lines(path)
+    torn = bool(lines) and _parse(lines[-1][1]) is None
+    whole = lines[: len(lines) - torn]
+    return [_check(f"{path}, line {number},", _parse(line), kind) for number, line in whole], int(torn)
 
 
 def _read_config(path: Path) -> str | None:

@@ -11,6 +11,7 @@ from latentflows.reporting.base import (
     read_comparison,
     read_epochs,
     read_evaluation,
+    read_hardware,
     read_pictures,
 )
 from latentflows.reporting.drawing import Drawing
@@ -44,6 +45,8 @@ def write_comparison_report(folder: Path) -> Path:
         "num_counted": sum(row.num_finished for row in rows),
         "left_out": _left_out(comparison),
         "protocols": _protocols(comparison),
+        "hardware": _hardware(comparison),
+        "torn_lines": comparison.torn_lines,
         "missing": missing(folder, "study.jsonl"),
         "runs": [(run, _link(folder, run)) for run in comparison.runs.values()],
         "pictures": _pictures(comparison),
@@ -93,6 +96,17 @@ def _protocols(comparison: Comparison) -> list[str]:
             evaluation = read_evaluation(comparison.folder / run.run)
             if evaluation is not None:
                 lines.add(evaluation.protocol.conditions)
+    return sorted(lines)
+
+
+def _hardware(comparison: Comparison) -> list[str]:
+    """What the runs that count were made on; more than one line means that their seconds do not compare."""
+    lines = set()
+    for arm in comparison.study.arms:
+        for run in counted_runs(comparison, arm.name).values():
+            hardware = read_hardware(comparison.folder / run.run)
+            if hardware is not None:
+                lines.add(", ".join(f"{name}: {value}" for name, value in hardware.items()))
     return sorted(lines)
 
 

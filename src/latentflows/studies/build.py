@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from latentflows.core import noise
 from latentflows.core.batches import DataSource
-from latentflows.core.errors import CheckpointError, CombinationError
+from latentflows.core.errors import CheckpointError, CombinationError, ConfigurationError
 from latentflows.core.shapes import Shape
 from latentflows.data import ImageData, load
 from latentflows.distributions import (
@@ -36,10 +38,11 @@ from latentflows.objectives import ELBO, IWAE, Objective, PriorLikelihood
 from latentflows.studies import configuration as settings
 from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.overrides import read_configuration
-from latentflows.training import Options, Stage
+from latentflows.training import MLflowLog, Options, Stage, TensorBoardLog, Tracker, WandbLog
 from latentflows.training.checkpoint import load_weights
 
 _FLOWS = {"iaf": presets.iaf, "maf": presets.maf, "real_nvp": presets.real_nvp, "nice": presets.nice}
+_PROJECT = "latentflows"  # of MLflow's experiment and of the Weights & Biases project
 _POSTERIOR, _PRIOR, _LIKELIHOOD = range(3)  # streams of the first weights
 
 
@@ -244,6 +247,26 @@ def build_options(configuration: RunConfiguration) -> Options:
         checkpoint_every=training.checkpoint_every,
         max_bad_steps=training.max_bad_steps,
     )
+
+
+def build_trackers(configuration: RunConfiguration, out: Path) -> list[Tracker]:
+    """Return the trackers of a run; TensorBoard where nothing is said and it is installed.
+
+    Raises:
+        ConfigurationError: if one that is named is not installed.
+    """
+    names = configuration.training.trackers
+    if names is None:
+        with suppress(ConfigurationError):
+            return [TensorBoardLog(out / "tensorboard")]
+        return []
+    name = out.resolve().name
+    makers: dict[str, Callable[[], Tracker]] = {
+        "tensorboard": lambda: TensorBoardLog(out / "tensorboard"),
+        "mlflow": lambda: MLflowLog(_PROJECT, name),
+        "wandb": lambda: WandbLog(_PROJECT, name, out),
+    }
+    return [makers[name]() for name in dict.fromkeys(names)]
 
 
 def load_run(folder: Path) -> tuple[RunConfiguration, VAE]:

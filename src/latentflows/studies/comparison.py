@@ -60,17 +60,20 @@ class Study(Settings):
         return self
 
     def configuration(self, arm: Arm, seed: int) -> RunConfiguration:
-        """Return the configuration of one run.
+        """Return the configuration of one run; without trackers, unless the study names some.
 
         Raises:
             ConfigurationError: naming the arm, if its overrides do not apply.
         """
         try:
-            return configuration_from(
+            configuration = configuration_from(
                 self.base, [*arm.overrides, f"seed={seed}", f"name={arm.name}-seed{seed}"]
             )
         except LatentFlowsError as error:
             raise ConfigurationError(f"Arm {arm.name!r}: {error}") from None
+        trackers = configuration.training.trackers or ()
+        training = configuration.training.model_copy(update={"trackers": trackers})
+        return configuration.model_copy(update={"training": training})
 
 
 def read_study(path: Path) -> Study:

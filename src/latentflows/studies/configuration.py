@@ -7,6 +7,7 @@ a configuration is reported at once.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -32,6 +33,17 @@ def _no_boolean(value: Any) -> Any:
 
 Integer = Annotated[int, BeforeValidator(_no_boolean)]  # pydantic alone reads true as 1
 Number = Annotated[float, BeforeValidator(_no_boolean)]
+
+
+def _listed(value: Any) -> Any:
+    return (
+        [item for item in re.split(r"[\s,]+", value.strip("[] ")) if item]
+        if isinstance(value, str)
+        else value
+    )
+
+
+Trackers = Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], BeforeValidator(_listed)]
 
 
 class Settings(BaseModel):
@@ -272,6 +284,11 @@ class _TrainingSettings(Settings):
     )
     max_bad_steps: Integer = Field(
         default=5, gt=0, description="Steps in a row without a finite loss before rolling back."
+    )
+    trackers: Trackers | None = Field(
+        default=None,
+        description="Where figures go besides the run folder; null for TensorBoard files where it is installed, [] "
+        "for none.",
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import types
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from latentflows.studies.configuration import RunConfiguration, Settings
 
+LIST_OF = "a list of "
 _COMPARISONS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
@@ -129,8 +130,10 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _words(annotation: Any) -> str:
-    while get_origin(annotation) is not None and get_origin(annotation) is not Literal:
-        annotation = get_args(annotation)[0]  # Annotated[int, ...] inside a union
+    if get_origin(annotation) is Annotated:  # Annotated[int, ...] inside a union
+        return _words(get_args(annotation)[0])
+    if get_origin(annotation) is tuple:
+        return LIST_OF + _words(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return " | ".join(map(str, get_args(annotation)))
     return {int: "an integer", float: "a number", bool: "true | false", str: "text"}[annotation]

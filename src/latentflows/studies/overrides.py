@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.studies.configuration import RunConfiguration, Settings, combination_faults
-from latentflows.studies.options import allowed_values, default_kind, parts, tag_of
+from latentflows.studies.options import LIST_OF, allowed_values, default_kind, parts, tag_of
 
 # Kinds that exist, but not in this place.
 _MISPLACED = {
@@ -185,7 +185,7 @@ def _value(text: str) -> Any:
 
 def _fault(error: dict[str, Any]) -> str:
     """Say in one line what is wrong with one key."""
-    location = [str(step) for step in error["loc"]]
+    location = [step for step in error["loc"] if isinstance(step, str)]  # without the place inside a list
     kinds = parts()
     owner: type[Settings] = RunConfiguration
     path = location
@@ -208,7 +208,7 @@ def _fault(error: dict[str, Any]) -> str:
         return f"`{key}`: {error['ctx']['error']}; got {_shown(value)}."
     field = owner.model_fields[path[-1]]
     allowed = allowed_values(field)
-    hint = _suggestion(value, allowed.removesuffix(" or null").split(" | "))
+    hint = _suggestion(value, allowed.removeprefix(LIST_OF).removesuffix(" or null").split(" | "))
     return f"`{key}` must be {allowed}; got {_shown(value)}.{hint}"
 
 

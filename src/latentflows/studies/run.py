@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 
@@ -20,17 +20,20 @@ from latentflows.core.errors import CheckpointError, ConfigurationError, LatentF
 from latentflows.data import ImageData
 from latentflows.generation import write_pictures
 from latentflows.models import VAE
-from latentflows.studies.build import build_data, build_model, build_options, build_stages
+from latentflows.studies.build import build_data, build_model, build_options, build_stages, build_trackers
 from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.measure import evaluate, evaluated_split
 from latentflows.studies.overrides import differences, read_configuration, to_yaml
 from latentflows.training import Callback, History, Stage, fit, load_weights
 from latentflows.training.checkpoint import write_atomically
+from latentflows.training.parallel import is_first, num_processes
+from latentflows.training.record import Record, identity, lengths
 
 FILES = ("config.yaml", "run.json", "metrics.jsonl", "evaluation.json", "report.html")
-FOLDERS = ("checkpoint", "samples", "figures")
+FOLDERS = ("checkpoint", "samples", "figures", "tensorboard", "wandb")
 # Settings that may differ when a run goes on: they change where and how it runs, not what it learns.
-_MAY_DIFFER = {"data.root", "training.accelerator", "training.checkpoint_every"}
+_MAY_DIFFER = {"data.root", "training.accelerator", "training.checkpoint_every", "training.trackers"}
+_LENGTHS = {"training.epochs", "training.prior_epochs", "training.joint_epochs"}
 
 
 @dataclass(frozen=True)
@@ -66,63 +69,95 @@ def run(
 ) -> RunResult:
     """Train, evaluate and draw pictures, writing everything to the run folder `out`.
 
-    Data and model are built before anything is written. However the run ends, `run.json` says so; a part that is
-    finished is not repeated on resume.
+    Data and model are built before anything is written or removed. However the run ends, `run.json` says so; a part
+    that is finished is not repeated on resume. Under `torchrun` every process calls `run`; the first one alone looks
+    at the folder, writes, evaluates and draws, the others train along.
 
     Args:
         configuration: What to run.
         out: Run folder.
-        resume: Go on with a run of the same configuration, or start it where there is none.
+        resume: Go on with a run of the same configuration, or start it where there is none. Stages that have not
+            ended may become longer.
         overwrite: Remove a run that is there.
         callbacks: Watch the training.
         command: The command that made the run, for its record.
         announce: Receives the name of each part as it starts.
 
     Returns:
-        The result, also of a run that was interrupted or that diverged.
+        The result, also of a run that was interrupted or that diverged. Processes after the first know no figures.
 
     Raises:
-        ConfigurationError: if `out` holds something else, before anything is changed.
+        ConfigurationError: if `out` holds something else or a tracker is not installed, before anything is changed.
+        CheckpointError: if the checkpoint to resume from is damaged or does not fit, before anything is changed.
         LatentFlowsError: if data, memory or disk do not suffice; the run is recorded as failed.
     """
-    check_folder(configuration, out, resume=resume, overwrite=overwrite)
-    if overwrite:
-        clear(out)
-    recorded = result_of(out)
+    if is_first():
+        check_folder(configuration, out, resume=resume, overwrite=overwrite)
+    recorded = None if overwrite else result_of(out)
     if recorded is not None and (recorded.status == "diverged" or _is_complete(recorded)):
         return recorded
-    data = build_data(configuration)
-    evaluated_split(data, configuration.evaluation)
-    model = build_model(configuration, data.train.event_shape)
-    stages = build_stages(configuration, model)
-    for stage in stages:
-        stage.check(model)
-    record = _first_record(configuration, model, out, command)
+    parts = _build(configuration)
+    if not is_first():  # it meets the first process inside `fit`, which by then has prepared the folder
+        history = _train(configuration, parts, out, resume=resume, callbacks=())
+        return RunResult(
+            out, history.status, history.reason, None, parts.model.num_parameters(), history.seconds
+        )
+    callbacks = [*build_trackers(configuration, out), *callbacks]
+    if resume:
+        Record(
+            out, identity(parts.stages, configuration.seed, len(parts.data.train)), lengths(parts.stages)
+        ).load()
+    if overwrite:
+        clear(out)
+    record = _first_record(configuration, parts.model, out, command)
     try:
         write_atomically(out / "config.yaml", to_yaml(configuration).encode())
         _write_record(out, record)
         announce("training")
-        history = fit(
-            model,
-            stages,
-            data.train,
-            validation=data.validation,
-            out=out,
-            seed=configuration.seed,
-            options=build_options(configuration),
-            callbacks=callbacks,
-            resume=resume,
-        )
+        history = _train(configuration, parts, out, resume=resume, callbacks=callbacks)
         record |= _of_history(history)
         if history.status == "finished":
             _write_record(out, record | {"status": "running"})
-            _measure(model, data, configuration, out, announce)
+            _measure(parts.model, parts.data, configuration, out, announce)
     except BaseException as error:
         _record_failure(out, record, error)
     _write_record(out, record)
     result = result_of(out)
     assert result is not None
     return result
+
+
+class _Parts(NamedTuple):
+    data: ImageData
+    model: VAE
+    stages: list[Stage]
+
+
+def _build(configuration: RunConfiguration) -> _Parts:
+    """Build what is trained, and check all that can be checked before training."""
+    data = build_data(configuration)
+    evaluated_split(data, configuration.evaluation)
+    model = build_model(configuration, data.train.event_shape)
+    stages = build_stages(configuration, model)
+    for stage in stages:
+        stage.check(model)
+    return _Parts(data, model, stages)
+
+
+def _train(
+    configuration: RunConfiguration, parts: _Parts, out: Path, *, resume: bool, callbacks: Sequence[Callback]
+) -> History:
+    return fit(
+        parts.model,
+        parts.stages,
+        parts.data.train,
+        validation=parts.data.validation,
+        out=out,
+        seed=configuration.seed,
+        options=build_options(configuration),
+        callbacks=callbacks,
+        resume=resume,
+    )
 
 
 class FractionDone(Callback):
@@ -155,18 +190,33 @@ def check_folder(configuration: RunConfiguration, out: Path, *, resume: bool, ov
     if not (out / "config.yaml").is_file():
         raise ConfigurationError(f"{out} is not empty and holds no run. Choose another `out`.")
     before = read_configuration(out / "config.yaml")
+    status = _read_record(out).get("status", "unknown")
     changed = [key for key in differences(before, configuration) if key not in _MAY_DIFFER]
+    if changed and resume and _is_longer(before, configuration, changed):
+        if status in ("finished", "diverged"):
+            raise ConfigurationError(
+                f"{out} holds a run that is {status}; its length ({', '.join(changed)}) can change no more. Train the "
+                "longer one into another `out`."
+            )
+        return
     if changed:
         raise ConfigurationError(
             f"{out} holds a run of another configuration: {', '.join(changed)} differ. Choose another `out`, or "
             "replace that run with --overwrite."
         )
     if not resume:
-        status = _read_record(out).get("status", "unknown")
         raise ConfigurationError(
             f"{out} holds this run already (status {status}). Continue it with --resume, choose another `out`, or "
             "replace it with --overwrite."
         )
+
+
+def _is_longer(before: RunConfiguration, after: RunConfiguration, changed: Sequence[str]) -> bool:
+    """Whether stages become longer, and nothing else changes."""
+    names = [key.partition(".")[2] for key in changed if key in _LENGTHS]
+    return len(names) == len(changed) and all(
+        getattr(after.training, name, 0) > getattr(before.training, name, 0) for name in names
+    )
 
 
 def clear(out: Path) -> None:
@@ -242,6 +292,7 @@ def _first_record(configuration: RunConfiguration, model: VAE, out: Path, comman
         "hardware": {
             "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
             "threads": torch.get_num_threads(),
+            "processes": num_processes(),
             "device": torch.cuda.get_device_name() if device == "cuda" else device,
         },
         "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),

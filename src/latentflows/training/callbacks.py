@@ -1,9 +1,10 @@
-"""Callbacks that watch a run: a progress bar, and one small hook for every tracker."""
+"""Callbacks that watch a run: a progress bar, and one small hook for every tracker. Trackers start with the run."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,19 @@ def _missing(package: str) -> ConfigurationError:
     )
 
 
+@contextmanager
+def _starting(package: str) -> Iterator[None]:
+    """Make one message of whatever a tracker's package says when it cannot start."""
+    try:
+        yield
+    except Exception as error:
+        raise ConfigurationError(
+            f"The tracker {package!r} did not start: {error}. Settle that, or leave the tracker out."
+        ) from error
+
+
 class TensorBoardLog(Tracker):
-    """Event files that `tensorboard --logdir` reads.
+    """Event files that `tensorboard --logdir` reads; a resumed run replaces the epochs that it repeats.
 
     Raises:
         ConfigurationError: if the package tensorboard is not installed.
@@ -109,18 +121,22 @@ class TensorBoardLog(Tracker):
             from torch.utils.tensorboard.writer import SummaryWriter
         except Exception as error:
             raise _missing("tensorboard") from error
-        self.writer = SummaryWriter(str(folder))
+        self.folder, self.make = folder, SummaryWriter
+        self.writer: SummaryWriter | None = None
 
     def log(self, figures: dict[str, float], step: int) -> None:
+        if self.writer is None:
+            self.writer = self.make(str(self.folder), purge_step=step)
         for name, value in figures.items():
             self.writer.add_scalar(name, value, step)
 
     def close(self, history: History) -> None:
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
 
 class MLflowLog(Tracker):
-    """A run in the MLflow experiment of that name, at the server that MLflow's own settings name.
+    """A run in the MLflow experiment of that name, where MLflow's own settings say; a resumed run makes another one.
 
     Raises:
         ConfigurationError: if the package mlflow is not installed.
@@ -131,9 +147,12 @@ class MLflowLog(Tracker):
             import mlflow
         except Exception as error:
             raise _missing("mlflow") from error
-        self.mlflow = mlflow
-        mlflow.set_experiment(experiment)
-        mlflow.start_run(run_name=run_name)
+        self.mlflow, self.experiment, self.run_name = mlflow, experiment, run_name
+
+    def on_start(self, model: VAE, stages: Sequence[Stage]) -> None:
+        with _starting("mlflow"):
+            self.mlflow.set_experiment(self.experiment)
+            self.mlflow.start_run(run_name=self.run_name)
 
     def log(self, figures: dict[str, float], step: int) -> None:
         self.mlflow.log_metrics(figures, step=step)
@@ -143,7 +162,7 @@ class MLflowLog(Tracker):
 
 
 class WandbLog(Tracker):
-    """A run in the Weights & Biases project of that name.
+    """A run in the Weights & Biases project of that name; a resumed run makes another one.
 
     Raises:
         ConfigurationError: if the package wandb is not installed.
@@ -154,7 +173,11 @@ class WandbLog(Tracker):
             import wandb
         except Exception as error:
             raise _missing("wandb") from error
-        self.run = wandb.init(project=project, name=run_name, dir=str(folder))
+        self.wandb, self.project, self.run_name, self.folder = wandb, project, run_name, folder
+
+    def on_start(self, model: VAE, stages: Sequence[Stage]) -> None:
+        with _starting("wandb"):
+            self.run = self.wandb.init(project=self.project, name=self.run_name, dir=str(self.folder))
 
     def log(self, figures: dict[str, float], step: int) -> None:
         self.run.log(figures, step=step)

@@ -26,7 +26,7 @@ from latentflows.training.base import Callback, History, Options, Progress, Stag
 from latentflows.training.checkpoint import Tensors, prefixed, save_weights, set_weights, within
 from latentflows.training.learner import Learner, Outcome, learning_rate
 from latentflows.training.parallel import World, join, leave
-from latentflows.training.record import Record, identity, plain
+from latentflows.training.record import Record, identity, lengths, plain
 from latentflows.training.signals import stop_signals
 
 _ORDER, _NOISE, _VALIDATION = 1, 2, 3  # what a stream of random numbers is for
@@ -73,7 +73,8 @@ def fit(
         CombinationError: if a stage cannot train this model.
         ConfigurationError: for stages without a name of their own, or a batch that cannot be divided.
         DataError: for data that the likelihood gives no probability to.
-        CheckpointError: if the checkpoint to resume from is damaged or belongs to another run.
+        CheckpointError: if the checkpoint to resume from is damaged or belongs to another run, or if the length of a
+            stage that has ended was changed.
     """
     options = options or Options()
     world = join(options.accelerator)
@@ -83,10 +84,11 @@ def fit(
         for source in (train, validation):
             if source is not None:
                 model.check_data(_to(source.batch(torch.arange(min(len(source), 1000))), world.device).x)
-        record = None if out is None else Record(Path(out), identity(stages, seed, len(train)))
-        run = _Run(model, tuple(stages), train, validation, record, seed, options, world, stop)
-        run.callbacks = callbacks if world.first else ()
-        history = run.go(resume)
+        run = identity(stages, seed, len(train))
+        record = None if out is None else Record(Path(out), run, lengths(stages))
+        session = _Run(model, tuple(stages), train, validation, record, seed, options, world, stop)
+        session.callbacks = callbacks if world.first else ()
+        history = session.go(resume)
     leave(world)
     return history
 

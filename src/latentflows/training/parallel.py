@@ -47,6 +47,16 @@ class World:
             dist.barrier()
 
 
+def is_first() -> bool:
+    """Whether this process is the one that writes and prints: the first one, also before `join`."""
+    return num_processes() == 1 or int(os.environ.get("RANK", "0")) == 0
+
+
+def num_processes() -> int:
+    """How many processes `torchrun` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def join(accelerator: str) -> World:
     """Choose the device, and join the process group if `torchrun` started several processes.
 
@@ -59,8 +69,7 @@ def join(accelerator: str) -> World:
     on_gpu = has_gpu and accelerator != "cpu"
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    if num_processes() == 1:
         return World(0, 1, device)
     if on_gpu:
         torch.cuda.set_device(device)

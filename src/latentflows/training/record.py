@@ -28,19 +28,25 @@ def identity(stages: Sequence[Stage], seed: int, points: int) -> dict[str, Any]:
     return {"stages": fixed, "seed": seed, "training_points": points}
 
 
+def lengths(stages: Sequence[Stage]) -> list[list[Any]]:
+    """Return name, epochs and steps at most of every stage."""
+    return [[stage.name, stage.max_epochs, stage.max_steps] for stage in stages]
+
+
 class Record:
     """The files of one run.
 
     Args:
         folder: The run folder.
         run: The run's `identity`.
+        lengths: The `lengths` of its stages.
     """
 
-    def __init__(self, folder: Path, run: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, run: dict[str, Any], lengths: list[list[Any]]) -> None:
         self.metrics = folder / "metrics.jsonl"
         self.last = folder / "checkpoint" / "last.safetensors"
         self.weights = folder / "checkpoint" / "model.safetensors"
-        self.run = run
+        self.run, self.lengths = run, lengths
 
     def start(self) -> None:
         """Begin anew: no lines, no checkpoint of an earlier run."""
@@ -57,15 +63,15 @@ class Record:
         """Write the checkpoint, after the lines that it counts on are on the disk."""
         with open(self.metrics, "a", encoding="utf-8") as file:
             os.fsync(file.fileno())
-        save_tensors(
-            self.last, tensors, {"kind": "checkpoint", "progress": progress.to_json(), "run": self.run}
-        )
+        state = {"progress": progress.to_json(), "run": self.run, "lengths": self.lengths}
+        save_tensors(self.last, tensors, {"kind": "checkpoint", **state})
 
     def load(self) -> tuple[Tensors, Progress, list[dict[str, Any]]] | None:
         """Read the checkpoint and the lines that belong to it; None where no checkpoint was written yet.
 
         Raises:
-            CheckpointError: if a file is damaged, or belongs to a run with other settings.
+            CheckpointError: if a file is damaged, belongs to a run with other settings, or if the length of a stage
+                that has ended was changed.
         """
         if not self.last.exists():
             return None
@@ -77,14 +83,26 @@ class Record:
             ]
             raise CheckpointError(
                 f"{self.last} was written with other {', '.join(wrong)}. Resume with the settings it was started with "
-                "(only a stage's length may change), or train into another folder."
+                "(only the length of a stage that has not ended may change), or train into another folder."
             )
         try:
             names = {field.name for field in fields(Progress)}
             progress = Progress(**{key: value for key, value in state["progress"].items() if key in names})
+            ended = state["lengths"][: progress.stage]
         except (KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{self.last} lacks the run's progress ({error}). Train again.") from error
+        self._check_lengths(ended)
         return tensors, progress, self._lines(progress.lines)
+
+    def _check_lengths(self, ended: list[list[Any]]) -> None:
+        """Refuse another length of a stage that has ended: it would change nothing."""
+        for (name, *before), (_, *now) in zip(ended, self.lengths, strict=False):
+            if before != now:
+                raise CheckpointError(
+                    f"{self.last}: stage {name!r} has ended, with max_epochs={before[0]}, max_steps={before[1]}; its "
+                    f"length cannot become max_epochs={now[0]}, max_steps={now[1]}. Give the lengths it had, or train "
+                    "into another folder."
+                )
 
     def keep(self, lines: list[dict[str, Any]]) -> None:
         """Leave these lines alone in `metrics.jsonl`: later ones will be written again."""
