@@ -89,6 +89,18 @@ def test_train_leaves_a_run_and_prints_its_figures(tiny, capsys, tmp_path):  # n
     assert len(read_run(folder).epochs) == 1
 
 
+def test_train_logs_to_tensorboard(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    small = ["latent_dim=3", "network.width=16", "training.epochs=2", "evaluation.num_importance_samples=5"]
+    assert main(["train", *small, "--quiet", "--out", "run"]) == 0
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    epochs = read_run(tmp_path / "run").epochs
+    for name in ("elbo", "reconstruction", "kl"):
+        read = events.Scalars(f"validation/{name}")
+        assert [event.step for event in read] == [epoch.step for epoch in epochs] == [9, 18]
+        assert [event.value for event in read] == pytest.approx([epoch.validation[name] for epoch in epochs])
+
+
 def test_train_reads_a_file_and_the_data_root(tiny, tmp_path, capsys):  # noqa: F811
     overrides = dict(text.split("=") for text in tiny)
     root = overrides.pop("data.root")

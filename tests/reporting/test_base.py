@@ -147,8 +147,23 @@ def test_a_study_that_contradicts_itself_is_refused(study, fake, changes, messag
         read_comparison(study)
 
 
-def test_a_torn_line_of_study_jsonl_is_an_error_that_names_it(study):
+def test_a_torn_last_line_of_a_comparison_is_left_out_and_counted(study):
+    before = read_comparison(study)
+    assert before.torn_lines == 0
     with (study / "study.jsonl").open("a") as file:
         file.write('{"arm": "a"')
-    with pytest.raises(DataError, match=re.escape("study.jsonl, line 5,")):
+    after = read_comparison(study)
+    assert (after.runs, after.torn_lines) == (before.runs, 1)
+
+
+@pytest.mark.parametrize("line", ['{"arm": "a"', '{"arm": "a"}', "[]"])
+def test_any_other_bad_line_of_a_comparison_is_an_error_with_its_number(study, line):
+    path = study / "study.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
+    with pytest.raises(DataError, match=re.escape("study.jsonl, line 2,")):
         read_comparison(study)
+    if line != '{"arm": "a"':
+        path.write_text("\n".join([*lines, line]) + "\n")
+        with pytest.raises(DataError, match=re.escape("study.jsonl, line 5,")):
+            read_comparison(study)

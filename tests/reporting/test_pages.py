@@ -193,6 +193,22 @@ def test_the_comparison_page_shows_every_arm_run_and_difference(comparison):
     assert str(folder) not in page.html
 
 
+def test_a_comparison_says_what_was_torn_and_that_hardware_differs(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "c", seeds=(0, 1))
+    page = Page(write_comparison_report(folder))
+    assert "hardware" not in page.text
+    assert "torn line" not in page.text
+    other = {"cpu": "aarch64, 8 cores", "threads": 4, "device": "cpu"}
+    fake.edit_json(folder / "runs" / "gaussian-seed1" / "run.json", hardware=other)
+    with (folder / "study.jsonl").open("a") as file:
+        file.write('{"arm')
+    page = Page(write_comparison_report(folder))
+    assert "different hardware; their seconds do not compare" in page.text
+    assert "cpu: aarch64, 8 cores, threads: 4, device: cpu" in page.text
+    assert "1 torn line at the end of study.jsonl was left out" in page.text
+    assert "--resume" in page.text
+
+
 def test_runs_with_a_page_are_linked_relatively_and_others_say_so(comparison):
     page, folder = comparison
     links = [attributes["href"] for attributes in page.all("a") if "href" in attributes]

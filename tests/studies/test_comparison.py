@@ -216,3 +216,10 @@ def test_the_demo_compares_five_arms_with_equal_networks():
     ]
     assert configurations[1].prior == configurations[2].prior == configurations[4].prior
     assert configurations[3].posterior == configurations[4].posterior
+
+
+def test_the_runs_of_a_comparison_have_no_trackers_unless_asked():
+    study = demo_study()
+    assert study.configuration(study.arms[0], 0).training.trackers == ()
+    asked = study.model_copy(update={"base": {"training": {"trackers": ["tensorboard"]}}})
+    assert asked.configuration(study.arms[0], 0).training.trackers == ("tensorboard",)

@@ -68,6 +68,23 @@ def test_null_and_booleans_in_overrides():
     assert training.compile is True
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[]", ()),
+        ("null", None),
+        ("wandb", ("wandb",)),
+        ("[mlflow, wandb]", ("mlflow", "wandb")),
+        ("tensorboard,mlflow", ("tensorboard", "mlflow")),
+    ],
+)
+def test_trackers_are_a_list(text, expected, tmp_path):
+    configuration = configuration_from({}, [f"training.trackers={text}"])
+    assert configuration.training.trackers == expected
+    (tmp_path / "c.yaml").write_text(to_yaml(configuration))
+    assert read_configuration(tmp_path / "c.yaml") == configuration
+
+
 @pytest.mark.parametrize("part", ["posterior", "prior", "network", "likelihood", "objective", "training"])
 def test_a_written_file_is_complete_and_reads_back(part, tmp_path):
     for name in parts()[part]:
@@ -137,6 +154,15 @@ WRONG = {
     "fixed variance without scale": (
         ["data.preparation=unit", "likelihood=gaussian", "likelihood.variance=fixed"],
         "`likelihood`: `scale` and variance=fixed go together",
+    ),
+    "an unknown tracker": (
+        ["training.trackers=mlflow,tensorbord"],
+        r"`training.trackers` must be a list of tensorboard \| mlflow \| wandb or null; got 'tensorbord'. Did you mean "
+        r"tensorboard\?",
+    ),
+    "a tracker that is no text": (
+        ["training.trackers=true"],
+        "`training.trackers` must be a list of .*; got true",
     ),
     "an import path": (["posterior=torch.nn.Linear"], "`posterior.kind` must be gaussian"),
 }

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -229,3 +230,84 @@ def test_a_run_leaves_the_generator_alone(configuration, tmp_path):
     before = torch.get_rng_state()
     run(configuration, tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# -- length ---------------------------------------------------------------------------------------------------
+
+
+def test_an_unfinished_run_may_become_longer(configuration, tiny, tmp_path):
+    run(configuration, tmp_path / "run", callbacks=[Interrupt()])
+    longer, shorter = (configuration_from({}, [*tiny, f"training.epochs={n}"]) for n in (5, 2))
+    with pytest.raises(ConfigurationError, match=r"another configuration: training.epochs differ"):
+        run(longer, tmp_path / "run")
+    with pytest.raises(ConfigurationError, match=r"another configuration: training.epochs differ"):
+        run(shorter, tmp_path / "run", resume=True)
+    assert run(longer, tmp_path / "run", resume=True).status == "finished"
+    assert len(read_run(tmp_path / "run").epochs) == 5
+    assert read_configuration(tmp_path / "run" / "config.yaml") == longer
+
+
+def test_a_finished_run_does_not_become_longer(configuration, tiny, tmp_path):
+    run(configuration, tmp_path)
+    longer = configuration_from({}, [*tiny, "training.epochs=5"])
+    with pytest.raises(
+        ConfigurationError, match=r"is finished; its length .training.epochs. .*another `out`"
+    ):
+        run(longer, tmp_path, resume=True)
+
+
+def test_a_run_that_is_only_not_evaluated_does_not_become_longer(configuration, tiny, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure_room, "evaluate_bounds", interrupt)
+    run(configuration, tmp_path)
+    monkeypatch.undo()
+    before = (tmp_path / "config.yaml").read_text(), record_of(tmp_path)
+    with pytest.raises(CheckpointError, match="stage 'joint' has ended"):
+        run(configuration_from({}, [*tiny, "training.epochs=5"]), tmp_path, resume=True)
+    assert before == ((tmp_path / "config.yaml").read_text(), record_of(tmp_path))
+    assert run(configuration, tmp_path, resume=True).status == "finished"
+
+
+def test_data_that_are_missing_do_not_cost_the_run_that_is_there(configuration, tiny, tmp_path):
+    first = run(configuration, tmp_path / "run")
+    moved = configuration_from({}, [*tiny, f"data.root={tmp_path / 'nowhere.npy'}"])
+    with pytest.raises(LatentFlowsError, match="nowhere"):
+        run(moved, tmp_path / "run", overwrite=True)
+    assert run(configuration, tmp_path / "run", resume=True) == first
+
+
+# -- trackers -------------------------------------------------------------------------------------------------
+
+
+def tracked(tiny, value):
+    return configuration_from({}, [*tiny, "training.epochs=1", f"training.trackers={value}"])
+
+
+def test_tensorboard_is_written_where_it_is_installed_and_removed_with_the_run(tiny, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    run(tracked(tiny, "null"), tmp_path)
+    assert len(list((tmp_path / "tensorboard").glob("events*"))) == 1
+    run(tracked(tiny, "[]"), tmp_path, overwrite=True)
+    assert not (tmp_path / "tensorboard").exists()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
+    assert run(tracked(tiny, "null"), tmp_path, overwrite=True).status == "finished"
+    assert not (tmp_path / "tensorboard").exists()
+
+
+@pytest.mark.parametrize("package", ["tensorboard", "mlflow", "wandb"])
+def test_a_tracker_that_is_asked_for_and_missing_is_named_before_anything_is_written(
+    tiny, tmp_path, monkeypatch, package
+):
+    module = "torch.utils.tensorboard.writer" if package == "tensorboard" else package
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigurationError, match=rf"pip install 'latentflows\[{package}\]'"):
+        run(tracked(tiny, package), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_may_go_on_with_other_trackers(configuration, tiny, tmp_path):
+    run(configuration, tmp_path, callbacks=[Interrupt()])
+    other = configuration_from({}, [*tiny, "training.trackers=null"])
+    assert run(other, tmp_path, resume=True).status == "finished"

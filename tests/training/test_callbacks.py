@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,47 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
         read = events.Scalars(f"{part}/{name}")
         assert [event.step for event in read] == [4, 8, 12]
         assert [event.value for event in read] == pytest.approx([line[part][name] for line in watch.lines])
+
+
+def test_tensorboard_shows_every_epoch_of_a_resumed_run_once(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for first, last in ((1, 3), (3, 4)):  # killed after epoch 3, whose checkpoint was that of epoch 2
+        log = TensorBoardLog(tmp_path)
+        for epoch in range(first, last + 1):
+            log.on_epoch({"step": 4 * epoch, "train": {"elbo": -epoch}})
+        log.on_end(History())
+        time.sleep(1.1)  # the files of a folder are told apart by the second
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("train/elbo")] == [4, 8, 12, 16]
+
+
+class Server:
+    """Stands for a tracker's package that cannot start."""
+
+    def __getattr__(self, name: str) -> Any:
+        def refuse(*_: Any, **__: Any) -> None:
+            raise ConnectionError("nobody there.")
+
+        return refuse
+
+
+@pytest.mark.parametrize(
+    ("package", "make"),
+    [
+        ("mlflow", lambda folder: MLflowLog("experiment", "run")),
+        ("wandb", lambda folder: WandbLog("project", "run", folder)),
+    ],
+)
+def test_a_tracker_that_cannot_start_ends_the_run_before_the_first_step(
+    package: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, Server())  # type: ignore[arg-type]
+    watch = Watch()
+    with pytest.raises(
+        ConfigurationError, match=rf"'{package}' did not start: nobody there. Change its settings"
+    ):
+        fit(vae(), one_stage(), Images(), callbacks=[make(tmp_path), watch])
+    assert watch.lines == []
 
 
 @pytest.mark.parametrize(

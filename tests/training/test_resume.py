@@ -269,6 +269,30 @@ def test_an_objective_without_a_repr_of_its_own_can_be_resumed(tmp_path: Path) -
         assert history.status == "finished"
 
 
+@pytest.mark.parametrize("change", [{"max_epochs": 9}, {"max_epochs": 1}, {"max_steps": 99}])
+def test_a_finished_run_cannot_change_its_length(whole: Path, tmp_path: Path, change: dict[str, int]) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    stages = two_stages()
+    for index, name in enumerate(("autoencoder", "prior")):
+        changed = [replace(s, **change) if i == index else s for i, s in enumerate(stages)]
+        with pytest.raises(
+            CheckpointError, match=rf"stage '{name}' has ended, with max_epochs=\d, .*another folder"
+        ):
+            fit(vae("iaf", "real_nvp"), changed, Images(), out=tmp_path / "run", seed=11, resume=True)
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_stage_that_has_ended_cannot_change_its_length_and_a_later_one_can(tmp_path: Path) -> None:
+    first, second = two_stages()
+    with pytest.raises(Crash):  # inside the second stage
+        victim.train(tmp_path, on_read=crash_at(16))
+    settings: dict[str, Any] = {"validation": Images(16, seed=1), "out": tmp_path, "seed": 11, "resume": True}
+    with pytest.raises(CheckpointError, match="stage 'autoencoder' has ended"):
+        fit(vae("iaf", "real_nvp"), [replace(first, max_epochs=9), second], Images(), **settings)
+    fit(vae("iaf", "real_nvp"), [first, replace(second, max_epochs=4)], Images(), **settings)
+    assert [line["epoch"] for line in lines(tmp_path) if line["stage"] == "prior"] == [1, 2, 3, 4]
+
+
 # -- damage --------------------------------------------------------------------------------------------------
 
 

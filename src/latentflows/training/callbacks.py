@@ -17,6 +17,7 @@ class ProgressBar(Callback):
     """One line in the terminal per stage: epoch, ELBO and its parts, learning rate, data points per second."""
 
     def __init__(self) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.bar = Progress(
@@ -25,6 +26,7 @@ class ProgressBar(Callback):
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(compact=True),
+            console=Console(),  # rich's own one keeps the width that the terminal had at first
         )
         self.tasks: dict[str, Any] = {}
 
@@ -105,7 +107,7 @@ def _starting(package: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise ConfigurationError(
-            f"The tracker {package!r} did not start: {error}. Settle that, or leave the tracker out."
+            f"The tracker {package!r} did not start: {str(error).rstrip('. ')}. Change its settings, or leave it out."
         ) from error
 
 

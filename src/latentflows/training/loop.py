@@ -127,6 +127,7 @@ class _Run:
         tensors = self._begin(resume)
         for callback in self.callbacks:
             callback.on_start(self.model, self.stages)
+        self.started = time.monotonic()  # what a tracker takes to start is no training
         try:
             while not self.progress.finished and self.history.status == "finished":
                 self._stage(tensors)
