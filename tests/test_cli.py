@@ -136,6 +136,18 @@ MISTAKES = {
     "an unknown kind": (["train", "posterior=planr"], "got 'planr'. Did you mean planar?"),
     "parts that do not fit": (["train", "training.plan=two_stage"], "prior N(0, I) has no parameters"),
     "a missing configuration": (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
+    "a configuration that is no YAML": (
+        ["train", "bad.yaml"],
+        "bad.yaml: malformed yaml: expected ',' or ']', but got '<stream end>' (at line 1, column 6).\n",
+    ),
+    "no GPU": (
+        ["train", "training.accelerator=cuda", "--out", "on_gpu"],
+        '`accelerator` is "cuda", but PyTorch sees no GPU',
+    ),
+    "a folder inside a file": (
+        ["train", "training.epochs=1", "--out", "bad.yaml/run"],
+        "Error: bad.yaml/run: Not a directory. Choose another path.",
+    ),
     "two configurations": (["train", "a.yaml", "b.yaml"], "One configuration at a time; got a.yaml, b.yaml"),
     "no data": (["train", "data=mnist", "--data-root", "nowhere"], "`mnist` needs"),
     "too many images": (
@@ -179,13 +191,16 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_ends_with_one_message_and_code_2(name, trained, capsys):
+def test_a_mistake_ends_with_one_message_and_code_2(name, trained, capsys, monkeypatch, tmp_path):
     arguments, message = MISTAKES[name]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "bad.yaml").write_text("a: [1")
     assert main([str(trained) if text == "RUN" else text for text in arguments]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
+    assert not (tmp_path / "on_gpu").exists()
 
 
 def test_debug_shows_the_traceback(monkeypatch):

@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LatentFlowsError, OSError) as error:
         if os.environ.get(DEBUG):
             raise
-        typer.echo(f"Error: {error}", err=True)
+        named = isinstance(error, OSError) and error.filename is not None
+        text = f"{error.filename}: {error.strerror}. Choose another path." if named else error
+        typer.echo(f"Error: {text}", err=True)
         return 2
     return 0
 

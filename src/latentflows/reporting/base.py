@@ -370,7 +370,9 @@ def _read_config(path: Path) -> str | None:
         text = content.decode("utf-8")
         yaml.safe_load(text)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read as YAML: {error}. Restore or remove the file.") from error
+        raise DataError(
+            f"{path} cannot be read as YAML: {' '.join(str(error).split())}. Restore or remove the file."
+        ) from error
     return text
 
 

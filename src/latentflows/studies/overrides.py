@@ -13,7 +13,8 @@ import yaml
 from pydantic import ValidationError
 
 from latentflows.core.errors import CombinationError, ConfigurationError
-from latentflows.studies.configuration import RunConfiguration, Settings, combination_faults
+from latentflows.studies.combinations import combination_faults
+from latentflows.studies.configuration import RunConfiguration, Settings
 from latentflows.studies.options import LIST_OF, allowed_values, default_kind, parts, tag_of
 
 # Kinds that exist, but not in this place.
@@ -56,12 +57,21 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: cannot be read as text ({error}).") from None
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path}: malformed {path.suffix.lstrip('.') or 'YAML'}: {error}") from None
+        kind = path.suffix.lstrip(".") or "YAML"
+        raise ConfigurationError(f"{path}: malformed {kind}: {_malformed(error)}.") from None
     if raw is None:
         return {}
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise ConfigurationError(f"{path}: must hold `key: value` lines; got {_shown(raw)}.")
     return raw
+
+
+def _malformed(error: Exception) -> str:
+    """Say in one line what a parser said in several."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem} (at line {mark.line + 1}, column {mark.column + 1})"
+    return " ".join(str(error).split())
 
 
 class _StrictLoader(yaml.SafeLoader):

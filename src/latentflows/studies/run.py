@@ -26,7 +26,7 @@ from latentflows.studies.measure import evaluate, evaluated_split
 from latentflows.studies.overrides import differences, read_configuration, to_yaml
 from latentflows.training import Callback, History, Stage, fit, load_weights
 from latentflows.training.checkpoint import write_atomically
-from latentflows.training.parallel import is_first, num_processes
+from latentflows.training.parallel import is_first, num_processes, on_gpu
 from latentflows.training.record import Record, identity, lengths
 
 FILES = ("config.yaml", "run.json", "metrics.jsonl", "evaluation.json", "report.html")
@@ -268,9 +268,6 @@ def _measure(
 
 def _first_record(configuration: RunConfiguration, model: VAE, out: Path, command: str) -> dict[str, Any]:
     before = _read_record(out)
-    device = configuration.training.accelerator
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
         "format": 1,
         "name": configuration.name,
@@ -293,7 +290,7 @@ def _first_record(configuration: RunConfiguration, model: VAE, out: Path, comman
             "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
             "threads": torch.get_num_threads(),
             "processes": num_processes(),
-            "device": torch.cuda.get_device_name() if device == "cuda" else device,
+            "device": torch.cuda.get_device_name() if on_gpu(configuration.training.accelerator) else "cpu",
         },
         "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
     }

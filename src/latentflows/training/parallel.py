@@ -57,8 +57,8 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def join(accelerator: str) -> World:
-    """Choose the device, and join the process group if `torchrun` started several processes.
+def on_gpu(accelerator: str) -> bool:
+    """Whether `accelerator` means a GPU here.
 
     Raises:
         ConfigurationError: if a GPU was asked for and there is none.
@@ -66,16 +66,25 @@ def join(accelerator: str) -> World:
     has_gpu = torch.cuda.is_available()
     if accelerator == "cuda" and not has_gpu:
         raise ConfigurationError('`accelerator` is "cuda", but PyTorch sees no GPU. Use "auto" or "cpu".')
-    on_gpu = has_gpu and accelerator != "cpu"
+    return has_gpu and accelerator != "cpu"
+
+
+def join(accelerator: str) -> World:
+    """Choose the device, and join the process group if `torchrun` started several processes.
+
+    Raises:
+        ConfigurationError: if a GPU was asked for and there is none.
+    """
+    gpu = on_gpu(accelerator)
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+    device = torch.device("cuda", local) if gpu else torch.device("cpu")
     if num_processes() == 1:
         return World(0, 1, device)
-    if on_gpu:
+    if gpu:
         torch.cuda.set_device(device)
     owns = not dist.is_initialized()
     if owns:
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        dist.init_process_group("nccl" if gpu else "gloo")
     return World(dist.get_rank(), dist.get_world_size(), device, owns)
 
 
