@@ -171,6 +171,14 @@ MISTAKES = {
     "evaluate: no data": (["evaluate", "RUN", "--data-root", "nowhere"], "nowhere"),
     "sample: no run": (["sample", "nowhere"], "nowhere is no run folder"),
     "sample: nothing": (["sample", "RUN", "--num", "0"], "`num` must be a positive integer; got 0"),
+    "sample: far too many": (
+        ["sample", "RUN", "--num", "100000000000"],
+        "Invalid value for '--num': Input should be less than",
+    ),
+    "sample: no such seed": (
+        ["sample", "RUN", "--seed", "-1"],
+        "Invalid value for '--seed': Input should be greater",
+    ),
     "sample: no number": (["sample", "RUN", "--num", "ten"], "Invalid value for '--num'"),
     "sample: cold": (
         ["sample", "RUN", "--temperature", "0"],

@@ -49,8 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LatentFlowsError, OSError) as error:
         if os.environ.get(DEBUG):
             raise
-        named = isinstance(error, OSError) and error.filename is not None
-        text = f"{error.filename}: {error.strerror}. Choose another path." if named else error
+        text = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            text = f"{error.filename}: {error.strerror}. Choose another path."
         typer.echo(f"Error: {text}", err=True)
         return 2
     return 0
@@ -226,10 +227,10 @@ def evaluate(
 @app.command()
 def sample(
     run: Run,
-    num: Annotated[int, typer.Option(help="How many.")] = 64,
+    num: Annotated[int, typer.Option(max=1_000_000, help="How many.")] = 64,
     temperature: Annotated[float, typer.Option(help="Scale of the prior's base noise.")] = 1.0,
     mean: Annotated[bool, typer.Option("--mean", help="Show E[x|z] instead of a draw of x.")] = False,
-    seed: Annotated[int, typer.Option(help="Of all noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help=".png or .npy.", show_default="RUN/samples/drawn.png")
     ] = None,
