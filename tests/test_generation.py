@@ -230,6 +230,15 @@ def test_pictures_and_their_index(tmp_path):
     assert len(pixels(folder / "sample_means.png").unique()) > 10
 
 
+def test_captions_name_what_the_data_are(tmp_path):
+    captions = [
+        entry.caption for entry in write_pictures(small_vae(), images(64), tmp_path, what="test images")
+    ]
+    assert captions[0] == "64 test images, chosen with seed 0."
+    assert captions[3].startswith("First, third, ... row: test images; below each")
+    assert "between the latents of two test images a row" in captions[4]
+
+
 def test_reconstructions_stand_below_their_data(tmp_path):
     model = small_vae()
     write_pictures(model, images(64), tmp_path)

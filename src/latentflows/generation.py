@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,9 +15,11 @@ from torch import Tensor
 from latentflows.core import noise
 from latentflows.core.batches import Batch, DataSource
 from latentflows.core.errors import CombinationError, ConfigurationError, DataError, ShapeError
+from latentflows.core.files import write_atomically
 from latentflows.core.shapes import batch_shape
 from latentflows.distributions.flow import Flow, Pushforward
 from latentflows.distributions.gaussian import StandardGaussian
+from latentflows.models.inference import evaluation_mode, to_model
 from latentflows.models.vae import VAE
 
 Line = Literal["straight", "spherical"]
@@ -63,14 +63,14 @@ def sample(
     if context is not None and len(context) != num:
         raise ShapeError(f"`context` must have {num} rows, one for each sample; got {len(context)}.")
     pieces = []
-    with _evaluated(model):
+    with evaluation_mode(model):
         for start in range(0, num, _PIECE):
             part = slice(start, min(start + _PIECE, num))
             with noise.stream(_SAMPLE, seed, start):
                 z = model.sample_latents(
                     part.stop - start,
                     temperature=temperature,
-                    context=None if context is None else _to(model, context[part]),
+                    context=None if context is None else to_model(model, context[part]),
                 )
                 pieces.append(model.decode_mean(z) if mean else model.likelihood(z).sample())
     return torch.cat(pieces)
@@ -90,8 +90,8 @@ def reconstruct(model: VAE, x: Tensor, *, seed: int = 0) -> Tensor:
         ShapeError: if the shape is not the model's.
     """
     pieces = []
-    with _evaluated(model):
-        for start, part in enumerate(_to(model, x).split(_PIECE)):
+    with evaluation_mode(model):
+        for start, part in enumerate(to_model(model, x).split(_PIECE)):
             with noise.stream(_RECONSTRUCT, seed, start):
                 pieces.append(model.reconstruct(part))
     return torch.cat(pieces)
@@ -148,13 +148,13 @@ def interpolate(
     if x_a.shape != x_b.shape:
         raise ShapeError(f"Both ends must have one shape; got {tuple(x_a.shape)} and {tuple(x_b.shape)}.")
     batch_shape(x_a, model.event_shape, "x_a")
-    with _evaluated(model):
+    with evaluation_mode(model):
         with noise.stream(_INTERPOLATE, seed):
-            ends = [model.posterior(_to(model, x)).sample() for x in (x_a, x_b)]
+            ends = [model.posterior(to_model(model, x)).sample() for x in (x_a, x_b)]
         t = torch.linspace(0, 1, steps).to(ends[0])
         between = _straight if line == "straight" else _spherical
         if space == "base":
-            p = model.prior(None if context is None else _to(model, context))
+            p = model.prior(None if context is None else to_model(model, context))
             assert isinstance(p, Pushforward)
             u_a, u_b = (p.bijection.inverse(z, p.context)[0] for z in ends)
             z = p.bijection(between(u_a, u_b, t), p.context)[0]
@@ -189,7 +189,7 @@ def save_grid(images: Tensor, path: Path, *, columns: int) -> None:
 
     Args:
         images: C is 1 (gray) or 3 (RGB).
-        path: File to write; its folder must exist.
+        path: File to write.
         columns: Images in a row.
 
     Raises:
@@ -222,7 +222,9 @@ def save_grid(images: Tensor, path: Path, *, columns: int) -> None:
         top, left = i // columns * height + _PADDING, i % columns * width + _PADDING
         grid[:, top : top + height - _PADDING, left : left + width - _PADDING] = image
     array = grid[0].numpy() if channels == 1 else grid.permute(1, 2, 0).contiguous().numpy()
-    _write(path, lambda part: Image.fromarray(array).save(part, format="PNG"))
+    png = io.BytesIO()
+    Image.fromarray(array).save(png, format="PNG")
+    write_atomically(path, png.getvalue())
 
 
 @dataclass(frozen=True)
@@ -242,10 +244,17 @@ class _Task:
     batch: Batch
     seed: int
     temperature: float
+    what: str
 
 
 def write_pictures(
-    model: VAE, source: DataSource, folder: Path, *, seed: int = 0, temperature: float = 1.0
+    model: VAE,
+    source: DataSource,
+    folder: Path,
+    *,
+    seed: int = 0,
+    temperature: float = 1.0,
+    what: str = "data points",
 ) -> list[PictureEntry]:
     """Write data, samples, reconstructions and interpolations as PNG, and `index.json` with their captions.
 
@@ -259,6 +268,7 @@ def write_pictures(
         folder: The folder `samples` of a run; made if it is missing.
         seed: Seed of everything drawn.
         temperature: Scale of the prior's base noise, for the samples.
+        what: What the captions call the points of the source, such as "test data points".
 
     Returns:
         The entries of `index.json`.
@@ -269,7 +279,7 @@ def write_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     with noise.stream(_DATA, seed):
         batch = source.batch(noise.permutation(len(source))[:64])
-    task = _Task(model, batch, seed, temperature)
+    task = _Task(model, batch, seed, temperature, what)
     pictures = {
         "data.png": ("Data", _data),
         "samples.png": ("Samples", _samples),
@@ -288,12 +298,12 @@ def write_pictures(
             caption = f"Not drawn: {reason}"
         entries.append(PictureEntry(file, title, caption))
     text = json.dumps([asdict(entry) for entry in entries], indent=2) + "\n"
-    _write(folder / "index.json", lambda part: part.write_text(text, encoding="utf-8"))
+    write_atomically(folder / "index.json", text.encode())
     return entries
 
 
 def _data(task: _Task) -> tuple[Tensor, int, str]:
-    return task.batch.x, 8, f"{len(task.batch.x)} data points, chosen with seed {task.seed}."
+    return task.batch.x, 8, f"{len(task.batch.x)} {task.what}, chosen with seed {task.seed}."
 
 
 def _samples(task: _Task) -> tuple[Tensor, int, str]:
@@ -327,7 +337,7 @@ def _reconstructions(task: _Task) -> tuple[Tensor, int, str]:
     decoded, note = _in_range(task, reconstruct(task.model, x, seed=task.seed))
     pairs = zip(x.split(columns), decoded.to(x).split(columns), strict=True)
     images = torch.cat([row for pair in pairs for row in pair])
-    caption = "Every second row is data; below it the means of p(x|z) for one z ~ q(z|x) each"
+    caption = f"First, third, ... row: {task.what}; below each the mean of p(x|z) for one z ~ q(z|x)"
     return images, min(columns, len(x)), f"{caption}, seed {task.seed}.{note}"
 
 
@@ -347,7 +357,7 @@ def _interpolations(task: _Task) -> tuple[Tensor, int, str]:
     )
     images, note = _in_range(task, decoded.flatten(0, 1))
     where = "the base noise of the prior's flow" if flow else "the latent space"
-    caption = f"Means of p(x|z) on a {line} line in {where} between the latents of two data points a row"
+    caption = f"Means of p(x|z) on a {line} line in {where} between the latents of two {task.what} a row"
     return images, steps, f"{caption}, seed {task.seed}.{note}"
 
 
@@ -370,32 +380,3 @@ def _check_images(x: Tensor) -> None:
 def _check_positive(name: str, value: int) -> None:
     if not isinstance(value, int) or value < 1:
         raise ConfigurationError(f"`{name}` must be a positive integer; got {value!r}.")
-
-
-def _to(model: VAE, value: Tensor) -> Tensor:
-    """Bring data to the model's device, and floating-point data at least to its precision."""
-    like = next(model.parameters(), value)
-    dtype = torch.promote_types(value.dtype, like.dtype) if value.is_floating_point() else value.dtype
-    return value.to(like.device, dtype)
-
-
-@contextmanager
-def _evaluated(model: VAE) -> Iterator[None]:
-    """Put every module in eval mode, and each one back in its own mode at the end."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write through a file beside it, so that the path never holds half of one."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

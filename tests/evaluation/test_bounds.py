@@ -7,7 +7,7 @@ from torch import nn
 from latentflows.bijections import Chain
 from latentflows.core import noise
 from latentflows.core.batches import Batch
-from latentflows.core.errors import ConfigurationError, DataError, LatentFlowsError
+from latentflows.core.errors import CombinationError, ConfigurationError, DataError, LatentFlowsError
 from latentflows.data import ArraySplit
 from latentflows.distributions import (
     AmortizedBernoulli,
@@ -27,10 +27,8 @@ from tests.linear_gaussian import LinearGaussian
 class Points:
     """Data points as they are, in any precision."""
 
-    values = "continuous"
-
-    def __init__(self, x, bits_offset=None):
-        self.x, self.bits_offset = x, bits_offset
+    def __init__(self, x, bits_offset=None, values="continuous"):
+        self.x, self.bits_offset, self.values = x, bits_offset, values
         self.event_shape = tuple(x.shape[1:])
 
     def __len__(self):
@@ -43,7 +41,8 @@ class Points:
 class CoinFlips(Points):
     """Images drawn anew for every batch, as in dynamic binarization."""
 
-    values = "binary"
+    def __init__(self, x):
+        super().__init__(x, values="binary")
 
     def batch(self, indices):
         probability = self.x[indices]
@@ -244,7 +243,7 @@ def test_modes_come_back_and_dropout_is_off():
 def test_modes_come_back_after_an_error():
     model = bernoulli_vae().train()
     with pytest.raises(DataError, match="binary"):
-        evaluate_bounds(model, Points(torch.rand(3, 6)), num_importance_samples=2)
+        evaluate_bounds(model, Points(torch.rand(3, 6), values="binary"), num_importance_samples=2)
     assert model.training
 
 
@@ -252,7 +251,17 @@ def test_gray_values_anywhere_in_the_data_are_refused():
     x = torch.zeros(300, 6)
     x[-1, -1] = 0.5
     with pytest.raises(DataError, match="binary"):
-        evaluate_bounds(bernoulli_vae(), Points(x), num_importance_samples=10)
+        evaluate_bounds(bernoulli_vae(), Points(x, values="binary"), num_importance_samples=10)
+
+
+def test_a_density_on_binary_data_and_probabilities_of_others_are_refused():
+    density = LinearGaussian()
+    x = (density.data(4) > 0).float()
+    with pytest.raises(CombinationError, match=r"a density, but the data have binary values.*Bernoulli"):
+        evaluate_bounds(density.model, Points(x, bits_offset=0.0, values="binary"))
+    for values in ("unit", "continuous"):
+        with pytest.raises(CombinationError, match=f"discrete, but the data have {values} values.*Binarize"):
+            evaluate_bounds(bernoulli_vae(), Points(binary(3).x, values=values))
 
 
 POSTERIORS = {
@@ -298,7 +307,7 @@ def test_conditional_prior_gets_its_context():
         def batch(self, indices):
             return Batch(self.x[indices], context[indices])
 
-    result = evaluate_bounds(model, Conditioned(x), num_importance_samples=3)
+    result = evaluate_bounds(model, Conditioned(x, values="binary"), num_importance_samples=3)
     with noise.stream(0, 0, 1), torch.no_grad():
         trace = model.trace(x, 3, context=context)
     torch.testing.assert_close(result.elbo.float(), trace.log_weight.mean(0))

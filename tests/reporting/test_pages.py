@@ -118,7 +118,7 @@ def test_figures_are_saved_beside_the_page(run_page, comparison):
     assert names == {f"{name}.svg" for name in ("elbo", "reconstruction", "kl", "learning_rate", "beta")}
     names = {path.name for path in (comparison[1] / "figures").iterdir()}
     assert names == {"paired_differences.svg", "every_run.svg", "validation_curves.svg"}
-    assert not list(run_page[1].glob("**/*.part"))
+    assert not list(run_page[1].glob("**/*.part*"))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from latentflows import data as data_room
 from latentflows.core.errors import CheckpointError, CombinationError, ConfigurationError
 from latentflows.data.load import DATASETS
 from latentflows.data.prepare import Preparation
-from latentflows.distributions import StandardGaussian
+from latentflows.distributions import LearnedGaussian, StandardGaussian
 from latentflows.objectives import ELBO, IWAE, PriorLikelihood
+from latentflows.studies import build as build_room
 from latentflows.studies.build import build_data, build_model, build_options, build_stages, load_run
 from latentflows.studies.configuration import USUAL_PREPARATION, DataSettings
 from latentflows.studies.options import parts
@@ -62,7 +63,7 @@ def test_every_pair_builds_and_takes_a_step(posterior, prior):
 @pytest.mark.parametrize("variance", ["shared", "amortized", "fixed"])
 @pytest.mark.parametrize("network", ["mlp", "gated_mlp", "gated_convolution"])
 def test_every_network_builds_with_every_variance(network, variance):
-    overrides = ["data.preparation=unit", "likelihood=gaussian", f"likelihood.variance={variance}"]
+    overrides = ["data.preparation=dequantized", "likelihood=gaussian", f"likelihood.variance={variance}"]
     overrides += ["likelihood.scale=0.5"] if variance == "fixed" else []
     configuration = configuration_from(
         {}, [f"network={network}", "network.width=4", "latent_dim=2", *overrides]
@@ -203,6 +204,15 @@ def test_a_likelihood_without_probability_for_the_data_is_refused(tmp_path):
         build_data(configuration)
 
 
+def test_two_stages_refuse_a_prior_that_does_not_start_as_standard():
+    prior = LearnedGaussian(3)
+    build_room._check_start(prior)
+    with torch.no_grad():
+        next(prior.parameters()).add_(1.0)
+    with pytest.raises(CombinationError, match=r"which must be N.0, I.; this prior starts as another"):
+        build_room._check_start(prior)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A run folder with all that `load_run` reads."""
@@ -214,7 +224,7 @@ def folder(tmp_path):
     (tmp_path / "checkpoint").mkdir()
     save_weights(model, tmp_path / "checkpoint" / "model.safetensors")
     (tmp_path / "config.yaml").write_text(to_yaml(configuration))
-    (tmp_path / "run.json").write_text(json.dumps({"event_shape": SHAPE}))
+    (tmp_path / "run.json").write_text(json.dumps({"status": "finished", "event_shape": SHAPE}))
     return tmp_path, configuration, model
 
 
@@ -226,6 +236,15 @@ def test_load_run_gives_the_model_back(folder):
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
 
 
+def test_the_last_good_weights_of_a_diverged_run_can_be_looked_at(folder):
+    record(folder[0], status="diverged")
+    assert load_run(folder[0])[0] == folder[1]
+
+
+def record(path, status="finished", event_shape=SHAPE):
+    (path / "run.json").write_text(json.dumps({"status": status, "event_shape": event_shape}))
+
+
 DAMAGE = {
     "no run": (lambda path: (path / "config.yaml").unlink(), CheckpointError, "is no run folder"),
     "no weights": (
@@ -234,10 +253,17 @@ DAMAGE = {
     "no record": (lambda path: (path / "run.json").unlink(), CheckpointError, "does not hold the shape"),
     "no shape": (lambda path: (path / "run.json").write_text("{}"), CheckpointError, "does not hold the shape"),
     "a wrong shape": (
-        lambda path: (path / "run.json").write_text('{"event_shape": [-1]}'), CheckpointError, "positive integers",
+        lambda path: record(path, event_shape=[-1]), CheckpointError, "positive integers",
     ),
     "another model": (
-        lambda path: (path / "run.json").write_text('{"event_shape": [1, 8, 9]}'), CheckpointError, "another model",
+        lambda path: record(path, event_shape=[1, 8, 9]), CheckpointError, "another model",
+    ),
+    "between two stages": (
+        lambda path: record(path, status="interrupted"), CheckpointError,
+        "holds a run that is interrupted, .*Resume it first: latentflows train .*config.yaml --out .* --resume",
+    ),
+    "still training": (
+        lambda path: record(path, status="running"), CheckpointError, "is running, .*Resume it first",
     ),
     "a damaged configuration": (
         lambda path: (path / "config.yaml").write_text("latent_dim: -1\n"), ConfigurationError, "latent_dim",

@@ -8,7 +8,7 @@ import yaml
 
 from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.studies.comparison import read_study
-from latentflows.studies.configuration import RunConfiguration
+from latentflows.studies.configuration import GaussianLikelihood, RunConfiguration
 from latentflows.studies.options import kinds, options, parts
 from latentflows.studies.overrides import configuration_from, differences, read_configuration, to_yaml
 
@@ -188,6 +188,14 @@ def test_all_faults_are_reported_at_once():
 DO_NOT_FIT = {
     "Bernoulli on gray": (["data.preparation=unit"], "bernoulli needs binary data"),
     "Gaussian on binary": (["likelihood=gaussian"], "density has no upper bound"),
+    "a learned variance on gray": (
+        ["data.preparation=unit", "likelihood=gaussian"],
+        "variance`=shared does not fit .*without a lower bound.*data.preparation=dequantized, or .*=fixed",
+    ),
+    "a variance per pixel on gray": (
+        ["data.preparation=unit", "likelihood=gaussian", "likelihood.variance=amortized"],
+        "variance`=amortized does not fit",
+    ),
     "nothing to fit": (["training.plan=two_stage"], r"prior N\(0, I\) has no parameters"),
     "closed form with a flow": (
         ["posterior=iaf", "objective.kl=closed_form"],
@@ -257,8 +265,18 @@ def test_every_option_is_described_and_its_default_is_accepted():
             else []
         )
         overrides += ["prior=maf"] if part == "training" and kind not in (None, "one_stage") else []
-        overrides += ["data.preparation=unit"] if part == "likelihood" else []
+        overrides += ["data.preparation=dequantized"] if part == "likelihood" else []
         configuration_from({}, overrides)
+
+
+def test_gray_values_take_a_fixed_variance():
+    fixed = [
+        "data.preparation=unit",
+        "likelihood=gaussian",
+        "likelihood.variance=fixed",
+        "likelihood.scale=0.1",
+    ]
+    assert configuration_from({}, fixed).likelihood == GaussianLikelihood(variance="fixed", scale=0.1)
 
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))

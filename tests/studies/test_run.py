@@ -92,6 +92,53 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(configuration, tmp_path)
     assert resumed.figures == run(configuration, tmp_path / "b").figures
 
 
+def test_what_was_measured_of_unfinished_weights_is_not_taken_for_the_run(tiny, tmp_path):
+    stages = ["prior=real_nvp", "prior.width=4", "training.plan=two_stage", "training.prior_epochs=3"]
+    configuration = configuration_from({}, [*tiny, *stages])
+    expected = run(configuration, tmp_path / "whole")
+
+    class InPriorStage(Callback):
+        def on_epoch(self, line):
+            if line["stage"] == "prior":
+                os.kill(os.getpid(), signal.SIGINT)
+
+    folder = tmp_path / "cut"
+    assert run(configuration, folder, callbacks=[InPriorStage()]).status == "interrupted"
+    assert (folder / "checkpoint" / "model.safetensors").is_file()  # of the first stage
+    with pytest.raises(
+        CheckpointError, match="is interrupted, so its weights are not those it will end with"
+    ):
+        load_run(folder)
+    for name in ("evaluation.json", "samples/index.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text('{"figures": {"nll": {"mean": -1.0}}}')
+    resumed = run(configuration, folder, resume=True)
+    assert (resumed.figures, resumed.protocol) == (expected.figures, expected.protocol)
+    assert len(read_run(folder).pictures) == 5
+
+
+def test_figures_come_with_their_protocol(configuration, tmp_path):
+    result = run(configuration, tmp_path)
+    assert result.protocol == json.loads((tmp_path / "evaluation.json").read_text())["protocol"]
+    assert result.protocol["num_importance_samples"] == 8
+
+
+def test_pictures_are_of_the_evaluated_split(tiny, tmp_path, monkeypatch):
+    shown = []
+
+    def draw(model, source, folder, **settings):
+        shown.append((source.batch(torch.arange(6)).x, settings["what"]))
+
+    monkeypatch.setattr(run_room, "write_pictures", draw)
+    configuration = configuration_from({}, [*tiny, "evaluation.split=validation", "training.epochs=1"])
+    run(configuration, tmp_path)
+    data = build_data(configuration)  # of black and white pixels, so binarization draws the same every time
+    [(x, what)] = shown
+    assert what == "validation data points"
+    assert torch.equal(x, data.validation.batch(torch.arange(6)).x)
+    assert not torch.equal(x, data.test.batch(torch.arange(6)).x)
+
+
 def test_an_interrupt_outside_of_training_is_recorded_too(configuration, tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from latentflows.core.errors import CheckpointError
 from latentflows.training import checkpoint, load_weights, save_weights
-from latentflows.training.checkpoint import load_tensors, save_tensors, write_atomically
+from latentflows.training.checkpoint import load_tensors, save_tensors
 from tests.training.tiny import same, state, vae
 
 TENSORS = {
@@ -165,23 +165,3 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     if expected is CheckpointError:
         assert "The disk is full" in str(raised.value)
         assert "a.safetensors needs 0.0 MiB" in str(raised.value)
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = open
-
-    def full(path: Path, mode: str, **settings: object) -> object:
-        return real("/dev/full", mode)
-
-    monkeypatch.setattr("builtins.open", full)
-    with pytest.raises(CheckpointError, match="The disk is full"):
-        write_atomically(tmp_path / "a", b"x" * 100)
-
-
-def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
-    left = tmp_path / ".a.partial"
-    left.write_bytes(b"half of a file")
-    write_atomically(tmp_path / "a", b"whole")
-    assert os.listdir(tmp_path) == ["a"]
-    assert (tmp_path / "a").read_bytes() == b"whole"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from latentflows.core.batches import Batch, DataSource
-from latentflows.core.errors import ConfigurationError, LatentFlowsError
+from latentflows.core.errors import CombinationError, ConfigurationError, LatentFlowsError
 from latentflows.core.noise import stream
 from latentflows.core.shapes import size
+from latentflows.models.inference import evaluation_mode, to_model
 from latentflows.models.vae import VAE
 
 _BLOCK_LATENTS = 1024  # latents drawn together: enough for full speed of a decoder's matrix products
@@ -125,7 +124,8 @@ def evaluate_bounds(
 
     Raises:
         ConfigurationError: for settings out of range.
-        DataError: if the likelihood gives no probability to such data, as Bernoulli to gray values.
+        CombinationError: for a density on binary data, or a discrete likelihood on others.
+        DataError: if the likelihood gives no probability to a data point, as Bernoulli to gray values.
         LatentFlowsError: if a log weight is NaN or +inf; it is never left out of a mean.
 
     References:
@@ -134,16 +134,17 @@ def evaluate_bounds(
         theory, methods and examples, 2013, section 9.3 (effective sample size).
     """
     _check_settings(num_importance_samples, num_images, len(source), memory_mib)
+    _check_values(model, source)
     count = len(source) if num_images is None else num_images
     block = min(_BLOCK_LATENTS // num_importance_samples, _BLOCK_NUMBERS // size(model.event_shape))
     block = max(1, block)
     blocks = []
-    with _evaluated(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         rows = None
         for start in range(0, count, block):
             indices = torch.arange(start, min(start + block, len(source)))
             with stream(seed, start, 0):
-                batch = _like(model, source.batch(indices))
+                batch = _on_model(model, source.batch(indices))
             if rows is None:
                 rows = _rows_in_memory(model, batch.context, memory_mib)
             parts = _log_weights(model, batch, num_importance_samples, rows, (seed, start))
@@ -247,25 +248,22 @@ def _rows_in_memory(model: VAE, context: Tensor | None, memory_mib: int) -> int:
     return max(1, budget * 2**20 // (4 * total))
 
 
-def _like(model: VAE, batch: Batch) -> Batch:
-    """Bring data to the model's device and at least to its precision; drop a context that is not used."""
-    like = next(model.parameters(), batch.x)
-    x = batch.x.to(like.device, torch.promote_types(batch.x.dtype, like.dtype))
-    if model.prior.context_shape is None or batch.context is None:
-        return Batch(x)
-    return Batch(x, batch.context.to(like.device))
+def _on_model(model: VAE, batch: Batch) -> Batch:
+    """Bring data to the model; drop a context that is not used."""
+    context = batch.context if model.prior.context_shape is not None else None
+    return Batch(to_model(model, batch.x), None if context is None else to_model(model, context))
 
 
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    """Put every module in eval mode, and each one back in its own mode at the end."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+def _check_values(model: VAE, source: DataSource) -> None:
+    discrete = model.likelihood.distribution_type.discrete
+    if discrete != (source.values == "binary"):
+        kind, fix = (
+            ("discrete", "Binarize the data") if discrete else ("a density", "Use a Bernoulli likelihood")
+        )
+        raise CombinationError(
+            f"The likelihood is {kind}, but the data have {source.values} values: its figures would not be the "
+            f"likelihood of these data. {fix}, or state other `values`."
+        )
 
 
 def _check_settings(num_samples: int, num_images: int | None, available: int, memory_mib: int) -> None:

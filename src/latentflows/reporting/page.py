@@ -2,12 +2,12 @@
 
 import base64
 import math
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latentflows.core.files import write_atomically
 from latentflows.reporting.base import COMMANDS, Picture, Quantity
 from latentflows.reporting.drawing import CSS_VARIABLES, SERIES_DARK, SERIES_LIGHT, Drawing
 from latentflows.studies.statistics import format_interval, format_number
@@ -54,10 +54,11 @@ def write_page(folder: Path, template: str, drawings: Sequence[Drawing], values:
         "dark": dict(zip(names, SERIES_DARK, strict=True)),
     }
     html = environment.get_template(template).render(**values, drawings=drawings, colors=colors)
-    (folder / "figures").mkdir(exist_ok=True)
     for drawing in drawings:
-        _replace(folder / "figures" / f"{drawing.name}.svg", drawing.standalone())
-    return _replace(folder / "report.html", html)
+        write_atomically(folder / "figures" / f"{drawing.name}.svg", drawing.standalone().encode())
+    page = folder / "report.html"
+    write_atomically(page, html.encode())
+    return page
 
 
 def missing(folder: Path, name: str) -> tuple[str, str]:
@@ -100,10 +101,3 @@ def inline_svg(drawing: Drawing) -> "Markup":
     from markupsafe import Markup
 
     return Markup(drawing.inline())
-
-
-def _replace(path: Path, text: str) -> Path:
-    half_written = path.with_name(path.name + ".part")
-    half_written.write_text(text, encoding="utf-8")
-    os.replace(half_written, path)
-    return path

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -36,6 +37,7 @@ from latentflows.models import VAE, presets
 from latentflows.networks import MLP, GatedConvolutionDecoder, GatedConvolutionEncoder, GatedMLP, LastLayer
 from latentflows.objectives import ELBO, IWAE, Objective, PriorLikelihood
 from latentflows.studies import configuration as settings
+from latentflows.studies.combinations import faults_on_gray
 from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.overrides import read_configuration
 from latentflows.training import MLflowLog, Options, Stage, TensorBoardLog, Tracker, WandbLog
@@ -75,7 +77,10 @@ def _amount(value: float | None) -> int | float | None:
 
 
 def _check_values(configuration: RunConfiguration, source: DataSource) -> None:
-    bernoulli = configuration.likelihood.kind == "bernoulli"
+    likelihood = configuration.likelihood
+    if source.values == "unit" and faults_on_gray(likelihood):
+        raise CombinationError(faults_on_gray(likelihood)[0])
+    bernoulli = likelihood.kind == "bernoulli"
     if bernoulli != (source.values == "binary"):
         fix = (
             "Use data.preparation=dynamic_binary, or likelihood=gaussian."
@@ -173,11 +178,15 @@ def _decoder(network: settings.Network, latent: Shape, out_shape: Shape) -> nn.M
 
 
 def _check_start(prior: Conditional) -> None:
-    """Assert that an untrained prior is N(0, I), which the first of two stages relies on."""
+    """Refuse an untrained prior that is not N(0, I), which the first of two stages relies on."""
     with noise.stream(0):
         z: Tensor = StandardGaussian(prior.event_shape)().sample((8,))
     expected = StandardGaussian(prior.event_shape)().log_prob(z)
-    assert prior().log_prob(z).allclose(expected, rtol=1e-4, atol=1e-4), "an untrained prior must be N(0, I)"
+    if not prior().log_prob(z).allclose(expected, rtol=1e-4, atol=1e-4):
+        raise CombinationError(
+            "`training.plan` with two stages trains the first one with the prior as it starts, which must be N(0, I); "
+            "this prior starts as another distribution. Use another prior, or training.plan=one_stage."
+        )
 
 
 def build_stages(configuration: RunConfiguration, model: VAE) -> list[Stage]:
@@ -273,7 +282,8 @@ def load_run(folder: Path) -> tuple[RunConfiguration, VAE]:
     """Rebuild the model of a run folder with its selected weights, in eval mode; nothing in the folder is executed.
 
     Raises:
-        CheckpointError: if the folder is no run, or is not trained yet.
+        CheckpointError: if the folder is no run, or its training has not ended: weights between two stages are not
+            the run's, and figures or pictures of them would pass for those of the run.
         ConfigurationError: if its configuration was damaged.
     """
     if not (folder / "config.yaml").is_file():
@@ -281,15 +291,17 @@ def load_run(folder: Path) -> tuple[RunConfiguration, VAE]:
             f"{folder} is no run folder: it has no config.yaml. Name a folder that `train` made."
         )
     configuration = read_configuration(folder / "config.yaml")
-    model = build_model(configuration, _event_shape(folder))
+    event_shape = _event_shape_of_ended(folder)
+    model = build_model(configuration, event_shape)
     load_weights(model, folder / "checkpoint" / "model.safetensors")
     return configuration, model.eval()
 
 
-def _event_shape(folder: Path) -> Shape:
-    """Read the shape of one data point, which is known once the data were loaded."""
+def _event_shape_of_ended(folder: Path) -> Shape:
+    """Read the shape of one data point from the record of a run, and refuse a run that has not ended."""
     try:
-        shape = json.loads((folder / "run.json").read_text(encoding="utf-8"))["event_shape"]
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        status, shape = record["status"], record["event_shape"]
         event_shape = tuple(int(n) for n in shape)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
@@ -299,5 +311,11 @@ def _event_shape(folder: Path) -> Shape:
     if not event_shape or min(event_shape) < 1 or math.prod(event_shape) > 2**31:
         raise CheckpointError(
             f"{folder / 'run.json'}: `event_shape` must hold positive integers; got {shape}."
+        )
+    if status not in ("finished", "diverged"):
+        config = shlex.quote(str(folder / "config.yaml"))
+        raise CheckpointError(
+            f"{folder} holds a run that is {status}, so its weights are not those it will end with. Resume it first: "
+            f"latentflows train {config} --out {shlex.quote(str(folder))} --resume"
         )
     return event_shape

@@ -9,6 +9,8 @@ from latentflows.studies.configuration import (
     ELBOObjective,
     FullGaussian,
     Gaussian,
+    GaussianLikelihood,
+    Likelihood,
     RealNVP,
     RunConfiguration,
     Standard,
@@ -21,7 +23,7 @@ def combination_faults(configuration: RunConfiguration) -> list[str]:
     Cost: none; no data are read. What depends on the data's shape is refused by `studies.build`.
     """
     c = configuration
-    faults = [*_likelihood_faults(c.likelihood.kind, c.data.preparation), *_size_faults(c)]
+    faults = [*_likelihood_faults(c.likelihood, c.data.preparation), *_size_faults(c)]
     if c.training.plan != "one_stage" and isinstance(c.prior, Standard):
         faults.append(
             f"`training.plan`={c.training.plan} fits the prior in a stage of its own, but prior N(0, I) has no "
@@ -38,7 +40,8 @@ def combination_faults(configuration: RunConfiguration) -> list[str]:
     return faults
 
 
-def _likelihood_faults(kind: str, preparation: str | None) -> list[str]:
+def _likelihood_faults(likelihood: Likelihood, preparation: str | None) -> list[str]:
+    kind = likelihood.kind
     binary = preparation in ("dynamic_binary", "fixed_binary")
     if kind == "bernoulli" and preparation is not None and not binary:
         return [
@@ -49,6 +52,17 @@ def _likelihood_faults(kind: str, preparation: str | None) -> list[str]:
         return [
             f"`likelihood.kind`=gaussian is a density, but data.preparation={preparation} gives only 0 and 1, where a "
             "density has no upper bound. Use likelihood=bernoulli, or data.preparation=dequantized."
+        ]
+    return faults_on_gray(likelihood) if preparation == "unit" else []
+
+
+def faults_on_gray(likelihood: Likelihood) -> list[str]:
+    """Return why a likelihood does not fit gray values in [0, 1], which take a few discrete values only."""
+    if isinstance(likelihood, GaussianLikelihood) and likelihood.variance != "fixed":
+        return [
+            f"`likelihood.variance`={likelihood.variance} does not fit data.preparation=unit: on discrete gray values "
+            "a learned variance can shrink without limit, and the NLL then falls without a lower bound and means "
+            "nothing. Use data.preparation=dequantized, or likelihood.variance=fixed with likelihood.scale."
         ]
     return []
 

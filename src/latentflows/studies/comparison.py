@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
+from latentflows.core.files import write_atomically
 from latentflows.studies.configuration import Integer, RunConfiguration, Settings
 from latentflows.studies.overrides import configuration_from, read_mapping
 from latentflows.studies.pool import Event, Report, over_jobs
@@ -201,6 +202,7 @@ def run_job(job: _Job, report: Report) -> dict[str, Any]:
         "status": result.status,
         "reason": result.reason,
         "figures": result.figures,
+        "protocol": result.protocol,
         "parameters": result.parameters,
         "seconds": result.seconds,
     }
@@ -209,7 +211,8 @@ def run_job(job: _Job, report: Report) -> dict[str, Any]:
 def _outcome(event: Event) -> dict[str, Any]:
     if event.kind == "result":
         return event.content
-    return {"status": "failed", "reason": event.content, "figures": None, "parameters": None, "seconds": None}
+    unknown = dict.fromkeys(("figures", "protocol", "parameters", "seconds"))
+    return {"status": "failed", "reason": event.content, **unknown}
 
 
 def _folder(arm: Arm, seed: int) -> str:
@@ -239,12 +242,8 @@ def _prepare(study: Study, out: Path, command: str, *, resume: bool, overwrite: 
         raise ConfigurationError(
             f"{out} is not an empty folder and holds no comparison. Choose another `out`."
         )
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(
-        json.dumps({"format": 1, "command": command, **content}, indent=2) + "\n", encoding="utf-8"
-    )
-    os.replace(temporary, path)
+    text = json.dumps({"format": 1, "command": command, **content}, indent=2) + "\n"
+    write_atomically(path, text.encode())
 
 
 def _known(raw: dict[str, Any]) -> dict[str, Any]:

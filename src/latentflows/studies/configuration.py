@@ -257,7 +257,9 @@ class _TrainingSettings(Settings):
         default=None, gt=0, description="Largest global norm of the gradient."
     )
     accumulate: Integer = Field(
-        default=1, gt=0, description="Batches whose gradients are added up for one step."
+        default=1,
+        gt=0,
+        description="Pieces that a batch is cut into, whose gradients are averaged; saves memory, same step.",
     )
     ema_decay: Number | None = Field(
         default=None,

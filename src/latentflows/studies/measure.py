@@ -11,12 +11,12 @@ import numpy as np
 
 from latentflows.core.batches import DataSource
 from latentflows.core.errors import CheckpointError, ConfigurationError
+from latentflows.core.files import write_atomically
 from latentflows.data import ImageData
 from latentflows.evaluation import evaluate_bounds
 from latentflows.generation import sample, save_grid
 from latentflows.models import VAE
 from latentflows.studies.configuration import EvaluationSettings
-from latentflows.training.checkpoint import write_atomically
 
 
 def evaluated_split(data: ImageData, settings: EvaluationSettings) -> DataSource:

@@ -17,6 +17,7 @@ import torch
 
 from latentflows._version import __version__
 from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
+from latentflows.core.files import write_atomically
 from latentflows.data import ImageData
 from latentflows.generation import write_pictures
 from latentflows.models import VAE
@@ -25,7 +26,6 @@ from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.measure import evaluate, evaluated_split
 from latentflows.studies.overrides import differences, read_configuration, to_yaml
 from latentflows.training import Callback, History, Stage, fit, load_weights
-from latentflows.training.checkpoint import write_atomically
 from latentflows.training.parallel import is_first, num_processes, on_gpu
 from latentflows.training.record import Record, identity, lengths
 
@@ -47,6 +47,7 @@ class RunResult:
         figures: As in `evaluation.json`; None where the run was not evaluated.
         parameters: Numbers of parameters by part, and in total.
         seconds: Wall time of training, over all sessions.
+        protocol: How the figures were measured, as in `evaluation.json`; None without figures.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class RunResult:
     figures: dict[str, Any] | None
     parameters: dict[str, int]
     seconds: float
+    protocol: dict[str, Any] | None = None
 
 
 def run(
@@ -103,16 +105,15 @@ def run(
             out, history.status, history.reason, None, parts.model.num_parameters(), history.seconds
         )
     callbacks = [*build_trackers(configuration, out), *callbacks]
-    if resume:
-        Record(
-            out, identity(parts.stages, configuration.seed, len(parts.data.train)), lengths(parts.stages)
-        ).load()
+    trained = resume and _is_trained(configuration, parts, out)
     if overwrite:
         clear(out)
     record = _first_record(configuration, parts.model, out, command)
     try:
         write_atomically(out / "config.yaml", to_yaml(configuration).encode())
         _write_record(out, record)
+        if not trained:
+            _forget_measures(out)
         announce("training")
         history = _train(configuration, parts, out, resume=resume, callbacks=callbacks)
         record |= _of_history(history)
@@ -142,6 +143,19 @@ def _build(configuration: RunConfiguration) -> _Parts:
     for stage in stages:
         stage.check(model)
     return _Parts(data, model, stages)
+
+
+def _is_trained(configuration: RunConfiguration, parts: _Parts, out: Path) -> bool:
+    """Whether training in `out` has ended; raises where its checkpoint is damaged or does not fit."""
+    key = identity(parts.stages, configuration.seed, len(parts.data.train))
+    saved = Record(out, key, lengths(parts.stages)).load()
+    return saved is not None and saved[1].finished
+
+
+def _forget_measures(out: Path) -> None:
+    """Remove figures and the index of pictures: they are of other weights than those to come."""
+    (out / "evaluation.json").unlink(missing_ok=True)
+    (out / "samples" / "index.json").unlink(missing_ok=True)
 
 
 def _train(
@@ -239,13 +253,15 @@ def result_of(out: Path) -> RunResult | None:
     record = _read_record(out)
     if not record:
         return None
+    evaluation = _read(out / "evaluation.json")
     return RunResult(
         folder=out,
         status=record.get("status", "failed"),
         reason=record.get("reason"),
-        figures=_read(out / "evaluation.json").get("figures"),
+        figures=evaluation.get("figures"),
         parameters=record.get("parameters", {}),
         seconds=record.get("seconds", 0.0),
+        protocol=evaluation.get("protocol"),
     )
 
 
@@ -262,7 +278,12 @@ def _measure(
     if not (out / "samples" / "index.json").is_file():
         announce("pictures")
         write_pictures(
-            model, data.test, out / "samples", temperature=settings.temperature, seed=settings.seed
+            model,
+            evaluated_split(data, settings),
+            out / "samples",
+            temperature=settings.temperature,
+            seed=settings.seed,
+            what=f"{settings.split} data points",
         )
 
 

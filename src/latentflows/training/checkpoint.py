@@ -9,9 +9,7 @@ Size: weights W, optimizer 2 W (Adam), moving average W, best weights W, last go
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -21,34 +19,10 @@ from torch import Tensor, nn
 
 from latentflows._version import __version__
 from latentflows.core.errors import CheckpointError
+from latentflows.core.files import write_atomically
 
 FORMAT = 1
 Tensors = dict[str, Tensor]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file at `path`, or leave it as it was.
-
-    Raises:
-        CheckpointError: if the disk is full, naming the file and the size.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Always this name, so that what a killed process left is written over.
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CheckpointError(
-                f"The disk is full: {path} needs {len(content) / 2**20:.1f} MiB. Free space and resume the run; "
-                "the checkpoint before this one is intact."
-            ) from error
-        raise
 
 
 def save_tensors(path: Path, tensors: Tensors, state: dict[str, Any]) -> None:

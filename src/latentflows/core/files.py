@@ -1,0 +1,36 @@
+"""Files that appear as a whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from latentflows.core.errors import CheckpointError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace the file at `path`, or leave it as it was; folders on the way are made.
+
+    The content is written beside the target, synced to disk, and renamed over it.
+
+    Raises:
+        CheckpointError: if the disk is full, naming the file and the size.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Always this name, so that what a killed process left is written over.
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CheckpointError(
+                f"The disk is full: {path} needs {len(content) / 2**20:.1f} MiB. Free space and resume the run; "
+                "what was there before is intact."
+            ) from error
+        raise

@@ -1,0 +1,46 @@
+"""Files are replaced as a whole, whatever happens on the way."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from latentflows.core.errors import CheckpointError
+from latentflows.core.files import write_atomically
+
+
+def test_folders_on_the_way_are_made_and_an_old_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "c"
+    for content in (b"old", b"new"):
+        write_atomically(path, content)
+        assert path.read_bytes() == content
+    assert os.listdir(path.parent) == ["c"]
+
+
+def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_atomically(tmp_path / "a", b"old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a", b"new")
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = open
+
+    def full(path: Path, mode: str, **settings: object) -> object:
+        return real("/dev/full", mode)
+
+    monkeypatch.setattr("builtins.open", full)
+    with pytest.raises(CheckpointError, match="The disk is full"):
+        write_atomically(tmp_path / "a", b"x" * 100)
+
+
+def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
+    left = tmp_path / ".a.partial"
+    left.write_bytes(b"half of a file")
+    write_atomically(tmp_path / "a", b"whole")
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"whole"
