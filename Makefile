@@ -19,8 +19,8 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@
 
-demo: $(VENV)/.installed-demo  ## Train five VAEs on real digits, three seeds each, and write the report
-	$(BIN)/latentflows demo --out $(RUNS)/demo
+demo: $(VENV)/.installed-demo  ## Train five VAEs on real digits, three seeds each, and write the report; goes on where it stopped
+	$(BIN)/latentflows demo --out $(RUNS)/demo --resume
 
 test: $(VENV)/.installed-test  ## Run the tests
 	$(BIN)/python -m pytest -n 2

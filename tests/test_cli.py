@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -224,8 +225,10 @@ def test_evaluate_measures_anew(trained, capsys):
     options = ["--num-importance-samples", "4", "--num-images", "3", "--split", "validation", "--seed", "2"]
     assert main(["evaluate", str(trained), *options]) == 0
     out = capsys.readouterr().out
-    assert re.search("validation split, 3 images, K = 4; .*dynamic binarization", out)
-    assert re.search(r"nll  \d+\.\d{3} ± \d+\.\d{3} nats", out)
+    assert re.search("Measured on: validation split, 3 images, K = 4 importance.*dynamic binarization", out)
+    assert re.search(r"nll  \d+\.\d{3} ± \d+\.\d{3} nats \(Monte Carlo error \d+\.\d{3}\)\n", out)
+    assert "±: standard error over images." in out
+    assert "The weights were selected on the validation split" in out
     protocol = json.loads((trained / "evaluation.json").read_text())["protocol"]
     assert [protocol[key] for key in ("split", "num_images", "num_importance_samples", "seed")] == [
         "validation", 3, 4, 2,
@@ -254,7 +257,9 @@ def test_list_shows_runs_components_and_options(trained, capsys):
     assert main(["list", str(trained.parent)]) == 0
     out = capsys.readouterr().out
     assert re.search(r"broken  unreadable", out)
-    assert re.search(r"tiny  finished +NLL \d+\.\d\d ± \d+\.\d\d nats +[\d,]+ parameters", out)
+    assert re.search(
+        r"tiny  finished +(test|validation) NLL \d+\.\d\d ± \d+\.\d\d nats .K = \d+. +[\d,]+ parameters", out
+    )
     assert main(["list", "components"]) == 0
     assert re.search(r"^posterior=iaf +Inverse autoregressive flow", capsys.readouterr().out, re.MULTILINE)
     assert main(["list", "options"]) == 0
@@ -274,7 +279,15 @@ class Ends:
             nll = {"mean": 22.0 - gain + 0.01 * position, "standard_error": 0.17, "unit": "nats"}
             counts = {"posterior": 5, "prior": 1000 * gain, "likelihood": 5, "total": 10 + 1000 * gain}
             yield Event(position, "started")
-            line = {"figures": {"nll": nll}, "parameters": counts, "seconds": 3.0, "reason": "bad luck"}
+            protocol = {
+                "split": "test",
+                "num_images": 9,
+                "num_importance_samples": 5,
+                "seed": 0,
+                "data": "digits",
+            }
+            line = {"figures": {"nll": nll}, "protocol": protocol, "parameters": counts, "seconds": 3.0}
+            line["reason"] = "bad luck"
             yield Event(position, "result", {"status": self.status, **line})
 
 
@@ -288,10 +301,25 @@ def test_demo_prints_a_table_and_what_it_supports(monkeypatch, capsys, tmp_path)
     )
     assert "supports a lower (better) test NLL of Real NVP prior, one stage" in captured.out
     assert "does not hold the number of parameters equal" in captured.out
+    assert "Test NLL in nats: mean over seeds ± standard error over images." in captured.out
+    assert "What the figures do not support. The intervals describe how much training varies" in captured.out
     assert "Report: runs/demo/report.html" in captured.out
     assert (tmp_path / "runs" / "demo" / "report.html").is_file()
     assert main(["demo", "--quiet"]) == 2
     assert "--resume" in capsys.readouterr().err
+
+
+def test_make_demo_can_be_repeated_and_goes_on_after_an_interrupt(monkeypatch, capsys, tmp_path):
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    (command,) = re.findall(r"^\t\$\(BIN\)/latentflows (demo .*)$", makefile, re.MULTILINE)
+    words = [*command.replace("$(RUNS)", "runs").split(), "--quiet"]
+    for status, code in (("interrupted", 130), ("finished", 0), ("finished", 0)):
+        monkeypatch.setattr(comparison_room, "over_jobs", Ends(status))
+        (tmp_path / "runs" / "demo" / "report.html").unlink(missing_ok=True)
+        assert main(words) == code
+    assert "supports a lower (better) test NLL" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "demo" / "report.html").is_file()
+    assert len((tmp_path / "runs" / "demo" / "study.jsonl").read_text().splitlines()) == 30
 
 
 def test_an_interrupted_comparison_says_how_to_go_on(monkeypatch, capsys):

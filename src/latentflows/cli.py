@@ -193,7 +193,6 @@ def evaluate(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the samples.", show_default="as in the run")] = None,
     data_root: DataRoot = None,
-    quiet: Quiet = False,
 ) -> None:
     """Measure ELBO and importance-weighted likelihood of a trained run anew.
 
@@ -214,13 +213,7 @@ def evaluate(
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
     configuration = configuration_from(configuration.model_dump(mode="json"), overrides)
     content = measure(model, build_data(configuration), configuration.evaluation, run)
-    terminal.show_figures(content["figures"])
-    if not quiet:
-        protocol = content["protocol"]
-        typer.echo(
-            f"{protocol['split']} split, {protocol['num_images']:,} images, K = "
-            f"{protocol['num_importance_samples']:,}; {protocol['data']}"
-        )
+    terminal.show_figures(content["figures"], content["protocol"])
     _report(run)
 
 
@@ -343,7 +336,8 @@ def _show_result(result: RunResult) -> None:
     if result.status != "finished":
         typer.echo(f"The run in {result.folder} {result.status}: {result.reason}", err=True)
         raise typer.Exit(1)
-    terminal.show_figures(result.figures or {})
+    if result.figures is not None and result.protocol is not None:
+        terminal.show_figures(result.figures, result.protocol)
     typer.echo(f"Run: {result.folder}  Report: {_report(result.folder)}")
 
 

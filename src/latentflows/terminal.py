@@ -49,13 +49,21 @@ class ComparisonBar:
             self.bar.stop()
 
 
-def show_figures(figures: dict[str, Any]) -> None:
-    """Print the figures of an evaluation, one per line, with their standard error over images."""
+def show_figures(figures: dict[str, Any], protocol: dict[str, Any]) -> None:
+    """Print the figures of an evaluation with their errors, one per line, and how they were measured."""
+    from latentflows.reporting.base import Protocol
+
     for name, figure in figures.items():
         if figure is not None:
-            error = figure.get("standard_error")
+            error, noise = figure.get("standard_error"), figure.get("monte_carlo_error")
             spread = "" if error is None else f" ± {error:.3f}"
-            typer.echo(f"{name.replace('_', ' '):>22}  {figure['mean']:.3f}{spread} {figure['unit']}")
+            finite = "" if noise is None else f" (Monte Carlo error {noise:.3f})"
+            typer.echo(f"{name.replace('_', ' '):>22}  {figure['mean']:.3f}{spread} {figure['unit']}{finite}")
+    measured = Protocol.model_validate(protocol)
+    typer.echo(f"Measured on: {measured.conditions}.")
+    typer.echo("±: standard error over images. Monte Carlo error: from finite K, at the same images.")
+    if measured.caution:
+        typer.echo(measured.caution)
 
 
 def show_table(folder: Path) -> None:
@@ -63,19 +71,22 @@ def show_table(folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from latentflows.reporting import comparison_table
+    from latentflows.reporting.base import read_comparison
+    from latentflows.reporting.table import limits, quantity_of, rows_of
     from latentflows.studies.statistics import format_interval
 
+    comparison = read_comparison(folder)
+    rows, quantity = rows_of(comparison), quantity_of(comparison)
     table = Table(box=None, padding=(0, 2, 0, 0), collapse_padding=True)
     table.add_column("arm", no_wrap=True)
-    for heading in ("parameters", "test NLL", "difference", "seconds"):
+    for heading in ("parameters", "epochs", quantity, "difference", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
-    rows = comparison_table(folder)
     for row in rows:
         error = "" if row.nll_standard_error is None else f" ± {row.nll_standard_error:.2f}"
         table.add_row(
             row.label,
             "" if row.parameters is None else f"{row.parameters.total:,}",
+            "" if row.epochs is None else f"{row.epochs.mean:.0f}",
             "none" if row.nll is None else f"{row.nll.mean:.2f}{error}",
             "" if row.difference is None else format_interval(row.difference),
             "" if row.seconds is None else f"{row.seconds.mean:.0f}",
@@ -84,12 +95,13 @@ def show_table(folder: Path) -> None:
     console.print(table)
     baseline = next(row.label for row in rows if row.is_baseline)
     console.print(
-        "\nTest NLL in nats: mean over seeds ± standard error over test images. Difference: 95% interval of the paired "
-        f"difference to {baseline}, over seeds.\n"
+        f"\n{quantity[0].upper()}{quantity[1:]} in nats: mean over seeds ± standard error over images. Difference: 95% "
+        f"interval of the paired difference to {baseline}, over seeds. Epochs: over all stages.\n"
     )
     for row in rows:
         if row.verdict is not None:
             console.print(f"{row.verdict}\n")
+    console.print(f"What the figures do not support. {' '.join(limits(comparison))}\n")
 
 
 def list_components() -> None:
@@ -112,7 +124,7 @@ def list_options() -> None:
 
 
 def list_runs(folder: Path) -> None:
-    """Print the runs below a folder with status, test figure and size.
+    """Print the runs below a folder with status, NLL and size.
 
     Raises:
         DataError: if there is no such folder.
@@ -136,6 +148,8 @@ def _run_line(folder: Path) -> str:
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     shown = "not evaluated"
     if (folder / "evaluation.json").is_file():
-        nll = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["figures"]["nll"]
-        shown = f"NLL {nll['mean']:.2f} ± {nll['standard_error'] or 0:.2f} nats"
-    return f"{record['status']:<12} {shown:<28} {record['parameters']['total']:>10,} parameters"
+        evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        nll, protocol = evaluation["figures"]["nll"], evaluation["protocol"]
+        error = "" if nll["standard_error"] is None else f" ± {nll['standard_error']:.2f}"
+        shown = f"{protocol['split']} NLL {nll['mean']:.2f}{error} nats (K = {protocol['num_importance_samples']:,})"
+    return f"{record['status']:<12} {shown:<44} {record['parameters']['total']:>10,} parameters"

@@ -67,9 +67,10 @@ class Fake:
                 record = json.loads((folder / run / "run.json").read_text())
                 record["parameters"]["prior"] += (sizes or {}).get(arm["name"], 0)
                 record["parameters"]["total"] += (sizes or {}).get(arm["name"], 0)
-                figures = json.loads((folder / run / "evaluation.json").read_text())["figures"]
+                evaluation = json.loads((folder / run / "evaluation.json").read_text())
+                measured = {key: evaluation[key] for key in ("figures", "protocol")}
                 shared = {key: record[key] for key in ("status", "parameters", "seconds")}
-                lines.append({"arm": arm["name"], "seed": seed, "run": run, "figures": figures, **shared})
+                lines.append({"arm": arm["name"], "seed": seed, "run": run, **measured, **shared})
         (folder / "study.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return folder
 

@@ -188,6 +188,7 @@ def test_the_comparison_page_shows_every_arm_run_and_difference(comparison):
     assert "does not hold the number of parameters equal (290,424 against 290,384)" in page.text
     assert "not corrected for making 2 comparisons" in page.text
     assert "so few seeds" in page.text
+    assert re.search(r"Epochs over all stages\..* 30 ", page.text)
     assert len(page.all("img")) == 4  # data, and samples of three arms
     assert page.text.count(" ± 0.40") == 9
     assert str(folder) not in page.html
@@ -241,12 +242,55 @@ def test_a_comparison_without_runs_has_a_page(fake, tmp_path):
 
 def test_different_protocols_are_told(fake, tmp_path):
     folder = fake.write_comparison(tmp_path / "study", seeds=(0,), gains={"a": 0.0, "b": 1.0})
-    path = folder / "runs" / "b-seed0" / "evaluation.json"
-    protocol = json.loads(path.read_text())["protocol"]
-    fake.edit_json(path, protocol=protocol | {"seed": 9})
-    assert "do not compare" not in Page(write_comparison_report(folder)).text
-    fake.edit_json(path, protocol=protocol | {"num_importance_samples": 5})
-    assert "figures do not compare" in Page(write_comparison_report(folder)).text
+
+    def page_with(**changes):
+        def change(line):
+            return line if line["arm"] == "a" else line | {"protocol": line["protocol"] | changes}
+
+        fake.edit_lines(folder / "study.jsonl", change)
+        return Page(write_comparison_report(folder)).text
+
+    assert "do not compare" not in page_with(seed=9)
+    text = page_with(num_importance_samples=5)
+    assert "figures do not compare" in text
+    assert "K = 500 importance samples" in text
+    assert "K = 5 importance samples" in text
+
+
+def test_the_protocol_is_that_of_the_figures_not_of_a_later_evaluation(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", seeds=(0, 1), gains={"a": 0.0, "b": 1.0})
+    before = Page(write_comparison_report(folder)).text
+    for run in (folder / "runs").iterdir():
+        protocol = json.loads((run / "evaluation.json").read_text())["protocol"]
+        fake.edit_json(run / "evaluation.json", protocol=protocol | {"num_importance_samples": 5})
+    assert Page(write_comparison_report(folder)).text == before
+    fake.edit_lines(
+        folder / "study.jsonl", lambda line: {key: line[key] for key in line if key != "protocol"}
+    )
+    assert "Measured on: a protocol that was not recorded." in Page(write_comparison_report(folder)).text
+
+
+def test_validation_figures_are_called_so_and_come_with_a_caution(fake, tmp_path):
+    caution = "weights were selected on the validation split"
+    folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 5.0})
+    page = Page(write_comparison_report(folder))
+    assert "Test NLL (lower is better)" in page.text
+    assert caution not in page.text
+    fake.edit_lines(
+        folder / "study.jsonl", lambda line: line | {"protocol": line["protocol"] | {"split": "validation"}}
+    )
+    page = Page(write_comparison_report(folder))
+    assert "Validation NLL (lower is better)" in page.text
+    assert "supports a lower (better) validation NLL of B" in page.text
+    assert "the same validation images" in page.text
+    assert "validation NLL of every run" in page.html
+    assert "test nll" not in page.html.lower()
+    assert page.text.count(caution) == 1
+    run = folder / "runs" / "a-seed0"
+    assert caution not in Page(write_run_report(run)).text
+    protocol = json.loads((run / "evaluation.json").read_text())["protocol"]
+    fake.edit_json(run / "evaluation.json", protocol=protocol | {"split": "validation"})
+    assert caution in Page(write_run_report(run)).text
 
 
 def test_a_page_is_the_same_when_written_again(comparison):

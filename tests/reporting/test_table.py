@@ -5,6 +5,8 @@ import json
 import pytest
 
 from latentflows.reporting import comparison_table
+from latentflows.reporting.base import read_comparison
+from latentflows.reporting.table import quantity_of
 
 
 @pytest.fixture
@@ -59,6 +61,28 @@ def test_runs_without_a_figure_are_left_out_of_the_pairs(study, fake, change):
     assert (flow.num_finished, baseline.num_finished) == (2, 3)
     assert sorted(flow.difference_by_seed) == [0, 2]
     assert flow.difference.num == 2
+
+
+def test_a_longer_training_is_counted_over_all_stages_and_named(study, fake):
+    baseline, flow = comparison_table(study)
+    assert (baseline.epochs.mean, flow.epochs.mean) == (30, 30)
+    assert "length of training" not in flow.verdict
+    for seed in range(3):
+        fake.write_run(study / "runs" / f"flow-seed{seed}", epochs=45, stages=("vae", "prior"))
+    flow = comparison_table(study)[1]
+    assert flow.epochs.mean == 45
+    assert "does not hold the length of training equal (45 against 30 epochs over all stages)" in flow.verdict
+
+
+def test_the_nll_is_called_by_its_split_where_there_is_one(study, fake):
+    assert quantity_of(read_comparison(study)) == "test NLL"
+
+    def with_split(line):
+        split = "validation" if line["arm"] == "flow" else "test"
+        return line | {"protocol": line["protocol"] | {"split": split}}
+
+    fake.edit_lines(study / "study.jsonl", with_split)
+    assert quantity_of(read_comparison(study)) == "NLL"
 
 
 def test_seeds_the_study_does_not_ask_for_do_not_count(study, fake):

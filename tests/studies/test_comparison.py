@@ -7,8 +7,10 @@ import signal
 import pytest
 
 from latentflows.core.errors import CheckpointError, ConfigurationError
+from latentflows.objectives import ELBO
 from latentflows.reporting import comparison_table
 from latentflows.studies import comparison as comparison_room
+from latentflows.studies.build import build_model, build_stages
 from latentflows.studies.comparison import Arm, Study, append_line, compare, read_lines, read_study
 from latentflows.studies.demo import demo_study
 from latentflows.studies.overrides import read_configuration
@@ -216,6 +218,9 @@ def test_the_demo_compares_five_arms_with_equal_networks():
     ]
     assert configurations[1].prior == configurations[2].prior == configurations[4].prior
     assert configurations[3].posterior == configurations[4].posterior
+    models = [build_model(c, (1, 8, 8)) for c in configurations]
+    stages = [build_stages(c, model)[0] for c, model in zip(configurations, models, strict=True)]
+    assert {stage.objective for stage in stages} == {ELBO(1, warmup_epochs=10.0, kl="monte_carlo")}
 
 
 def test_the_runs_of_a_comparison_have_no_trackers_unless_asked():

@@ -121,12 +121,13 @@ def test_excluding_zero_works_on_both_sides(values, excludes):
 
 
 def test_verdict_supports_a_lower_and_a_higher_value():
-    lower = verdict("Flow", "Gaussian", estimate([-1.0, -1.1, -0.9]), num_parameters=(10, 10))
+    numbers = {"num_parameters": (10, 10), "num_epochs": (120, 120)}
+    lower = verdict("Flow", "Gaussian", estimate([-1.0, -1.1, -0.9]), quantity="test NLL", **numbers)
     assert "With 3 seeds" in lower
     assert "[−1.25, −0.75] nats: supports a lower (better) test NLL of Flow" in lower
-    assert "parameters" not in lower
+    assert "does not hold" not in lower
     higher = verdict("Flow", "Gaussian", estimate([1.0, 1.1, 0.9]), num_parameters=None)
-    assert "supports a higher (worse) test NLL of Flow" in higher
+    assert "supports a higher (worse) NLL of Flow" in higher
 
 
 def test_verdict_is_modest_where_zero_is_inside_or_there_is_no_interval():
@@ -142,6 +143,15 @@ def test_verdict_is_modest_where_zero_is_inside_or_there_is_no_interval():
 def test_verdict_names_unequal_numbers_of_parameters():
     text = verdict("A", "B", estimate([1.0, 2.0]), num_parameters=(12_000, 11_999))
     assert "does not hold the number of parameters equal (12,000 against 11,999)" in text
+
+
+def test_verdict_names_unequal_lengths_of_training():
+    def text(arm, baseline):
+        return verdict("A", "B", estimate([1.0, 2.0]), num_parameters=None, num_epochs=(arm, baseline))
+
+    assert text(180, 120).endswith("the length of training equal (180 against 120 epochs over all stages).")
+    assert "(1,333.3 against 1,333 epochs over all stages)" in text(1333 + 1 / 3, 1333)
+    assert "length of training" not in text(120.0, 120)
 
 
 def test_numbers_have_a_true_minus_sign_and_narrow_intervals_enough_digits():

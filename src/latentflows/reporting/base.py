@@ -106,6 +106,13 @@ class Protocol(Record):
             f" K = {self.num_importance_samples:,} importance samples per image; {self.data}"
         )
 
+    @property
+    def caution(self) -> str:
+        """What a reader of the figures must know about their split; empty for test data."""
+        if self.split != "validation":
+            return ""
+        return "The weights were selected on the validation split, so figures on it flatter the model."
+
 
 class Evaluation(Record):
     """`evaluation.json`."""
@@ -152,6 +159,7 @@ class StudyRun(Record):
     run: str
     status: Status
     figures: dict[str, Quantity | None] | None = None
+    protocol: Protocol | None = None
     parameters: Parameters | None = None
     seconds: float | None = None
 

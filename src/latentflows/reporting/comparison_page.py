@@ -10,14 +10,13 @@ from latentflows.reporting.base import (
     StudyRun,
     read_comparison,
     read_epochs,
-    read_evaluation,
     read_hardware,
     read_pictures,
 )
 from latentflows.reporting.drawing import Drawing
 from latentflows.reporting.figures import forest_plot, run_dots, validation_curves
 from latentflows.reporting.page import missing, write_page
-from latentflows.reporting.table import Row, counted_runs, rows_of
+from latentflows.reporting.table import Row, counted_runs, limits, quantity_of, rows_of
 
 
 def write_comparison_report(folder: Path) -> Path:
@@ -39,6 +38,8 @@ def write_comparison_report(folder: Path) -> Path:
         "title": comparison.study.name,
         "study": comparison.study,
         "rows": rows,
+        "quantity": quantity_of(comparison),
+        "limits": limits(comparison),
         "labels": labels,
         "baseline": labels[comparison.study.baseline],
         "num_runs": len(labels) * len(comparison.study.seeds),
@@ -61,9 +62,10 @@ def _drawings(comparison: Comparison, rows: list[Row]) -> list[Drawing]:
         for row in rows
         if row.difference is not None
     }
+    quantity = quantity_of(comparison)
     drawings = (
-        forest_plot(differences, baseline),
-        run_dots({row.label: list(row.nll_by_seed.values()) for row in rows}),
+        forest_plot(differences, baseline, quantity),
+        run_dots({row.label: list(row.nll_by_seed.values()) for row in rows}, quantity),
         validation_curves({row.label: _curves(comparison, row.arm) for row in rows}),
     )
     return [drawing for drawing in drawings if drawing is not None]
@@ -93,9 +95,7 @@ def _protocols(comparison: Comparison) -> list[str]:
     lines = set()
     for arm in comparison.study.arms:
         for run in counted_runs(comparison, arm.name).values():
-            evaluation = read_evaluation(comparison.folder / run.run)
-            if evaluation is not None:
-                lines.add(evaluation.protocol.conditions)
+            lines.add("a protocol that was not recorded" if run.protocol is None else run.protocol.conditions)
     return sorted(lines)
 
 

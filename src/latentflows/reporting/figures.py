@@ -92,7 +92,7 @@ def validation_curves(arms: Mapping[str, Sequence[Sequence[float]]]) -> Drawing 
 
 
 def forest_plot(
-    differences: Mapping[str, tuple[Estimate, Sequence[float]]], baseline: str, quantity: str = "test NLL"
+    differences: Mapping[str, tuple[Estimate, Sequence[float]]], baseline: str, quantity: str = "NLL"
 ) -> Drawing | None:
     """Paired differences to the baseline: every seed as a dot, mean and interval as a bar.
 
@@ -125,7 +125,7 @@ def forest_plot(
         return finish(axes, "paired_differences", "Paired differences to the baseline", alt)
 
 
-def run_dots(values: Mapping[str, Sequence[float]], quantity: str = "test NLL") -> Drawing | None:
+def run_dots(values: Mapping[str, Sequence[float]], quantity: str = "NLL") -> Drawing | None:
     """Every single run as a dot, the mean of each arm as a tick.
 
     Args:

@@ -44,6 +44,7 @@ def write_page(folder: Path, template: str, drawings: Sequence[Drawing], values:
         interval=lambda estimate: "–" if estimate is None else format_interval(estimate),
         with_error=with_error,
         duration=duration,
+        first_upper=lambda text: text[:1].upper() + text[1:],
         data_uri=data_uri,
         svg=inline_svg,
         yaml=lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True),

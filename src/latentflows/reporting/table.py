@@ -5,7 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentflows.reporting.base import Arm, Comparison, Parameters, StudyRun, read_comparison
+from latentflows.reporting.base import (
+    Arm,
+    Comparison,
+    Parameters,
+    Protocol,
+    StudyRun,
+    read_comparison,
+    read_epochs,
+)
 from latentflows.studies.statistics import Estimate, estimate, paired_difference, verdict
 
 
@@ -20,13 +28,14 @@ class Row:
         parameters: Number of parameters by part.
         num_finished: Seeds that finished with a finite NLL; the others are left out of every estimate.
         num_seeds: Seeds that the study asks for.
-        nll: Test NLL, nats.
-        nll_standard_error: Mean over seeds of the standard error over test images, nats.
+        epochs: Epochs that were trained, over all stages.
+        nll: NLL of the evaluated split, nats.
+        nll_standard_error: Mean over seeds of the standard error over images, nats.
         elbo: ELBO, nats.
         kl: KL part, nats.
         reconstruction: Reconstruction part, nats.
         seconds: Seconds of the run.
-        nll_by_seed: Test NLL of every seed that counts.
+        nll_by_seed: NLL of every seed that counts.
         difference: Paired difference in NLL to the baseline; None for the baseline, or without shared seeds.
         difference_by_seed: The same for every shared seed.
         verdict: What the difference supports; None for the baseline.
@@ -38,6 +47,7 @@ class Row:
     parameters: Parameters | None
     num_finished: int
     num_seeds: int
+    epochs: Estimate | None
     nll: Estimate | None
     nll_standard_error: float | None
     elbo: Estimate | None
@@ -69,8 +79,49 @@ def rows_of(comparison: Comparison) -> list[Row]:
     """The rows of a comparison that has been read."""
     study = comparison.study
     baseline = next(arm for arm in study.arms if arm.name == study.baseline)
-    baseline_runs = counted_runs(comparison, baseline.name)
-    return [_row(comparison, arm, baseline, baseline_runs) for arm in study.arms]
+    epochs = {arm.name: _epochs(comparison, arm.name) for arm in study.arms}
+    return [_row(comparison, arm, baseline, epochs) for arm in study.arms]
+
+
+def quantity_of(comparison: Comparison) -> str:
+    """What the NLL of a comparison is called: with the split that its runs were measured on, if it is one."""
+    splits = {None if protocol is None else protocol.split for protocol in _protocols(comparison)}
+    split = splits.pop() if len(splits) == 1 else None
+    return "NLL" if split is None else f"{split} NLL"
+
+
+def limits(comparison: Comparison) -> list[str]:
+    """What the figures of a comparison do not support, a sentence each."""
+    study = comparison.study
+    images = quantity_of(comparison).replace("NLL", "images")
+    others = len(study.arms) - 1
+    at_once = f", and they are not corrected for making {others} comparisons at once" if others > 1 else ""
+    sentences = [
+        "The intervals describe how much training varies from seed to seed, on the same data and the same "
+        f"{images}.",
+        f"They say nothing about other data, other sizes or longer training{at_once}.",
+        "An NLL from K importance samples is on average an upper bound, and looser where the posterior fits badly.",
+    ]
+    if len(study.seeds) <= 5:
+        sentences.append(
+            "With so few seeds an interval also leans on the assumption that differences between seeds are normally "
+            "distributed."
+        )
+    if any(len(counted_runs(comparison, arm.name)) < len(study.seeds) for arm in study.arms):
+        sentences.append("Runs that did not finish are left out, which flatters an arm that diverges.")
+    cautions = {protocol.caution for protocol in _protocols(comparison) if protocol is not None}
+    return [*sentences, *sorted(cautions - {""})]
+
+
+def _protocols(comparison: Comparison) -> list[Protocol | None]:
+    arms = comparison.study.arms
+    return [run.protocol for arm in arms for run in counted_runs(comparison, arm.name).values()]
+
+
+def _epochs(comparison: Comparison, arm: str) -> Estimate | None:
+    """Epochs of an arm over all stages, from the logs of its runs."""
+    runs = counted_runs(comparison, arm)
+    return _estimate(runs, lambda run: len(read_epochs(comparison.folder / run.run)[0]) or None)
 
 
 def counted_runs(comparison: Comparison, arm: str) -> dict[int, StudyRun]:
@@ -83,8 +134,9 @@ def _counts(run: StudyRun) -> bool:
     return run.status == "finished" and _value(run, "nll") is not None
 
 
-def _row(comparison: Comparison, arm: Arm, baseline: Arm, baseline_runs: dict[int, StudyRun]) -> Row:
-    runs = counted_runs(comparison, arm.name)
+def _row(comparison: Comparison, arm: Arm, baseline: Arm, epochs: dict[str, Estimate | None]) -> Row:
+    runs, baseline_runs = counted_runs(comparison, arm.name), counted_runs(comparison, baseline.name)
+    trained = epochs[arm.name], epochs[baseline.name]
     nll, base = _by_seed(runs, "nll"), _by_seed(baseline_runs, "nll")
     parameters, base_parameters = _parameters(runs), _parameters(baseline_runs)
     is_baseline = arm.name == baseline.name
@@ -97,6 +149,7 @@ def _row(comparison: Comparison, arm: Arm, baseline: Arm, baseline_runs: dict[in
         parameters=parameters,
         num_finished=len(runs),
         num_seeds=len(comparison.study.seeds),
+        epochs=trained[0],
         nll=_estimate(runs, lambda run: _value(run, "nll")),
         nll_standard_error=_mean_standard_error(runs),
         elbo=_estimate(runs, lambda run: _value(run, "elbo")),
@@ -110,7 +163,14 @@ def _row(comparison: Comparison, arm: Arm, baseline: Arm, baseline_runs: dict[in
         else {seed: nll[seed] - base[seed] for seed in nll if seed in base},
         verdict=None
         if is_baseline
-        else verdict(arm.label, baseline.label, difference, num_parameters=totals),
+        else verdict(
+            arm.label,
+            baseline.label,
+            difference,
+            num_parameters=totals,
+            num_epochs=(trained[0].mean, trained[1].mean) if trained[0] and trained[1] else None,
+            quantity=quantity_of(comparison),
+        ),
     )
 
 

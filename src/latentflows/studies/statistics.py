@@ -181,7 +181,8 @@ def verdict(
     difference: Estimate | None,
     *,
     num_parameters: tuple[int, int] | None,
-    quantity: str = "test NLL",
+    num_epochs: tuple[float, float] | None = None,
+    quantity: str = "NLL",
     unit: str = "nats",
 ) -> str:
     """Say what a paired difference supports, and what it does not.
@@ -191,11 +192,12 @@ def verdict(
         baseline: Name of the baseline arm.
         difference: Arm minus baseline; None where no seed is shared.
         num_parameters: Total of the arm and of the baseline; None where one of them is not known.
+        num_epochs: Epochs of the arm and of the baseline, over all stages and on average over seeds; None likewise.
         quantity: What was measured; lower is better.
         unit: Unit of `quantity`.
 
     Returns:
-        One or two plain sentences.
+        One to three plain sentences.
     """
     sentences = [_verdict_on_difference(label, baseline, difference, quantity, unit)]
     if num_parameters is not None and num_parameters[0] != num_parameters[1]:
@@ -203,6 +205,12 @@ def verdict(
         sentences.append(
             "This comparison does not hold the number of parameters equal"
             f" ({arm_total:,} against {baseline_total:,})."
+        )
+    lengths = [format_number(epochs, 1).removesuffix(".0") for epochs in num_epochs or (0, 0)]
+    if lengths[0] != lengths[1]:
+        sentences.append(
+            "This comparison does not hold the length of training equal"
+            f" ({lengths[0]} against {lengths[1]} epochs over all stages)."
         )
     return " ".join(sentences)
 
