@@ -21,8 +21,8 @@ FAULTS: dict[str, list[Fault]] = {
     "core/precision.py": [
         (
             "soft_bound: slope is not one at zero",
-            "return value / (1 + value.abs() / bound)",
-            "return value / (1 + value.abs()) * bound",
+            "torch.rsub(value.abs(), 1, alpha=-1 / bound)",
+            "torch.rsub(value.abs(), 1, alpha=-1) * bound",
         ),
     ],
     "networks/masked.py": [
@@ -42,8 +42,8 @@ FAULTS: dict[str, list[Fault]] = {
     "networks/base.py": [
         (
             "context: repeated in the wrong order over samples",
-            "features.view(-1, rows, width) + context_features)",
-            "features.view(rows, -1, width) + context_features[:, None])",
+            "features.view(samples, rows, width) + context_features)",
+            "features.view(rows, samples, width) + context_features[:, None])",
         ),
         ("last layer does not start at zero", "            nn.init.zeros_(self.linear.weight)\n", ""),
     ],
@@ -131,11 +131,15 @@ FAULTS: dict[str, list[Fault]] = {
     "bijections/low_rank.py": [
         (
             "planar: published constraint, not the identity at zero",
-            "v_hat = v + (bounded - inner)",
-            "v_hat = v + (bounded - inner - 1)",
+            "addcmul(v, (bounded - inner)",
+            "addcmul(v, (bounded - inner - 1)",
         ),
         ("planar: no constraint at all", "bounded = _bounded(inner)", "bounded = inner"),
-        ("planar: derivative of tanh", "(1 - bend * bend) * bounded", "(1 - bend) * bounded"),
+        (
+            "planar: derivative of tanh",
+            "addcmul(bounded, bend * bend, bounded, value=-1)",
+            "addcmul(bounded, bend, bounded, value=-1)",
+        ),
         ("planar: tiny w blows v_hat up", ".clamp_min(floor)", " + floor**2"),
     ],
     "distributions/gaussian.py": [
@@ -220,8 +224,8 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "KL standard: scale of a tempered prior forgotten",
-            "offset = 2 * math.log(p.scale) - 1",
-            "offset = -1",
+            "(math.log(p.scale) - 0.5)",
+            "-0.5",
         ),
         ("KL full: dimension dropped", "- mean_q.shape[-1])", "- 1)"),
     ],
@@ -274,13 +278,13 @@ FAULTS: dict[str, list[Fault]] = {
     "objectives.py": [
         (
             "ELBO: beta on the reconstruction",
-            "_value(beta * kl - reconstruction, parts)",
-            "_value(kl - beta * reconstruction, parts)",
+            "else beta * kl - reconstruction",
+            "else kl - beta * reconstruction",
         ),
         (
             "ELBO: KL of the wrong sign",
-            "            kl = (trace.log_posterior - trace.log_prior).mean(0)\n        reconstruction",
-            "            kl = (trace.log_prior - trace.log_posterior).mean(0)\n        reconstruction",
+            "        else:\n            kl = _mean_over_samples(trace.log_posterior - trace.log_prior)",
+            "        else:\n            kl = _mean_over_samples(trace.log_prior - trace.log_posterior)",
         ),
         (
             "ELBO: closed form taken from p to q",

@@ -38,7 +38,6 @@ class Objective(ABC):
     num_samples: int = 1
     warmup_epochs: float = 0.0
     metrics: ClassVar[tuple[str, ...]] = ("loss", "elbo", "reconstruction", "kl")
-    selects: ClassVar[str] = "elbo"  # the validation figure that chooses the best weights; higher is better
 
     def settings(self, epoch: float) -> dict[str, float]:
         """Return what schedules have reached at this time, by name, for the log."""
@@ -46,7 +45,7 @@ class Objective(ABC):
 
     def score(self, figures: dict[str, float]) -> float:
         """Return the figure that chooses the best weights; higher is better."""
-        return figures[self.selects]
+        return figures["elbo"]
 
     def check(self, model: VAE) -> None:  # noqa: B027 - most objectives fit every model
         """Refuse a model that this objective cannot train.
@@ -159,10 +158,12 @@ class IWAE(Objective):
 
     num_samples: int = 5
     metrics: ClassVar[tuple[str, ...]] = ("loss", "elbo", "reconstruction", "kl", "iwae")
-    selects: ClassVar[str] = "iwae"
 
     def __post_init__(self) -> None:
         _check_samples(self.num_samples)
+
+    def score(self, figures: dict[str, float]) -> float:
+        return figures["iwae"]
 
     def __call__(self, trace: Trace, epoch: float | Tensor = math.inf) -> Value:
         bound = trace.log_weight.logsumexp(0) - math.log(len(trace.log_weight))

@@ -68,9 +68,9 @@ class Planar(Bijection):
         v, w, b = self.source(context)
         inner = (w * v).sum(-1, keepdim=True)
         bounded = _bounded(inner)
-        # Where |w|^2 underflows, the floor keeps v_hat bounded: its second term is then smaller still.
-        squares = (w * w).sum(-1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
-        v_hat = torch.addcmul(v, (bounded - inner) / squares, w)
+        floor = math.sqrt(torch.finfo(w.dtype).tiny)  # below it |w|^2 underflows and v_hat would blow up
+        norm = torch.linalg.vector_norm(w, dim=-1, keepdim=True).clamp_min(floor)
+        v_hat = torch.addcmul(v, (bounded - inner) / norm, w / norm)
         bend = _affine(u, w, b).tanh()
         log_det = torch.addcmul(bounded, bend * bend, bounded, value=-1).log1p().squeeze(-1)
         return torch.addcmul(u, v_hat, bend), log_det

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from latentflows.core.shapes import Shape
@@ -16,6 +17,11 @@ class Batch(NamedTuple):
 
     x: Tensor
     context: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """Move to a device; nothing is copied where it is there already."""
+        context = None if self.context is None else self.context.to(device, non_blocking=True)
+        return Batch(self.x.to(device, non_blocking=True), context)
 
 
 class DataSource(Protocol):

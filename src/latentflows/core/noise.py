@@ -1,4 +1,4 @@
-"""The only place that draws random numbers.
+"""The only place that draws random numbers in training, evaluation and generation.
 
 Randomness is counter-based: inside `stream(*key)` every draw is a pure function of the key and of the order of
 the draws. Training opens one stream per step from (seed, stage, step, shard), so that a run resumes exactly

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from latentflows.core.errors import CombinationError, ConfigurationError
+from latentflows.core.errors import CombinationError, ConfigurationError, ShapeError
 from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, batch_shape
 from latentflows.distributions.base import Conditional, Distribution
 from latentflows.distributions.flow import Flow
+from latentflows.networks.masked import MaskedLinear
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,13 @@ class VAE(nn.Module):
         return self.prior.event_shape
 
     def num_parameters(self) -> dict[str, int]:
-        """Count trainable numbers by part, and in total."""
-        parts = {"posterior": self.posterior, "prior": self.prior, "likelihood": self.likelihood}
-        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-        return counts | {"total": sum(counts.values())}
+        """Count the numbers of each part, frozen ones too, and in total.
+
+        Entries that a mask removes are not counted, and a parameter that two parts share is counted once in the
+        total.
+        """
+        parts = {"posterior": [self.posterior], "prior": [self.prior], "likelihood": [self.likelihood]}
+        return {name: count_parameters(*modules) for name, modules in (parts | {"total": [self]}).items()}
 
     def trace(
         self,
@@ -149,6 +153,10 @@ class VAE(nn.Module):
             context: (num, *context) for a conditional prior.
         """
         p = self.prior(context if self.prior.context_shape is not None else None)
+        if p.batch_shape not in ((), (num,)):
+            raise ShapeError(
+                f"`context` must hold one row per sample, {num}; got batch shape {p.batch_shape}."
+            )
         if temperature != 1:
             p = p.tempered(temperature)
         return p.sample((num,) if not p.batch_shape else ())
@@ -167,6 +175,16 @@ class VAE(nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return E[x|z] for one z ~ q(z|x), through the posterior's flow: (B, *event)."""
         return self.decode_mean(self.posterior(x).sample())
+
+
+def count_parameters(*modules: nn.Module) -> int:
+    """Count parameters once each, without the entries that masks remove."""
+    whole: dict[Tensor, int] = {p: p.numel() for module in modules for p in module.parameters()}
+    for module in modules:
+        for part in module.modules():
+            if isinstance(part, MaskedLinear):
+                whole[part.weight] = int(part.mask.count_nonzero())
+    return sum(whole.values())
 
 
 def _check_shapes(posterior: Conditional, prior: Conditional, likelihood: Conditional) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from latentflows.core.errors import CombinationError, ConfigurationError
+from latentflows.core.batches import DataSource
+from latentflows.core.errors import CombinationError, ConfigurationError, DataError
 from latentflows.models.vae import VAE
 from latentflows.objectives import Objective, PriorLikelihood
 
@@ -222,3 +223,34 @@ class Callback:
 
     def on_end(self, history: History) -> None:
         """After the last step, however the run ended."""
+
+
+def check_run(
+    model: VAE, stages: Sequence[Stage], train: DataSource, validation: DataSource | None, processes: int
+) -> None:
+    """Refuse stages, data and a number of processes that do not fit.
+
+    Raises:
+        ConfigurationError: for stages without a name of their own, or a batch that cannot be divided.
+        CombinationError: if a stage cannot train this model.
+        DataError: if there is no data.
+    """
+    names = [stage.name for stage in stages]
+    if not names or len(set(names)) < len(names):
+        raise ConfigurationError(f"`stages` must be one or more, with different names; got {names}.")
+    for name, source in (("train", train), ("validation", validation)):
+        if source is not None and len(source) == 0:
+            raise DataError(f"`{name}` must hold at least one data point; got none.")
+    for stage in stages:
+        stage.check(model)
+        if stage.patience is not None and validation is None:
+            raise ConfigurationError(
+                f"Stage {stage.name!r} has a patience of {stage.patience} epochs, but there is no validation data to "
+                "wait for. Give `validation`, or leave `patience` out."
+            )
+        shards = processes * stage.accumulate_grad_batches
+        if stage.batch_size % shards or len(train) < shards:
+            raise ConfigurationError(
+                f"`batch_size` {stage.batch_size} must be a multiple of {shards} (processes times accumulated "
+                f"pieces), and there must be that many data points; got {len(train)}."
+            )

@@ -25,6 +25,8 @@ from latentflows.training.checkpoint import (
 )
 from latentflows.training.parallel import World, wrap
 
+_SMALL = 2**18  # numbers; a vector of them (1 MiB) stays in a core's cache
+
 
 class Step(nn.Module):
     """Model and objective as one module, so that DDP and `torch.compile` see a whole step."""
@@ -66,17 +68,19 @@ class Learner:
         self, model: VAE, stage: Stage, options: Options, world: World, trainable: frozenset[nn.Parameter]
     ) -> None:
         self.model, self.stage, self.options, self.world = model, stage, options, world
-        learning = [p for part in stage.train for p in getattr(model, part).parameters()]
+        learning = dict.fromkeys(p for part in stage.train for p in getattr(model, part).parameters())
         self.parameters = [p for p in learning if p in trainable]
         model.requires_grad_(False)
         for parameter in self.parameters:
             parameter.requires_grad_(True)
-        self.optimizer = _optimizer(self.parameters, stage)
+        self.vectors: list[Tensor] = self._flattened()
+        self.flattened = len(self.vectors) < len(self.parameters)
+        self.optimizer = _optimizer(self.vectors, stage)
         step = Step(model, stage.objective)
         if options.compile:  # with eager's random numbers, so that compiling changes rounding alone
             step = torch.compile(step, dynamic=False, options={"fallback_random": True})
         self.module = wrap(step, world)  # type: ignore[arg-type]
-        self.average = [p.detach().clone() for p in self.parameters] if stage.ema_decay is not None else []
+        self.average = [p.detach().clone() for p in self.vectors] if stage.ema_decay is not None else []
         self.best: Tensors = {}
         self.good: Tensors = self.snapshot()
 
@@ -97,19 +101,21 @@ class Learner:
                     value = self.module(piece.x, piece.context, time)
                 (value.loss / count if count > 1 else value.loss).backward()
             values.append(value)
+        names = self.stage.objective.metrics
         sums = (
-            torch.stack([_sums(value.metrics) for value in values]).sum(0)
+            torch.stack([_sums(value.metrics, names) for value in values]).sum(0)
             if count > 1
-            else _sums(values[0].metrics)
+            else _sums(values[0].metrics, names)
         )
         loss = sum(value.loss.item() for value in values) / count
-        return Outcome(sums, loss, self._gradient_norm().item())
+        norms = torch._foreach_norm(self._gradients())
+        return Outcome(sums, loss, torch.linalg.vector_norm(torch.stack(norms)).item())
 
     def move(self, outcome: Outcome, rate: float) -> None:
         """Clip the gradient, let the optimizer move at this learning rate, and follow with the moving average."""
         limit = self.stage.gradient_clip_val
         if limit is not None and outcome.gradient_norm > limit:
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            gradients = [p.grad for p in self.vectors if p.grad is not None]
             torch._foreach_mul_(gradients, limit / outcome.gradient_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -117,14 +123,15 @@ class Learner:
         if self.average:
             assert self.stage.ema_decay is not None
             with torch.no_grad():
-                torch._foreach_lerp_(self.average, self.parameters, 1 - self.stage.ema_decay)
+                torch._foreach_lerp_(self.average, self.vectors, 1 - self.stage.ema_decay)
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> Tensor:
         """Return the sums of the objective's metrics over a batch, every schedule at its end."""
         objective = self.stage.objective
         with self._autocast():
-            return _sums(objective(objective.trace(self.model, batch.x, batch.context)).metrics)
+            value = objective(objective.trace(self.model, batch.x, batch.context))
+            return _sums(value.metrics, objective.metrics)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -132,7 +139,7 @@ class Learner:
         if not self.average:
             yield
             return
-        own = [p.detach().clone() for p in self.parameters]
+        own = [p.detach().clone() for p in self.vectors]
         self._set(self.average)
         try:
             yield
@@ -141,7 +148,7 @@ class Learner:
 
     def is_finite(self) -> bool:
         """Whether all learning weights are finite and no buffer holds NaN (a mask may hold infinities)."""
-        weights = all(bool(torch.isfinite(p).all()) for p in self.parameters)
+        weights = all(bool(torch.isfinite(p).all()) for p in self.vectors)
         return weights and not any(bool(torch.isnan(b).any()) for b in self.model.buffers())
 
     def keep_best(self) -> None:
@@ -155,6 +162,12 @@ class Learner:
             set_weights(self.model, self.best, "the best weights")
         elif self.average:
             self._set(self.average)
+
+    def release(self) -> None:
+        """Let every parameter own its numbers again."""
+        if self.flattened:
+            for parameter in self.parameters:
+                parameter.data = parameter.data.clone()
 
     def snapshot(self) -> Tensors:
         """Copy weights, optimizer and moving average to the CPU."""
@@ -170,9 +183,7 @@ class Learner:
         set_weights(self.model, within("model", tensors), "the snapshot")
         set_optimizer(self.optimizer, within("optimizer", tensors))
         average = within("average", tensors)
-        self.average = [
-            average[str(i)].to(p.device).clone() for i, p in enumerate(self.parameters) if average
-        ]
+        self.average = [average[str(i)].to(p.device).clone() for i, p in enumerate(self.vectors) if average]
 
     def tensors(self) -> Tensors:
         """Return all that a checkpoint needs."""
@@ -185,7 +196,7 @@ class Learner:
 
     @torch.no_grad()
     def _set(self, values: list[Tensor]) -> None:
-        torch._foreach_copy_(self.parameters, values)
+        torch._foreach_copy_(self.vectors, values)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.options.precision == "32-true":
@@ -198,16 +209,37 @@ class Learner:
             return nullcontext()
         return self.module.no_sync()
 
-    def _gradient_norm(self) -> Tensor:
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    def _flattened(self) -> list[Tensor]:
+        """Let the learning parameters of a small model be views of one vector.
+
+        Norm, optimizer and moving average then run once instead of once per parameter, which is most of their time
+        in a small model. In a large one copying the gradients together would cost more than it saves.
+        """
+        total = sum(p.numel() for p in self.parameters)
+        if total > _SMALL or len({(p.dtype, p.device) for p in self.parameters}) > 1:
+            return list(self.parameters)
+        vector = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        for parameter, piece in zip(
+            self.parameters, vector.split([p.numel() for p in self.parameters]), strict=True
+        ):
+            parameter.data = piece.view_as(parameter)
+        return [nn.Parameter(vector)]
+
+    def _gradients(self) -> list[Tensor]:
+        """Return the gradients of `vectors`, which the optimizer will read."""
+        if self.flattened:
+            pieces = [
+                p.new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1) for p in self.parameters
+            ]
+            self.vectors[0].grad = torch.cat(pieces)
+        return [p.grad for p in self.vectors if p.grad is not None]
 
 
-def _sums(metrics: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(metrics.values())).sum(1, dtype=torch.float64)
+def _sums(metrics: dict[str, Tensor], names: tuple[str, ...]) -> Tensor:
+    return torch.stack([metrics[name] for name in names]).sum(1, dtype=torch.float64)
 
 
-def _optimizer(parameters: list[nn.Parameter], stage: Stage) -> torch.optim.Optimizer:
+def _optimizer(parameters: list[Tensor], stage: Stage) -> torch.optim.Optimizer:
     # Fused: one pass over weights, gradients and moments; 3 to 6 times the speed of the plain loop on a CPU.
     rate, decay = stage.learning_rate, stage.weight_decay
     if stage.optimizer == "adamax":

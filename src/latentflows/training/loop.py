@@ -20,9 +20,8 @@ from torch import Tensor
 
 from latentflows.core import noise
 from latentflows.core.batches import Batch, DataSource
-from latentflows.core.errors import ConfigurationError, DataError
 from latentflows.models.vae import VAE
-from latentflows.training.base import Callback, History, Options, Progress, Stage
+from latentflows.training.base import Callback, History, Options, Progress, Stage, check_run
 from latentflows.training.checkpoint import Tensors, prefixed, save_weights, set_weights, within
 from latentflows.training.learner import Learner, Outcome, learning_rate
 from latentflows.training.parallel import World, join, leave
@@ -78,12 +77,12 @@ def fit(
     """
     options = options or Options()
     world = join(options.accelerator)
-    _check(model, stages, train, validation, world)
+    check_run(model, stages, train, validation, world.size)
     with noise.preserved(), stop_signals() as stop:
         model.to(world.device).eval()
         for source in (train, validation):
             if source is not None:
-                model.check_data(_to(source.batch(torch.arange(min(len(source), 1000))), world.device).x)
+                model.check_data(source.batch(torch.arange(min(len(source), 1000))).to(world.device).x)
         run = identity(stages, seed, len(train))
         record = None if out is None else Record(Path(out), run, lengths(stages))
         session = _Run(model, tuple(stages), train, validation, record, seed, options, world, stop)
@@ -175,28 +174,32 @@ class _Run:
         self.steps_per_epoch = len(self.train) // self.batch_size
         all_steps = stage.max_epochs * self.steps_per_epoch
         self.total_steps = min(stage.max_steps or all_steps, all_steps)
-        while self.history.status == "finished" and self._goes_on():
-            self._epoch()
-        if self.history.status == "interrupted":
-            return
-        self.learner.select()
+        try:
+            while self.history.status == "finished" and self._goes_on():
+                self._epoch()
+            if self.history.status == "interrupted":
+                return
+            self.learner.select()
+        finally:
+            self.learner.release()
         self.progress.next_stage()
         self.progress.finished = self.progress.stage == len(self.stages) or self.history.status == "diverged"
         self._save(between_stages=True)
 
     def _goes_on(self) -> bool:
-        progress, stage = self.progress, self.stage
+        progress = self.progress
         if progress.batch:  # resumed inside an epoch: it must end, be validated and be written down
             return True
         if progress.stage_steps >= self.total_steps:
             return False
-        if stage.patience is None or self.validation is None:
-            return True
-        waited = progress.epoch - 1 - max(progress.best_epoch, int(stage.objective.warmup_epochs))
-        if waited < stage.patience:
-            return True
-        self._tell(f"Stage {stage.name!r} stopped early: no better validation figure for {waited} epochs.")
-        return False
+        return not self._stalled(progress.epoch - 1)
+
+    def _stalled(self, epoch: int) -> bool:
+        """Whether the validation figure has not improved for `patience` epochs, counted after the warm-up."""
+        patience, progress = self.stage.patience, self.progress
+        if patience is None or self.validation is None:
+            return False
+        return epoch - max(progress.best_epoch, int(self.stage.objective.warmup_epochs)) >= patience
 
     # -- epochs and steps -----------------------------------------------------------------------------------
 
@@ -237,7 +240,7 @@ class _Run:
         for index in range(count):
             shard = self.world.rank * count + index
             noise.reseed(self.seed, _NOISE, self.progress.stage, self.progress.stage_steps, shard)
-            yield _to(self.train.batch(shards[shard]), self.world.device)
+            yield self.train.batch(shards[shard]).to(self.world.device)
 
     def _count(self, outcome: Outcome, points: int) -> None:
         """Add a step's metrics to the epoch's, and show where the run is."""
@@ -254,8 +257,6 @@ class _Run:
         if not self.learner.is_finite():
             self._roll_back("the weights became non-finite")
         figures = self._validate()
-        totals, points = self._totals()
-        line = plain(self._line(figures, self._means(totals, points)))
         good = progress.bad_in_a_row == 0
         if figures is not None:
             score = self.stage.objective.score(figures)
@@ -263,6 +264,11 @@ class _Run:
             if good and (progress.best is None or score > progress.best):
                 progress.best, progress.best_epoch = score, progress.epoch
                 self.learner.keep_best()
+        if self._stalled(progress.epoch):
+            self._tell(
+                f"Stage {self.stage.name!r} stopped early: best validation figure at epoch {progress.best_epoch}."
+            )
+        line = plain(self._line(figures, self._means(*self._totals())))
         if good:  # weights that gave no finite figure are nothing to return to
             self.learner.good = self.learner.snapshot()
         self.history.epochs.append(line)
@@ -288,7 +294,7 @@ class _Run:
                     continue
                 noise.reseed(self.seed, _VALIDATION, block)
                 indices = torch.arange(start, min(start + _VALIDATION_BLOCK, len(self.validation)))
-                sums = sums + self.learner.measure(_to(self.validation.batch(indices), self.world.device))
+                sums = sums + self.learner.measure(self.validation.batch(indices).to(self.world.device))
         means = self._means(self.world.total(sums).tolist(), len(self.validation))
         return {name: value for name, value in means.items() if value is not None}
 
@@ -389,29 +395,3 @@ class _Run:
         history, progress = self.history, self.progress
         history.steps, history.skipped_steps = progress.steps, progress.skipped_steps
         history.rollbacks, history.seconds = progress.rollbacks, self._seconds()
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    if batch.x.device == device:
-        return batch
-    context = None if batch.context is None else batch.context.to(device, non_blocking=True)
-    return Batch(batch.x.to(device, non_blocking=True), context)
-
-
-def _check(
-    model: VAE, stages: Sequence[Stage], train: DataSource, validation: DataSource | None, world: World
-) -> None:
-    names = [stage.name for stage in stages]
-    if not names or len(set(names)) < len(names):
-        raise ConfigurationError(f"`stages` must be one or more, with different names; got {names}.")
-    for name, source in (("train", train), ("validation", validation)):
-        if source is not None and len(source) == 0:
-            raise DataError(f"`{name}` must hold at least one data point; got none.")
-    for stage in stages:
-        stage.check(model)
-        shards = world.size * stage.accumulate_grad_batches
-        if stage.batch_size % shards or len(train) < shards:
-            raise ConfigurationError(
-                f"`batch_size` {stage.batch_size} must be a multiple of {shards} (processes times accumulated "
-                f"pieces), and there must be that many data points; got {len(train)}."
-            )

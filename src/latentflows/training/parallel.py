@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import dataclass
 
@@ -100,4 +101,8 @@ def wrap(step: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return step
     devices = [world.device.index] if world.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(step, device_ids=devices, broadcast_buffers=False)
+    ddp = nn.parallel.DistributedDataParallel
+    # Masks and permutations never change: nothing to send at every step. Torch 2.13 renamed the switch.
+    renamed = "forward_sync_buffers" in inspect.signature(ddp.__init__).parameters
+    switch = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    return ddp(step, device_ids=devices, **switch)  # type: ignore[arg-type]
