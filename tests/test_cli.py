@@ -226,7 +226,7 @@ def test_evaluate_measures_anew(trained, capsys):
     assert main(["evaluate", str(trained), *options]) == 0
     out = capsys.readouterr().out
     assert re.search("Measured on: validation split, 3 images, K = 4 importance.*dynamic binarization", out)
-    assert re.search(r"nll  \d+\.\d{3} ± \d+\.\d{3} nats \(Monte Carlo error \d+\.\d{3}\)\n", out)
+    assert re.search(r"nll  \d+\.\d{3} ± \d+\.\d{3} nats \(Monte Carlo error \d[\d.e-]*\)\n", out)
     assert "±: standard error over images." in out
     assert "The weights were selected on the validation split" in out
     protocol = json.loads((trained / "evaluation.json").read_text())["protocol"]
@@ -307,6 +307,15 @@ def test_demo_prints_a_table_and_what_it_supports(monkeypatch, capsys, tmp_path)
     assert (tmp_path / "runs" / "demo" / "report.html").is_file()
     assert main(["demo", "--quiet"]) == 2
     assert "--resume" in capsys.readouterr().err
+
+
+def test_no_figure_is_cut_in_a_narrow_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(comparison_room, "over_jobs", Ends())
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["demo", "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"1,010 +21\.04 ± 0\.17 +\[−0\.9\d+, −0\.9\d+\] +3", out)
+    assert "…" not in out
 
 
 def test_make_demo_can_be_repeated_and_goes_on_after_an_interrupt(monkeypatch, capsys, tmp_path):

@@ -57,7 +57,7 @@ def show_figures(figures: dict[str, Any], protocol: dict[str, Any]) -> None:
         if figure is not None:
             error, noise = figure.get("standard_error"), figure.get("monte_carlo_error")
             spread = "" if error is None else f" ± {error:.3f}"
-            finite = "" if noise is None else f" (Monte Carlo error {noise:.3f})"
+            finite = "" if noise is None else f" (Monte Carlo error {noise:.2g})"
             typer.echo(f"{name.replace('_', ' '):>22}  {figure['mean']:.3f}{spread} {figure['unit']}{finite}")
     measured = Protocol.model_validate(protocol)
     typer.echo(f"Measured on: {measured.conditions}.")
@@ -78,7 +78,7 @@ def show_table(folder: Path) -> None:
     comparison = read_comparison(folder)
     rows, quantity = rows_of(comparison), quantity_of(comparison)
     table = Table(box=None, padding=(0, 2, 0, 0), collapse_padding=True)
-    table.add_column("arm", no_wrap=True)
+    table.add_column("arm")  # it alone wraps in a narrow terminal: no figure is cut
     for heading in ("parameters", "epochs", quantity, "difference", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:

@@ -81,6 +81,7 @@ def test_a_comparison_runs_every_arm_with_every_seed(tiny, tmp_path):
         ("flow", 1),
     }
     assert {line["status"] for line in lines} == {"finished"}
+    assert {line["protocol"]["num_importance_samples"] for line in lines} == {8}
     configuration = read_configuration(tmp_path / "runs" / "flow-seed1" / "config.yaml")
     assert (configuration.seed, configuration.prior.kind, configuration.name) == (1, "real_nvp", "flow-seed1")
     assert json.loads((tmp_path / "study.json").read_text())["command"] == "the command"

@@ -37,7 +37,6 @@ from latentflows.models import VAE, presets
 from latentflows.networks import MLP, GatedConvolutionDecoder, GatedConvolutionEncoder, GatedMLP, LastLayer
 from latentflows.objectives import ELBO, IWAE, Objective, PriorLikelihood
 from latentflows.studies import configuration as settings
-from latentflows.studies.combinations import faults_on_gray
 from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.overrides import read_configuration
 from latentflows.training import MLflowLog, Options, Stage, TensorBoardLog, Tracker, WandbLog
@@ -77,10 +76,7 @@ def _amount(value: float | None) -> int | float | None:
 
 
 def _check_values(configuration: RunConfiguration, source: DataSource) -> None:
-    likelihood = configuration.likelihood
-    if source.values == "unit" and faults_on_gray(likelihood):
-        raise CombinationError(faults_on_gray(likelihood)[0])
-    bernoulli = likelihood.kind == "bernoulli"
+    bernoulli = configuration.likelihood.kind == "bernoulli"
     if bernoulli != (source.values == "binary"):
         fix = (
             "Use data.preparation=dynamic_binary, or likelihood=gaussian."

@@ -53,17 +53,17 @@ def _likelihood_faults(likelihood: Likelihood, preparation: str | None) -> list[
             f"`likelihood.kind`=gaussian is a density, but data.preparation={preparation} gives only 0 and 1, where a "
             "density has no upper bound. Use likelihood=bernoulli, or data.preparation=dequantized."
         ]
-    return faults_on_gray(likelihood) if preparation == "unit" else []
-
-
-def faults_on_gray(likelihood: Likelihood) -> list[str]:
-    """Return why a likelihood does not fit gray values in [0, 1], which take a few discrete values only."""
-    if isinstance(likelihood, GaussianLikelihood) and likelihood.variance != "fixed":
+    if (
+        isinstance(likelihood, GaussianLikelihood)
+        and likelihood.variance != "fixed"
+        and preparation == "unit"
+    ):
         return [
             f"`likelihood.variance`={likelihood.variance} does not fit data.preparation=unit: on discrete gray values "
             "a learned variance can shrink without limit, and the NLL then falls without a lower bound and means "
             "nothing. Use data.preparation=dequantized, or likelihood.variance=fixed with likelihood.scale."
         ]
+    return []
     return []
 
 
