@@ -126,7 +126,7 @@ def test_interpolation_runs_from_end_to_end(line, space):
     walk = interpolate(model, x_a, x_b, 5, line=line, space=space)
     assert walk.shape == (3, 5, 1, 4, 4)
     z = seen[0].view(3, 5, 3)
-    with generation.noise.stream(generation._INTERPOLATE, 0), torch.no_grad():
+    with generation.noise.stream(0, generation.noise.Purpose.INTERPOLATE), torch.no_grad():
         ends = [model.posterior(x).sample() for x in (x_a, x_b)]
     torch.testing.assert_close(z[:, 0], ends[0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(z[:, -1], ends[1], rtol=1e-4, atol=1e-4)

@@ -26,7 +26,6 @@ Line = Literal["straight", "spherical"]
 Space = Literal["latent", "base"]
 
 _PIECE = 256  # images decoded together, which bounds the memory
-_SAMPLE, _RECONSTRUCT, _INTERPOLATE, _DATA = range(4)  # first part of the keys of the noise streams
 _PADDING = 2  # pixels around every image of a grid
 _GRAY = 128  # of the padding: neither ink nor paper, so that images at their edges stay apart
 _CELL = 56  # pixels; smaller images are enlarged to at least this
@@ -66,7 +65,7 @@ def sample(
     with evaluation_mode(model):
         for start in range(0, num, _PIECE):
             part = slice(start, min(start + _PIECE, num))
-            with noise.stream(_SAMPLE, seed, start):
+            with noise.stream(seed, noise.Purpose.SAMPLE, start):
                 z = model.sample_latents(
                     part.stop - start,
                     temperature=temperature,
@@ -92,7 +91,7 @@ def reconstruct(model: VAE, x: Tensor, *, seed: int = 0) -> Tensor:
     pieces = []
     with evaluation_mode(model):
         for start, part in enumerate(to_model(model, x).split(_PIECE)):
-            with noise.stream(_RECONSTRUCT, seed, start):
+            with noise.stream(seed, noise.Purpose.RECONSTRUCT, start):
                 pieces.append(model.reconstruct(part))
     return torch.cat(pieces)
 
@@ -149,7 +148,7 @@ def interpolate(
         raise ShapeError(f"Both ends must have one shape; got {tuple(x_a.shape)} and {tuple(x_b.shape)}.")
     batch_shape(x_a, model.event_shape, "x_a")
     with evaluation_mode(model):
-        with noise.stream(_INTERPOLATE, seed):
+        with noise.stream(seed, noise.Purpose.INTERPOLATE):
             ends = [model.posterior(to_model(model, x)).sample() for x in (x_a, x_b)]
         t = torch.linspace(0, 1, steps).to(ends[0])
         between = _straight if line == "straight" else _spherical
@@ -277,7 +276,7 @@ def write_pictures(
         ConfigurationError: if `temperature` is not positive.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with noise.stream(_DATA, seed):
+    with noise.stream(seed, noise.Purpose.DATA):
         batch = source.batch(noise.permutation(len(source))[:64])
     task = _Task(model, batch, seed, temperature, what)
     pictures = {

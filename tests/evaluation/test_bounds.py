@@ -92,7 +92,8 @@ def test_wrong_posterior_approaches_the_evidence_within_its_errors():
     assert error < 0.01
     assert abs(float(-result.nll.mean() - truth.mean())) < 4 * error
     standardized = (-result.nll - truth) / result.monte_carlo_variance.sqrt()
-    assert 0.8 < standardized.std() < 1.3
+    # The median of |N(0, 1)| is 0.674. Some images have few effective samples, so that the tails are heavier.
+    assert 0.5 < standardized.abs().median() < 0.9
 
 
 def test_monte_carlo_error_is_the_spread_over_seeds():
@@ -196,7 +197,7 @@ def test_nll_is_a_mean_over_images_not_of_batch_means():
     example = LinearGaussian(exact=False)
     x = example.data(6)
     result = evaluate_bounds(example.model, Points(x), num_importance_samples=4, seed=3)
-    with noise.stream(3, 0, 1), torch.no_grad():
+    with noise.stream(3, noise.Purpose.EVALUATION, 0, 1), torch.no_grad():
         log_weight = example.model.trace(x, 4).log_weight
     for i in range(6):
         weights = [math.exp(value) for value in log_weight[:, i].tolist()]
@@ -291,7 +292,7 @@ def test_every_combination_agrees_with_its_trace(posterior, prior):
         nn.init.normal_(parameter, std=0.5)
     source = binary(5)
     result = evaluate_bounds(model, source, num_importance_samples=11)
-    with noise.stream(0, 0, 1), torch.no_grad():
+    with noise.stream(0, noise.Purpose.EVALUATION, 0, 1), torch.no_grad():
         trace = model.trace(source.x, 11)
     expected = math.log(11) - trace.log_weight.logsumexp(0)
     torch.testing.assert_close(result.nll.float(), expected, rtol=1e-4, atol=1e-4)
@@ -308,7 +309,7 @@ def test_conditional_prior_gets_its_context():
             return Batch(self.x[indices], context[indices])
 
     result = evaluate_bounds(model, Conditioned(x, values="binary"), num_importance_samples=3)
-    with noise.stream(0, 0, 1), torch.no_grad():
+    with noise.stream(0, noise.Purpose.EVALUATION, 0, 1), torch.no_grad():
         trace = model.trace(x, 3, context=context)
     torch.testing.assert_close(result.elbo.float(), trace.log_weight.mean(0))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -17,6 +18,19 @@ from torch import Tensor
 from latentflows.core.shapes import Shape
 
 _MASK = (1 << 64) - 1
+
+
+class Purpose(IntEnum):
+    """What a stream is for: the second part of its key, after the seed, so that no two uses share their draws."""
+
+    ORDER = 1
+    STEP = 2
+    VALIDATION = 3
+    EVALUATION = 4
+    SAMPLE = 5
+    RECONSTRUCT = 6
+    INTERPOLATE = 7
+    DATA = 8
 
 
 def mix(*key: int) -> int:

@@ -28,7 +28,6 @@ from latentflows.training.parallel import World, join, leave
 from latentflows.training.record import Record, identity, lengths, plain
 from latentflows.training.signals import stop_signals
 
-_ORDER, _NOISE, _VALIDATION = 1, 2, 3  # what a stream of random numbers is for
 _SAVE_EVERY = 10.0  # seconds between checkpoints at the ends of short epochs
 _SHOW_EVERY = 0.1  # seconds between calls of `on_step`
 _VALIDATION_BLOCK = 512
@@ -205,7 +204,7 @@ class _Run:
 
     def _epoch(self) -> None:
         progress, every = self.progress, self.options.checkpoint_every
-        noise.reseed(self.seed, _ORDER, progress.stage, progress.epoch)
+        noise.reseed(self.seed, noise.Purpose.ORDER, progress.stage, progress.epoch)
         order = noise.permutation(len(self.train))
         self.learner.train_mode()
         while progress.batch < self.steps_per_epoch and progress.stage_steps < self.total_steps:
@@ -239,7 +238,7 @@ class _Run:
         shards = indices.tensor_split(self.world.size * count)
         for index in range(count):
             shard = self.world.rank * count + index
-            noise.reseed(self.seed, _NOISE, self.progress.stage, self.progress.stage_steps, shard)
+            noise.reseed(self.seed, noise.Purpose.STEP, self.progress.stage, self.progress.stage_steps, shard)
             yield self.train.batch(shards[shard]).to(self.world.device)
 
     def _count(self, outcome: Outcome, points: int) -> None:
@@ -292,7 +291,7 @@ class _Run:
             for block, start in enumerate(range(0, len(self.validation), _VALIDATION_BLOCK)):
                 if block % self.world.size != self.world.rank:
                     continue
-                noise.reseed(self.seed, _VALIDATION, block)
+                noise.reseed(self.seed, noise.Purpose.VALIDATION, block)
                 indices = torch.arange(start, min(start + _VALIDATION_BLOCK, len(self.validation)))
                 sums = sums + self.learner.measure(self.validation.batch(indices).to(self.world.device))
         means = self._means(self.world.total(sums).tolist(), len(self.validation))
