@@ -46,7 +46,8 @@ class LinearGaussian:
         gain = self.covariance @ self.weight.T / sigma**2
         offset, tril = -gain @ self.bias, torch.linalg.cholesky(self.covariance)
         if not exact:
-            offset, tril = offset + 0.2, 0.7 * tril
+            # Above sqrt(1/2), or the importance weights would have infinite variance.
+            offset, tril = offset + 0.2, 0.85 * tril
         self.model = VAE(
             AmortizedGaussian(latent, event_shape, _encoder(gain, offset, tril), covariance="full"),
             StandardGaussian(latent),
