@@ -384,9 +384,9 @@ class _Run:
         self.saved = time.monotonic()
         if self.record is not None and self.world.first:
             model = prefixed("model", self.model.state_dict())
-            self.record.save(model if between_stages else self.learner.tensors(), self.progress)
-            if between_stages:
+            if between_stages:  # first the weights: the checkpoint may say that the run has ended
                 save_weights(self.model, self.record.weights)
+            self.record.save(model if between_stages else self.learner.tensors(), self.progress)
         self.progress.points = mine
         self.world.wait()
 
