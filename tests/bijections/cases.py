@@ -83,6 +83,7 @@ CASES = {
         lambda c: Inverse(InverseAutoregressive(4, width=8, depth=2, context_shape=c, activation="tanh"))
     ),
     "planar": Case(lambda c: Planar(4, context_shape=c)),
+    "planar_3_layers": Case(lambda c: Planar(4, num_layers=3, context_shape=c)),
     "planar_inverse": Case(lambda c: Inverse(Planar(4, context_shape=c))),
     "chain": Case(mixed, identity=False),
     "preset_real_nvp": Case(small(presets.real_nvp, width=8), identity=False),

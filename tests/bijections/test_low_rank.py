@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from latentflows.bijections import Planar
+from latentflows.bijections import Chain, Planar
 
 
 def with_raw(v, w, b=0.0, dtype=torch.float64) -> Planar:
@@ -56,3 +56,14 @@ def test_v_bends_space_along_itself_only():
     moved = layer(u)[0] - u
     torch.testing.assert_close(moved[:, 0].abs().max(), torch.tensor(0.0).double(), atol=1e-12, rtol=0)
     torch.testing.assert_close(moved[:, 1], (u[:, 0] + 0.3).tanh())
+
+
+def test_layers_together_are_a_chain_of_single_layers():
+    many = Planar(3, num_layers=4).double()
+    with torch.no_grad():
+        many.source.raw.copy_(2 * torch.randn_like(many.source.raw))
+    v, w, b = (value.detach() for value in many.source(None))
+    chain = Chain([with_raw(v[i].tolist(), w[i].tolist(), b[i].item()) for i in range(4)])
+    u = torch.randn(2, 5, 3).double()
+    for got, expected in zip(many(u), chain(u), strict=True):
+        torch.testing.assert_close(got, expected)

@@ -40,13 +40,18 @@ def test_passes_and_context(name, context):
         ("nice", AdditiveCoupling, 2),
         ("iaf", InverseAutoregressive, 5),
         ("maf", InverseAutoregressive, 5),
-        ("planar", Planar, 0),
     ],
 )
 def test_layers_and_the_permutations_between_them(name, kind, between):
     modules = list(getattr(presets, name)(4, num_layers=6).modules())
     assert sum(isinstance(module, kind) for module in modules) == 6
     assert sum(isinstance(module, Permutation) for module in modules) == between
+
+
+def test_planar_layers_are_one_bijection():
+    flow = presets.planar(4, num_layers=6)
+    assert isinstance(flow, Planar)
+    assert flow.source.shapes == {"v": (6, 4), "w": (6, 4), "b": (6, 1)}
 
 
 @pytest.mark.parametrize("name", PASSES)

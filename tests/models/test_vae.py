@@ -214,7 +214,7 @@ REFUSED = {
             Flow(StandardGaussian(LATENT), presets.planar(LATENT)),
             LIKELIHOODS["bernoulli"](),
         ),
-        "The prior must score points that it did not draw, but `Chain` has no inverse. Use it as the posterior, "
+        "The prior must score points that it did not draw, but `Planar` has no inverse. Use it as the posterior, "
         "and take a coupling flow or Inverse(InverseAutoregressive(...)) as the prior.",
     ),
     "likelihood_without_inverse": (
@@ -223,7 +223,7 @@ REFUSED = {
             PRIORS["standard"](),
             Flow(gaussian((4,), (LATENT,)), presets.planar(4, num_layers=2)),
         ),
-        "The likelihood must score points that it did not draw, but `Chain` has no inverse.",
+        "The likelihood must score points that it did not draw, but `Planar` has no inverse.",
     ),
     "posterior_without_gradients": (
         lambda: VAE(bernoulli((LATENT,), DATA), PRIORS["standard"](), LIKELIHOODS["bernoulli"]()),

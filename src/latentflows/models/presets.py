@@ -109,5 +109,4 @@ def maf(
 
 def planar(dim: int, *, num_layers: int = 8, context: int | None = None) -> Bijection:
     """Planar layers. Cheap to sample, no inverse: for posteriors only."""
-    check_sizes(num_layers=num_layers)
-    return Chain([Planar(dim, context_shape=context) for _ in range(num_layers)])
+    return Planar(dim, num_layers=num_layers, context_shape=context)
