@@ -107,14 +107,14 @@ def write_curves(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Read run folders, write `benchmarks/results/mnist-DATE.{md,svg,csv}`."""
+    """Read run folders, write `benchmarks/results/DATE-mnist.{md,svg,csv}`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
     results = [read(folder) for folder in parser.parse_args().runs]
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"mnist-{date.today().isoformat()}.md"
+    path = RESULTS / f"{date.today().isoformat()}-mnist.md"
     write_table(results, path)
     write_curves(results, path)
     print(path.read_text())
