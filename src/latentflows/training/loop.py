@@ -24,7 +24,7 @@ from latentflows.models.vae import VAE
 from latentflows.training.base import Callback, History, Options, Progress, Stage, check_run
 from latentflows.training.checkpoint import Tensors, prefixed, save_weights, set_weights, within
 from latentflows.training.learner import Learner, Outcome, learning_rate
-from latentflows.training.parallel import World, join, leave
+from latentflows.training.parallel import World, join
 from latentflows.training.record import Record, identity, lengths, plain
 from latentflows.training.signals import stop_signals
 
@@ -86,9 +86,7 @@ def fit(
         record = None if out is None else Record(Path(out), run, lengths(stages))
         session = _Run(model, tuple(stages), train, validation, record, seed, options, world, stop)
         session.callbacks = callbacks if world.first else ()
-        history = session.go(resume)
-    leave(world)
-    return history
+        return session.go(resume)
 
 
 class _Run:

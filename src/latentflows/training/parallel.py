@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import os
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ class World:
     rank: int
     size: int
     device: torch.device
-    owns_group: bool = False  # whether `join` made the process group
 
     @property
     def first(self) -> bool:
@@ -83,17 +83,11 @@ def join(accelerator: str) -> World:
         return World(0, 1, device)
     if gpu:
         torch.cuda.set_device(device)
-    owns = not dist.is_initialized()
-    if owns:
+    if not dist.is_initialized():
         dist.init_process_group("nccl" if gpu else "gloo")
-    return World(dist.get_rank(), dist.get_world_size(), device, owns)
-
-
-def leave(world: World) -> None:
-    """End the process group, if `join` made it."""
-    if world.owns_group:
-        dist.barrier()
-        dist.destroy_process_group()
+        # At the end of the process, not of `fit`: a second group under one launcher would meet the first one's keys.
+        atexit.register(dist.destroy_process_group)
+    return World(dist.get_rank(), dist.get_world_size(), device)
 
 
 def wrap(step: nn.Module, world: World) -> nn.Module:
