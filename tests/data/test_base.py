@@ -224,3 +224,14 @@ def test_different_events_are_refused():
 def test_unknown_values_are_refused():
     with pytest.raises(ConfigurationError, match='"continuous"'):
         ArraySplit(torch.zeros(2, 3), values="real")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "bad", [0.5, 1 + 2**-20, -1.0, 2.0, 1e-40, float("nan"), float("inf"), -float("inf")]
+)
+def test_one_value_that_is_neither_0_nor_1_is_no_binary_data(bad):
+    x = (torch.arange(12.0) % 2).view(3, 4)
+    ArraySplit(x, values="binary")
+    x[1, 2] = bad
+    with pytest.raises(DataError):
+        ArraySplit(x, values="binary")
