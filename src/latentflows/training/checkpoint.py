@@ -26,13 +26,12 @@ Tensors = dict[str, Tensor]
 
 
 def save_tensors(path: Path, tensors: Tensors, state: dict[str, Any]) -> None:
-    """Write tensors and a JSON state to one file, atomically."""
+    """Write tensors, each with memory of its own as `clone` gives it, and a JSON state to one file, atomically."""
     from safetensors.torch import save
 
-    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"format": FORMAT, "version": __version__, **state})
-    header = {"latentflows": text, "checksum": _checksum(plain, text)}
-    write_atomically(path, save(plain, metadata=header))
+    header = {"latentflows": text, "checksum": _checksum(tensors, text)}
+    write_atomically(path, save(tensors, metadata=header))
 
 
 def _checksum(tensors: Tensors, text: str) -> str:
@@ -77,7 +76,7 @@ def load_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Save a model's parameters and buffers."""
-    save_tensors(path, model.state_dict(), {"kind": "weights"})
+    save_tensors(path, clone(model.state_dict()), {"kind": "weights"})
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -113,8 +112,9 @@ def set_weights(model: nn.Module, tensors: Tensors, source: str) -> None:
 
 
 def clone(tensors: Tensors) -> Tensors:
-    """Copy to the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    """Copy to the CPU, contiguous; tied weights become separate."""
+    layout = torch.contiguous_format
+    return {name: tensor.detach().cpu().clone(memory_format=layout) for name, tensor in tensors.items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:

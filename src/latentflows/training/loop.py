@@ -22,7 +22,7 @@ from latentflows.core import noise
 from latentflows.core.batches import Batch, DataSource
 from latentflows.models.vae import VAE
 from latentflows.training.base import Callback, History, Options, Progress, Stage, check_run
-from latentflows.training.checkpoint import Tensors, prefixed, save_weights, set_weights, within
+from latentflows.training.checkpoint import Tensors, clone, prefixed, save_weights, set_weights, within
 from latentflows.training.learner import Learner, Outcome, learning_rate
 from latentflows.training.parallel import World, join
 from latentflows.training.record import Record, identity, lengths, plain
@@ -381,10 +381,14 @@ class _Run:
         self.progress.lines, self.progress.seconds = len(self.history.epochs), self._seconds()
         self.saved = time.monotonic()
         if self.record is not None and self.world.first:
-            model = prefixed("model", self.model.state_dict())
             if between_stages:  # first the weights: the checkpoint may say that the run has ended
                 save_weights(self.model, self.record.weights)
-            self.record.save(model if between_stages else self.learner.tensors(), self.progress)
+            tensors = (
+                prefixed("model", clone(self.model.state_dict()))
+                if between_stages
+                else self.learner.tensors()
+            )
+            self.record.save(tensors, self.progress)
         self.progress.points = mine
         self.world.wait()
 
