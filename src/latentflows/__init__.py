@@ -40,6 +40,7 @@ _ROOMS = (
     "reporting",
     "studies",
     "training",
+    "transforms",
 )
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ KINDS = [
     errors.ConfigurationError,
     errors.CombinationError,
     errors.MissingDirectionError,
+    NonFiniteError,
     errors.CheckpointError,
 ]
 

@@ -6,6 +6,10 @@ Direction is stated once and for all: **forward is sampling** (base noise u -> e
 To write a bijection, subclass `Bijection`, call `super().__init__` with its shapes and its number of network
 passes, and implement `_forward` and `_inverse` (or one of them). The hooks receive `(K, B, *event)` and a context
 `(B, *context)`, always with these two leading axes, and return a log-determinant that broadcasts to `(K, B)`.
+
+Sequences `(C, T)` of unequal length are padded to T and called with `lengths`. A layer that sets `variable_lengths`
+gets `valid`, a boolean (K, B, T) that is False on padding, as a third argument of its hooks: there it must be the
+identity and add nothing to the log-determinant, and what it does elsewhere must not depend on padding.
 """
 
 from __future__ import annotations
@@ -17,12 +21,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from latentflows.core.errors import CombinationError, MissingDirectionError
+from latentflows.core.errors import CombinationError, MissingDirectionError, NonFiniteError, ShapeError
 from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, as_shape, batch_shape, broadcast_shape, check_context, size
 
 Passes = tuple[int | None, int | None]
-Hook = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Hook = Callable[..., tuple[Tensor, Tensor]]  # _forward or _inverse
 
 
 def align(
@@ -57,7 +61,10 @@ class Bijection(nn.Module, ABC):
         event_shape: Shape of one x.
         context_shape: Shape of one context, or None where none is taken.
         passes: Network evaluations (forward, inverse); None where a direction does not exist, 0 without a network.
+        variable_lengths: Takes `lengths` of padded sequences.
     """
+
+    variable_lengths: bool = False
 
     def __init__(
         self,
@@ -73,33 +80,43 @@ class Bijection(nn.Module, ABC):
         self.context_shape = None if context_shape is None else as_shape(context_shape, "context_shape")
         self.passes = passes
 
-    def forward(self, u: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, u: Tensor, context: Tensor | None = None, *, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Map base noise to the event: return x and log|det dx/du|.
 
         Shape:
-            u: (*batch, *base_shape); context: (*batch, *context_shape); log_det: (*batch).
+            u: (*batch, *base_shape); context: (*batch, *context_shape); log_det: (*batch);
+            lengths: (*batch) integers, the frames of each sequence (C, T) that are no padding.
 
         Raises:
-            ShapeError: if a shape is not the declared one.
+            ShapeError: if a shape is not the declared one, or `lengths` are given to a layer that takes none.
+            NonFiniteError: if a value is NaN or infinite; not checked while training, where `fit` skips such a step,
+                nor inside `torch.compile` and `torch.func` transforms.
             MissingDirectionError: if there is no such direction.
         """
         if self.passes[0] is None:
             raise self._missing("forward map, so nothing can be sampled through it", "likelihood or a prior")
-        return self._over_batch(self._forward, u, self.base_shape, self.event_shape, context)
+        return self._over_batch(self._forward, u, self.base_shape, self.event_shape, context, lengths)
 
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def inverse(
+        self, x: Tensor, context: Tensor | None = None, *, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Map the event to base noise: return u and log|det du/dx|.
 
         Shape:
-            x: (*batch, *event_shape); context: (*batch, *context_shape); log_det: (*batch).
+            x: (*batch, *event_shape); context: (*batch, *context_shape); log_det: (*batch);
+            lengths: (*batch) integers, the frames of each sequence (C, T) that are no padding.
 
         Raises:
-            ShapeError: if a shape is not the declared one.
+            ShapeError: if a shape is not the declared one, or `lengths` are given to a layer that takes none.
+            NonFiniteError: if a value is NaN or infinite; not checked while training, where `fit` skips such a step,
+                nor inside `torch.compile` and `torch.func` transforms.
             MissingDirectionError: if there is no such direction.
         """
         if self.passes[1] is None:
             raise self._missing("inverse, so a density cannot be evaluated at a given point", "posterior")
-        return self._over_batch(self._inverse, x, self.event_shape, self.base_shape, context)
+        return self._over_batch(self._inverse, x, self.event_shape, self.base_shape, context, lengths)
 
     def _missing(self, what: str, place: str) -> MissingDirectionError:
         return MissingDirectionError(
@@ -107,13 +124,52 @@ class Bijection(nn.Module, ABC):
         )
 
     def _over_batch(
-        self, hook: Hook, value: Tensor, shape: Shape, out_shape: Shape, context: Tensor | None
+        self,
+        hook: Hook,
+        value: Tensor,
+        shape: Shape,
+        out_shape: Shape,
+        context: Tensor | None,
+        lengths: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         check_context(context, self.context_shape, type(self).__name__)
         value, context, batch = align(at_least_float32(value), shape, context, self.context_shape)
-        out, log_det = hook(value, context)
+        if not (self.training and torch.is_grad_enabled()) and not torch.compiler.is_compiling():
+            self._check_finite(value)
+        if lengths is None:
+            out, log_det = hook(value, context)
+        else:
+            out, log_det = hook(value, context, self._valid(lengths, value, batch))
         log_det = log_det.expand(out.shape[:2])
         return out.reshape(*batch, *out_shape), log_det.reshape(batch)
+
+    def _check_finite(self, value: Tensor) -> None:
+        try:
+            finite = bool(value.isfinite().all())
+        except RuntimeError:  # under vmap no single value can be looked at
+            return
+        if not finite:
+            count = int((~value.isfinite()).flatten(2).any(2).sum())
+            raise NonFiniteError(
+                f"`{type(self).__name__}` expects finite values; got NaN or infinity in {count} of "
+                f"{value.shape[0] * value.shape[1]} rows. Remove or repair those rows, or find the step that made them."
+            )
+
+    def _valid(self, lengths: Tensor, value: Tensor, batch: Shape) -> Tensor:
+        """Return the mask (K, B, T) of frames that are no padding."""
+        if not self.variable_lengths:
+            raise ShapeError(
+                f"`{type(self).__name__}` takes no `lengths`: it cannot leave padding untouched. Use sequence layers "
+                "with `variable_lengths`, or call it without."
+            )
+        frames = self.event_shape[-1]
+        if lengths.is_floating_point() or lengths.shape != torch.Size(batch)[len(batch) - lengths.ndim :]:
+            raise ShapeError(
+                f"`lengths` must be integers of the batch shape {tuple(batch)}, or of its last axes; got "
+                f"{lengths.dtype} of shape {tuple(lengths.shape)}."
+            )
+        valid = torch.arange(frames, device=lengths.device) < lengths[..., None]
+        return valid.expand(*batch, frames).reshape(*value.shape[:2], frames)
 
     @abstractmethod
     def _forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]: ...
@@ -163,20 +219,27 @@ class Chain(Bijection):
             passes=(_total(forward), _total(inverse)),
         )
         self.members = nn.ModuleList(bijections)
+        self.variable_lengths = all(b.variable_lengths for b in bijections)
 
-    def _forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _forward(
+        self, u: Tensor, context: Tensor | None, valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         value, total = u, u.new_zeros(())
         for member in self.members:
             assert isinstance(member, Bijection)
-            value, log_det = member._forward(value, context if member.context_shape else None)
+            masks = () if valid is None else (fit_frames(valid, member.event_shape[-1]),)
+            value, log_det = member._forward(value, context if member.context_shape else None, *masks)
             total = total + log_det
         return value, total
 
-    def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _inverse(
+        self, x: Tensor, context: Tensor | None, valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         value, total = x, x.new_zeros(())
         for member in reversed(self.members):
             assert isinstance(member, Bijection)
-            value, log_det = member._inverse(value, context if member.context_shape else None)
+            masks = () if valid is None else (fit_frames(valid, member.event_shape[-1]),)
+            value, log_det = member._inverse(value, context if member.context_shape else None, *masks)
             total = total + log_det
         return value, total
 
@@ -187,6 +250,13 @@ class Chain(Bijection):
             assert isinstance(member, Bijection)
             x = member.initialize(x, context if member.context_shape else None)
         return x
+
+
+def fit_frames(valid: Tensor, frames: int) -> Tensor:
+    """Coarsen a mask (K, B, T) to `frames` frames, T / frames at a time; one that holds any padding is padding."""
+    if valid.shape[-1] == frames:
+        return valid
+    return valid.view(*valid.shape[:-1], frames, -1).all(-1)
 
 
 def _total(passes: list[int | None]) -> int | None:
@@ -205,12 +275,13 @@ class Inverse(Bijection):
             passes=(bijection.passes[1], bijection.passes[0]),
         )
         self.bijection = bijection
+        self.variable_lengths = bijection.variable_lengths
 
-    def _forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.bijection._inverse(u, context)
+    def _forward(self, u: Tensor, context: Tensor | None, *valid: Tensor) -> tuple[Tensor, Tensor]:
+        return self.bijection._inverse(u, context, *valid)
 
-    def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.bijection._forward(x, context)
+    def _inverse(self, x: Tensor, context: Tensor | None, *valid: Tensor) -> tuple[Tensor, Tensor]:
+        return self.bijection._forward(x, context, *valid)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:

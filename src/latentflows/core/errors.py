@@ -13,6 +13,10 @@ class DataError(LatentFlowsError, ValueError):
     """Input data, or a file, is missing, malformed or out of range."""
 
 
+class NonFiniteError(DataError):
+    """A value that must be finite is NaN or infinite."""
+
+
 class ConfigurationError(LatentFlowsError, ValueError):
     """A setting is unknown or out of range."""
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from latentflows.core.errors import ConfigurationError
 from latentflows.core.shapes import Shape, as_shape, size
 
-# Builds a network from what goes in and what comes out: (in_shape, out_shape, context features or 0) -> module.
-# The module is called as net(x) or net(x, context) with x (N, *in_shape) and context (B, features), N = K * B.
-NetworkMaker = Callable[[Shape, Shape, int], nn.Module]
+# Builds a network from what goes in and what comes out: (in_shape, out_shape, context) -> module. `context` is 0 for
+# none, a number of features for a vector, or the shape of a map (C, T) or (C, H, W). The module is called as net(x) or
+# net(x, context) with x (N, *in_shape) and context (B, *context), N = K * B; networks of padded sequences that are
+# called with lengths also take a 0/1 mask (N, 1, T) as a third argument.
+NetworkMaker = Callable[[Shape, Shape, Any], nn.Module]
 
 Activation = Literal["relu", "elu", "silu", "tanh", "gelu"]
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflows.core.batches import Batch
+from latentflows.core.errors import NonFiniteError
 from latentflows.models.vae import VAE
 from latentflows.objectives import Objective, Value
 from latentflows.training.base import PARTS, Options, Stage
@@ -127,11 +128,14 @@ class Learner:
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> Tensor:
-        """Return the sums of the objective's metrics over a batch, every schedule at its end."""
+        """Return the sums of the objective's metrics over a batch, every schedule at its end; NaN where z diverged."""
         objective = self.stage.objective
-        with self._autocast():
-            value = objective(objective.trace(self.model, batch.x, batch.context))
-            return _sums(value.metrics, objective.metrics)
+        try:
+            with self._autocast():
+                value = objective(objective.trace(self.model, batch.x, batch.context))
+                return _sums(value.metrics, objective.metrics)
+        except NonFiniteError:
+            return torch.full((len(objective.metrics),), torch.nan, device=batch.x.device)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

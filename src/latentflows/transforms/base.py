@@ -1,0 +1,35 @@
+"""What an elementwise monotone map is: settings alone; its raw parameters come from a network, a head, or a layer.
+
+Couplings, autoregressive layers and `Elementwise` all move single variables, and differ only in where the parameters
+come from. So the map itself stands here, once, and knows no module.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+
+class Transform(ABC):
+    """A strictly increasing map of one variable, u <-> x, given raw parameters. All raw zeros is the identity.
+
+    Attributes:
+        size: Raw parameters of one variable, P.
+        volume_preserving: The log-determinant is 0 for every parameter; it is then returned as zeros of shape ().
+    """
+
+    size: int
+    volume_preserving: bool = False
+
+    @abstractmethod
+    def forward(self, u: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and log dx/du, entry by entry.
+
+        Shape:
+            u, x, log_derivative: (*axes); raw: (P, *axes) or what broadcasts to it, the parameters first.
+        """
+
+    @abstractmethod
+    def inverse(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return u and log du/dx, entry by entry; shapes as in `forward`."""
