@@ -10,7 +10,7 @@ KINDS = [
     errors.ConfigurationError,
     errors.CombinationError,
     errors.MissingDirectionError,
-    NonFiniteError,
+    errors.NonFiniteError,
     errors.CheckpointError,
 ]
 
