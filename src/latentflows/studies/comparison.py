@@ -18,9 +18,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
 from latentflows.core.files import write_atomically
-from latentflows.studies.configuration import Integer, RunConfiguration, Settings
+from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.overrides import configuration_from, read_mapping
 from latentflows.studies.pool import Event, Report, over_jobs
+from latentflows.studies.settings import Integer, Settings
 
 _ENDED = ("finished", "diverged")  # what a resumed comparison does not run again
 _TRAINED = 0.95  # share of a run that counts as training in the estimate of the time left

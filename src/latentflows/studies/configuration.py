@@ -1,8 +1,8 @@
 """The typed configuration of a run: every setting with its range, its default and what it means.
 
 A part that comes in several kinds is a union told apart by `kind` (by `plan` for training). To add a kind, write its
-class here, add it to the union, and build it in `studies/build.py`. Nothing here imports torch, so that a mistake in
-a configuration is reported at once.
+class here (a flow's in `studies/flow_settings.py`), add it to the union, and build it in `studies/build.py`. Nothing
+here imports torch, so that a mistake in a configuration is reported at once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from latentflows.studies.flow_settings import IAF, MAF, NICE, PlanarFlow, RealNVP
+from latentflows.studies.settings import Integer, Number, Settings
 
 USUAL_PREPARATION = {
     "digits": "dynamic_binary",
@@ -25,16 +28,6 @@ USUAL_PREPARATION = {
 Preparation = Literal["dynamic_binary", "fixed_binary", "dequantized", "unit", "continuous"]
 
 
-def _no_boolean(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-Integer = Annotated[int, BeforeValidator(_no_boolean)]  # pydantic alone reads true as 1
-Number = Annotated[float, BeforeValidator(_no_boolean)]
-
-
 def _listed(value: Any) -> Any:
     return (
         [item for item in re.split(r"[\s,]+", value.strip("[] ")) if item]
@@ -44,13 +37,6 @@ def _listed(value: Any) -> Any:
 
 
 Trackers = Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], BeforeValidator(_listed)]
-
-
-class Settings(BaseModel):
-    """A frozen group of settings; unknown keys are refused. `tag` is the key that tells the kinds apart, if any."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-    tag: ClassVar[str] = "kind"
 
 
 class DataSettings(Settings):
@@ -149,48 +135,6 @@ class FullGaussian(Settings):
     """A Gaussian with full covariance."""
 
     kind: Literal["full_gaussian"] = "full_gaussian"
-
-
-class PlanarFlow(Settings):
-    """Planar layers; no inverse, so for posteriors only (arXiv 1505.05770)."""
-
-    kind: Literal["planar"] = "planar"
-    num_layers: Integer = Field(default=8, gt=0, description="Number of planar layers.")
-
-
-class _FlowSettings(Settings):
-    width: Integer = Field(
-        default=128, gt=0, description="Units of each hidden layer of the flow's networks."
-    )
-    depth: Integer = Field(default=2, gt=0, description="Number of hidden layers of the flow's networks.")
-
-
-class IAF(_FlowSettings):
-    """Inverse autoregressive flow; cheap to sample, for posteriors (arXiv 1606.04934)."""
-
-    kind: Literal["iaf"] = "iaf"
-    num_layers: Integer = Field(default=4, gt=0, description="Number of autoregressive layers.")
-
-
-class MAF(_FlowSettings):
-    """Masked autoregressive flow; cheap to score, for priors (arXiv 1705.07057)."""
-
-    kind: Literal["maf"] = "maf"
-    num_layers: Integer = Field(default=4, gt=0, description="Number of autoregressive layers.")
-
-
-class RealNVP(_FlowSettings):
-    """Affine coupling flow; cheap both ways (arXiv 1605.08803)."""
-
-    kind: Literal["real_nvp"] = "real_nvp"
-    num_layers: Integer = Field(default=8, gt=0, description="Number of couplings.")
-
-
-class NICE(_FlowSettings):
-    """Additive coupling flow, volume-preserving; cheap both ways (arXiv 1410.8516)."""
-
-    kind: Literal["nice"] = "nice"
-    num_layers: Integer = Field(default=8, gt=0, description="Number of couplings.")
 
 
 class BernoulliLikelihood(Settings):

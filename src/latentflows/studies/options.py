@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from latentflows.studies.configuration import RunConfiguration, Settings
+from latentflows.studies.configuration import RunConfiguration
+from latentflows.studies.settings import Settings
 
 LIST_OF = "a list of "
 _COMPARISONS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}

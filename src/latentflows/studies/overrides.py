@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.studies.combinations import combination_faults
-from latentflows.studies.configuration import RunConfiguration, Settings
+from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.options import LIST_OF, allowed_values, default_kind, parts, tag_of
+from latentflows.studies.settings import Settings
 
 # Kinds that exist, but not in this place.
 _MISPLACED = {

@@ -1,0 +1,24 @@
+"""What every group of settings is: frozen, typed, closed to unknown keys."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_no_boolean)]  # pydantic alone reads true as 1
+Number = Annotated[float, BeforeValidator(_no_boolean)]
+
+
+class Settings(BaseModel):
+    """A frozen group of settings; unknown keys are refused. `tag` is the key that tells the kinds apart, if any."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+    tag: ClassVar[str] = "kind"
