@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "numpy", "latentflows", "pythae", "pyro-ppl", "zuko", "normflows")
+PACKAGES = ("torch", "numpy", "latentflows", "pythae", "pyro-ppl", "zuko", "normflows", "nflows", "FrEIA")
 
 
 def is_installed(module: str) -> bool:

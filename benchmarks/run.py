@@ -11,7 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("training", "likelihood")
+SCRIPTS = ("training", "likelihood", "transformer_cache", "flow_step", "inversion", "energies")
+READS_IMAGES = ("training", "likelihood")
 
 
 def main() -> int:
@@ -36,7 +37,8 @@ def main() -> int:
             "1",
         ]
         command += ["--out", str(arguments.out)]
-        command += ["--data-root", str(arguments.data_root)] if arguments.data_root else []
+        if arguments.data_root and script in READS_IMAGES:
+            command += ["--data-root", str(arguments.data_root)]
         print(f"== {script}", flush=True)
         status = subprocess.run(command, check=False).returncode
         if status != 0:

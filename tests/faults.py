@@ -15,6 +15,14 @@ FAULTS: dict[str, list[Fault]] = {
             "    yield",
         ),
     ],
+    "core/optional.py": [
+        (
+            "optional: the checks of torch stay off",
+            "        Distribution.set_default_validate_args(validates)",
+            "        pass",
+        ),
+        ("optional: a broken package is called missing", "if error.name != package:", "if False:"),
+    ],
     "core/shapes.py": [
         ("sum_event: one axis too few", "flatten(-event_ndim)", "flatten(1 - event_ndim)"),
     ],
@@ -23,6 +31,19 @@ FAULTS: dict[str, list[Fault]] = {
             "soft_bound: slope is not one at zero",
             "torch.rsub(value.abs(), 1, alpha=-1 / bound)",
             "torch.rsub(value.abs(), 1, alpha=-1) * bound",
+        ),
+    ],
+    "core/dense.py": [
+        (
+            "dense: no second derivative of a transposed weight",
+            "ctx.save_for_backward(x, weight)",
+            "ctx.save_for_backward(x.contiguous(), weight.contiguous())",
+        ),
+        ("dense: the bias is forgotten", "_PRODUCT(a, b, bias,", "_PRODUCT(a, b, None,"),
+        (
+            "dense: gradient of the weight is transposed",
+            "_product(gradient.t(), x.contiguous().t())",
+            "_product(x.contiguous().t(), gradient.t())",
         ),
     ],
     "networks/masked.py": [
@@ -38,21 +59,186 @@ FAULTS: dict[str, list[Fault]] = {
             "torch.arange(width) % max(kinds - 1, 1)",
         ),
         ("MADE: too narrow is accepted", "if width < kinds:", "if width < kinds - 1:"),
+        (
+            "MADE: an order is read as places",
+            "return torch.argsort(order.cpu()) + 1",
+            "return order.cpu() + 1",
+        ),
+        (
+            "MADE: contexts out of step with samples",
+            "expand(-1, samples, -1).flatten(1)",
+            "expand(-1, samples, -1).transpose(1, 2).flatten(1)",
+        ),
+        (
+            "MADE: an overflow under the mask comes back",
+            "if torch.is_grad_enabled():  # a gradient",
+            "if False:  # a gradient",
+        ),
+    ],
+    "networks/inversion.py": [
+        (
+            "inversion: finished variables contribute in part",
+            "columns = [done, *[source]",
+            "columns = [slice(done.start + 1, done.stop), *[source]",
+        ),
+        (
+            "inversion: units of the context are forgotten",
+            "            _add_product(state[heard.stop :], weight[heard.stop :, heard], below[heard])\n",
+            "",
+        ),
+        (
+            "inversion: the log-derivative of an affine map has the wrong sign",
+            "        torch.mul(shifted, log.exp(), out=u)\n        self.logs.append(log)",
+            "        torch.mul(shifted, log.exp(), out=u)\n        self.logs.append(-log)",
+        ),
+        (
+            "jacobi: rows that are not at rest are returned",
+            "left = (~rest).nonzero()[:, 0]",
+            "left = (~rest).nonzero()[:0, 0]",
+        ),
+        (
+            "jacobi: one row at rest counts for all",
+            "if bool(rest.all()):",
+            "if bool(rest.any()):\n            rest = rest | True",
+        ),
+        ("jacobi: a coarse tolerance", "8 * torch.finfo(x.dtype).eps", "torch.finfo(x.dtype).eps ** 0.5"),
+        (
+            "jacobi: transients spoil what is finished",
+            "value.nan_to_num(0, largest, -largest).clamp_(-largest, largest)",
+            "value",
+        ),
+        (
+            "gradient of the inverse: the log-determinant's share is dropped",
+            "if not log.requires_grad:",
+            "if True:",
+        ),
+        (
+            "gradient of the inverse: not solved, one step only",
+            "        self.run(last)\n        self._carry(last, first)\n",
+            "        self.run(last)\n",
+        ),
+        (
+            "gradient of the inverse: units of the context are forgotten",
+            "heard = slice(0, self.problem.counts[0])\n        for delta",
+            "heard = slice(0, 0)\n        for delta",
+        ),
+    ],
+    "networks/residual.py": [
+        ("residual block: no skip connection", "return h + step", "return step"),
+        ("residual block: the gate has no sigmoid", "self.gate(context).sigmoid()", "self.gate(context)"),
+    ],
+    "networks/coupling_convolution.py": [
+        (
+            "coupling convolution: the last layer reads padding",
+            "keep_frames(self.last(keep_frames(h, valid)), valid)",
+            "keep_frames(self.last(h), valid)",
+        ),
+        (
+            "residual convolution: a block reads padding",
+            "layer(keep_frames(self.activation(step), valid))",
+            "layer(self.activation(step))",
+        ),
+        ("coupling convolution: an even kernel is taken", "if kernel % 2 == 0:", "if False:"),
+    ],
+    "networks/wavenet.py": [
+        ("wavenet: a dilated layer reads padding", "convolution(keep_frames(h, valid))", "convolution(h)"),
+        (
+            "wavenet: every layer has the same dilation",
+            "kernel, dilation=growth**i, padding=kernel // 2 * growth**i",
+            "kernel, padding=kernel // 2",
+        ),
+        (
+            "wavenet: layers hear the features of the first",
+            "features.narrow(1, 2 * self.width * i,",
+            "features.narrow(1, 0,",
+        ),
+        (
+            "wavenet: residual and skip change places",
+            "h = h + mixed[:, self.width :]",
+            "h = h + mixed[:, : self.width]",
+        ),
+    ],
+    "networks/height_causal.py": [
+        (
+            "height-causal: a row sees itself",
+            "functional.pad(x, (0, 0, 1, 0))[:, :, :-1]",
+            "x",
+        ),
+        (
+            "height-causal: the cache keeps a row too few",
+            "rows[:, :, rows.shape[2] - self.kernel + 1 :]",
+            "rows[:, :, rows.shape[2] - self.kernel + 2 :]",
+        ),
+        (
+            "height-causal: too few layers are accepted",
+            "if seen < before[1] - 1:",
+            "if seen < before[1] - 2:",
+        ),
     ],
     "networks/base.py": [
         (
             "context: repeated in the wrong order over samples",
-            "features.view(samples, rows, width) + context_features)",
-            "features.view(rows, samples, width) + context_features[:, None])",
+            "features.view(samples, rows, *features.shape[1:])\n    return (grouped + context_features)",
+            "features.view(rows, samples, *features.shape[1:])\n    return (grouped + context_features[:, None])",
+        ),
+        (
+            "context: a gate is repeated in the wrong order over samples",
+            "features.view(samples, rows, *features.shape[1:]) * context_features)",
+            "features.view(rows, samples, *features.shape[1:]) * context_features[:, None])",
+        ),
+        ("padding is not set to zero", "h if valid is None else h * valid", "h"),
+        (
+            "context: a map over another space is taken",
+            "if shape[1:] not in ((), space):",
+            "if False:",
         ),
         ("last layer does not start at zero", "            nn.init.zeros_(self.linear.weight)\n", ""),
+    ],
+    "core/checks.py": [
+        ("checks: infinity counts as finite", "value.isfinite().all()", "(~value.isnan()).all()"),
+    ],
+    "transforms/affine.py": [
+        (
+            "affine: inverse log-derivative keeps its sign",
+            "(-log_scale).exp(), -log_scale",
+            "(-log_scale).exp(), log_scale",
+        ),
+        (
+            "affine: log-derivative of the unbounded number",
+            "log_scale.exp()), log_scale",
+            "log_scale.exp()), scale",
+        ),
+        (
+            "affine: shift and scale swapped",
+            "torch.addcmul(shift, u, log_scale.exp())",
+            "torch.addcmul(log_scale.exp(), u, shift)",
+        ),
+        ("additive: inverse adds", "return x - raw[0]", "return x + raw[0]"),
+    ],
+    "transforms/spline.py": [
+        (
+            "spline: slopes at the ends swapped",
+            "part, whole, slope = _curve(t, 1 - t, left, right)",
+            "part, whole, slope = _curve(t, 1 - t, right, left)",
+        ),
+        (
+            "spline: log-derivative without the chord",
+            "(slope / whole * (chord / whole)).log()",
+            "(slope / whole / whole).log()",
+        ),
+        ("spline: inverse takes the other root", "falls = half.signbit()", "falls = ~half.signbit()"),
+        (
+            "spline: inverse keeps the sign of the log-derivative",
+            "(whole / slope * (whole / chord)).log()",
+            "(slope / whole * (chord / whole)).log()",
+        ),
     ],
     "bijections/base.py": [
         (
             "chain: log-dets are not added",
-            "value, log_det = member._inverse(value, context if member.context_shape else None)\n"
+            "value, log_det = member._inverse(value, context if member.context_shape else None, *masks)\n"
             "            total = total + log_det",
-            "value, log_det = member._inverse(value, context if member.context_shape else None)\n"
+            "value, log_det = member._inverse(value, context if member.context_shape else None, *masks)\n"
             "            total = log_det",
         ),
         (
@@ -76,56 +262,205 @@ FAULTS: dict[str, list[Fault]] = {
             "if suffix != rows and len(rows) > 1:",
         ),
         ("half precision is not promoted", "align(at_least_float32(value), shape", "align(value, shape"),
-    ],
-    "bijections/coupling.py": [
-        (
-            "affine coupling: sign of the forward log-det",
-            "log_scale.exp()), log_scale.sum(-1)",
-            "log_scale.exp()), -log_scale.sum(-1)",
-        ),
-        (
-            "affine coupling: sign of both log-dets' common scale",
-            "(-log_scale).exp(), -log_scale.sum(-1)",
-            "(-log_scale).exp(), log_scale.sum(-1)",
-        ),
-        (
-            "affine coupling: network in low precision enters the bound",
-            "raw = at_least_float32(self.network(",
-            "raw = (self.network(",
-        ),
-        (
-            "partition: a contiguous cut is merged the wrong way",
-            "if self.cut > 0 else [move, stay]",
-            "if self.cut > 0 else [stay, move]",
-        ),
-        ("additive coupling: inverse adds", "return move - raw,", "return move + raw,"),
-    ],
-    "bijections/autoregressive.py": [
-        (
-            "IAF: log-det counted once per dimension",
-            "u, log_scale.exp()), log_scale.sum(-1)",
-            "u, log_scale.exp()), log_scale.sum(-1) * u.shape[-1]",
-        ),
-        ("IAF: sign of the inverse log-det", "return u, -log_scale.sum(-1)", "return u, log_scale.sum(-1)"),
-        ("IAF: one pass of the inverse is missing", "range(x.shape[-1])", "range(x.shape[-1] - 1)"),
-        ("IAF: network in bfloat16 under autocast", "with full_precision(u):", "if True:"),
-    ],
-    "bijections/linear.py": [
-        ("permutation: inverse does not undo it", '"back", torch.argsort(order)', '"back", order.clone()'),
         (
             "actnorm: initialized anew after a load",
             'self.register_buffer("initialized", torch.tensor(False))',
             'self.register_buffer("initialized", torch.tensor(False), persistent=False)',
         ),
+        ("actnorm: flag is never raised", "            self.initialized.fill_(True)\n", ""),
+        (
+            "actnorm: initialized by every pass",
+            "        self.measuring = False\n\n    def _start",
+            "        self.measuring = True\n\n    def _start",
+        ),
+        (
+            "actnorm: noise that passes forward is mapped back",
+            'passing = self.forward if direction == "forward"',
+            'passing = self.forward if direction == "inverse"',
+        ),
+    ],
+    "bijections/coupling.py": [
+        (
+            "coupling: network in low precision enters the bound",
+            "out = at_least_float32(out).view(",
+            "out = out.view(",
+        ),
+        (
+            "coupling: the output is read variable by variable",
+            "self.transform.size, *self.partition.move_shape)\n        return out.movedim(1, 0)",
+            "*self.partition.move_shape, self.transform.size)\n        return out.movedim(-1, 0)",
+        ),
+        (
+            "coupling: a contiguous cut is merged the wrong way",
+            "if self.cut > 0 else [move, stay]",
+            "if self.cut > 0 else [stay, move]",
+        ),
+        (
+            "coupling: what overflows at a staying entry poisons the gradient",
+            "apply(move, raw.masked_fill(fixed, 0.0))",
+            "apply(move, raw)",
+        ),
+        ("coupling: padding moves by rounding", "torch.where(fixed, move, moved)", "moved"),
+        (
+            "coupling: a masked network sees what moves",
+            "value.masked_fill(~self.fixed, 0.0), value",
+            "value, value",
+        ),
+        (
+            "coupling: padding that is not finite reaches the other frames",
+            "self.network(stay.masked_fill(padding, 0.0), context",
+            "self.network(stay, context",
+        ),
+        ("coupling: padding is transformed", "fixed is None else fixed\n", "fixed is None else None\n"),
+        (
+            "coupling: a network that cannot mask takes lengths",
+            "len(self.event_shape) == 2 and isinstance(self.network, FrameMasked)",
+            "len(self.event_shape) == 2",
+        ),
+        (
+            "coupling: a mask that varies in space is cut by its first pixel",
+            "if (by_channel != by_channel[:, :1]).any():",
+            "if False:",
+        ),
+        (
+            "coupling: the checkerboard is stripes",
+            "torch.arange(length).view(-1,",
+            "0 * torch.arange(length).view(-1,",
+        ),
+    ],
+    "bijections/autoregressive.py": [
+        (
+            "IAF: log-det counted once per dimension",
+            "else log.sum(-1).view(u.shape[:2])",
+            "else (log.sum(-1) * flat.shape[-1]).view(u.shape[:2])",
+        ),
+        (
+            "IAF: one pass of the loop is missing",
+            "for i in range(x.shape[1]):",
+            "for i in range(x.shape[1] - 1):",
+        ),
+        (
+            "IAF: network in bfloat16 under autocast",
+            "        flat, features = self._rows(u, context)\n        with full_precision(u):",
+            "        flat, features = self._rows(u, context)\n        if True:",
+        ),
+        ("IAF: the loop takes parameters out of order", "raw if order is None else raw[..., order]", "raw"),
+        (
+            "IAF: u is left in the order it was solved in",
+            "u = u if order is None else u[:, order.argsort()]",
+            "u = u if order is None else u[:, order]",
+        ),
+        (
+            "inversion: fast paths under torch.func",
+            'if self.inversion == "loop" or is_traced():',
+            'if self.inversion == "loop":',
+        ),
+        (
+            "inversion: every transform is taken for an affine one",
+            "self.transform.scale_bound if isinstance(self.transform, Affine) else None",
+            "3.0",
+        ),
+    ],
+    "bijections/linear.py": [
+        ("permutation: inverse does not undo it", '"back", torch.argsort(order)', '"back", order.clone()'),
+        (
+            "permutation: padding is permuted too",
+            "return out if valid is None else torch.where(valid.unsqueeze(2), out, value)",
+            "return out",
+        ),
         (
             "actnorm: log-det forgets the entries per channel",
-            "self.log_scale.exp()), self.log_scale.sum() * self.repeats",
-            "self.log_scale.exp()), self.log_scale.sum()",
+            "return x, log_det * self.repeats",
+            "return x, log_det",
+        ),
+        (
+            "actnorm: log-det counts padding",
+            "return torch.where(valid.unsqueeze(2), u, x), log_det * valid.sum(-1)",
+            "return torch.where(valid.unsqueeze(2), u, x), log_det * self.repeats",
         ),
         (
             "actnorm: variance instead of standard deviation",
-            "scale.log().view_as",
-            "(2 * scale.log()).view_as",
+            "scale = variance.sqrt()",
+            "scale = variance",
+        ),
+        (
+            "actnorm: padding counts in the statistics",
+            "torch.ones_like(value) if valid is None else",
+            "torch.ones_like(value) if True else",
+        ),
+        (
+            "actnorm: the same numbers whichever way the batch passes",
+            "(-scale.log(), -mean / scale) if forward else",
+            "(scale.log(), mean) if forward else",
+        ),
+    ],
+    "bijections/multiscale.py": [
+        (
+            "squeeze: the two axes of a block are swapped",
+            "permute(0, 1, 2, 4, 6, 3, 5)",
+            "permute(0, 1, 2, 6, 4, 3, 5)",
+        ),
+        (
+            "split: sign of the inverse log-det",
+            "self.transform.inverse(rest, self._raw(kept, context))",
+            "self.transform.inverse(rest, self._raw(kept, context))\n            log_derivative = -log_derivative",
+        ),
+        ("split: network in low precision enters the bound", "at_least_float32(raw).view(", "raw.view("),
+        (
+            "split: the network hears no context",
+            "self.network(rows, context) if self.reads_context",
+            "self.network(rows, context * 0) if self.reads_context",
+        ),
+        ("split: its own network is not counted", "calls = 0 if network is None else 1", "calls = 0"),
+        (
+            "rescale: log-det of a single entry",
+            "size(self.event_shape) * math.log(abs(scale))",
+            "math.log(abs(scale))",
+        ),
+    ],
+    "bijections/adapters.py": [
+        (
+            "zuko: directions not turned around",
+            "used = made.inv if inverted else made",
+            "used = made if inverted else made.inv",
+        ),
+        (
+            "zuko: networks in low precision under autocast",
+            "with full_precision(value):\n            made",
+            "if True:\n            made",
+        ),
+        (
+            "zuko: a graph is kept under no_grad",
+            "        if torch.is_grad_enabled():\n            return out, log_det\n",
+            "        if True:\n            return out, log_det\n",
+        ),
+        (
+            "passes: parts of a network count as networks",
+            "counts[-1] += 1 if is_network else inside",
+            "counts[-1] += is_network + inside",
+        ),
+        (
+            "normflows: counting sets the normalization",
+            "trial = copy.deepcopy(flow).eval()",
+            "trial = flow.eval()",
+        ),
+        (
+            "normflows: contexts in the wrong order over samples",
+            "context.expand(samples, *context.shape).flatten(0, 1)",
+            "context.repeat_interleave(samples, 0)",
+        ),
+    ],
+    "bijections/height_autoregressive.py": [
+        (
+            "height: rows are runs of frames",
+            "value.unflatten(-1, (-1, self.height)).transpose(-1, -2)",
+            "value.unflatten(-1, (self.height, -1))",
+        ),
+        ("height: network in low precision under autocast", "with full_precision(x):", "if True:"),
+        (
+            "height: a column with some padding counts",
+            ".all(-1)[:, None, None]",
+            ".any(-1)[:, None, None]",
         ),
     ],
     "bijections/low_rank.py": [
@@ -141,6 +476,116 @@ FAULTS: dict[str, list[Fault]] = {
             "addcmul(bounded, bend, bounded, value=-1)",
         ),
         ("planar: tiny w blows v_hat up", ".clamp_min(floor)", " + floor**2"),
+        (
+            "radial: another norm one way",
+            "            distance = torch.linalg.vector_norm(offset, dim=-1, keepdim=True)\n",
+            "            distance = offset.abs().sum(-1, keepdim=True)\n",
+        ),
+        (
+            "radial: elementwise absolute value instead of the norm",
+            "torch.linalg.vector_norm(offset, dim=-1, keepdim=True) * rate",
+            "offset.abs() * rate",
+        ),
+        (
+            "radial: log-det counts every direction as across",
+            "alpha=self.event_shape[0] - 1",
+            "alpha=self.event_shape[0]",
+        ),
+        (
+            "radial: no constraint at all",
+            "list(rate.unbind(-2)), _bounded(strength)",
+            "list(rate.unbind(-2)), strength",
+        ),
+        (
+            "radial: root that cancels",
+            "torch.where(outer, larger, positive / larger)",
+            "larger + half.clamp_max(0)",
+        ),
+        ("radial: inverse in forward order", "in reversed(layers):", "in layers:"),
+    ],
+    "bijections/sylvester.py": [
+        (
+            "sylvester: R~ not transposed",
+            "torch.baddbmm(b, along, r_inner)",
+            "torch.baddbmm(b, along, r_inner.mT)",
+        ),
+        ("sylvester: R not transposed", "torch.bmm(bends[-1], r.mT)", "torch.bmm(bends[-1], r)"),
+        (
+            "sylvester: neither factor transposed",
+            "(factors.triu(1) + diagonal.diag_embed()).unbind(1)",
+            "(factors.tril(-1) + diagonal.diag_embed()).unbind(1)",
+        ),
+        (
+            "sylvester: reflections know nothing of each other",
+            "(unit.mT @ unit).triu(1)",
+            "(unit.mT @ unit).triu(1) * 0",
+        ),
+        ("sylvester: diagonals not bounded", "_LARGEST * raw_diagonal.tanh()", "_LARGEST * raw_diagonal"),
+        ("sylvester: diagonals reach -1", "_LARGEST = math.sqrt(1 - 1e-3)", "_LARGEST = math.sqrt(1)"),
+        (
+            "sylvester: derivative of tanh",
+            "torch.addcmul(product, bend * bend, product, value=-1)",
+            "torch.addcmul(product, bend, product, value=-1)",
+        ),
+        ("sylvester: no layer is reversed", "return y.flip(-1) if layer % 2 else y", "return y"),
+        ("sylvester: a new layer cannot learn", "torch.ones(num_layers, m)", "torch.zeros(num_layers, m)"),
+    ],
+    "bijections/matrix.py": [
+        ("lu: log-det forgets the frames", "return out, log_det * self.positions", "return out, log_det"),
+        ("matrix: log-det counts padding", "log_det * valid.sum(-1)", "log_det * self.positions"),
+        ("matrix: padding is mixed", "torch.where(valid.unsqueeze(2), out, value)", "out"),
+        (
+            "lu: rows permuted the wrong way in the inverse",
+            "index_select(-1, self.order)",
+            "index_select(-2, self.order)",
+        ),
+        ("lu: factors in the other order", "(lower @ upper)", "(upper @ lower)"),
+        ("lu: sign forgotten", ".exp() * self.sign", ".exp()"),
+        (
+            "lu: rotation starts with the soft bound applied twice",
+            "raw = log_scale / (1 - log_scale.abs() / _BOUND)",
+            "raw = log_scale",
+        ),
+        ("triangular: places transposed", "rows * channels + columns", "columns * channels + rows"),
+        (
+            "triangular: shift not taken off",
+            "centered = x if shift is None else x - ",
+            "centered = x if shift is None else x + ",
+        ),
+        (
+            "orthogonal: reflections know nothing of each other",
+            "system = inner.triu(1) +",
+            "system = inner.tril(-1) +",
+        ),
+        ("orthogonal: starts anywhere", "mirrors[:, 1::2] = mirrors[:, ::2]", "pass"),
+        ("matrix: samples take each other's contexts", ".permute(1, 2, 0, 3)", ".permute(0, 2, 1, 3)"),
+    ],
+    "training/initialization.py": [
+        ("initialization: frozen parts too", "and any(p in trainable for p in part.parameters())", ""),
+        (
+            "initialization: prior meets the base noise",
+            "model.prior(context), z)",
+            "model.prior(context), torch.randn_like(z))",
+        ),
+    ],
+    "distributions/adapters.py": [
+        (
+            "torch: rows of an expanded batch share a draw",
+            "1 if had == wanted else wanted for",
+            "1 if had == wanted else 1 for",
+        ),
+        (
+            "torch: the density of an expanded batch is not expanded",
+            ".log_prob(value).expand(torch.broadcast_shapes(rows, self.batch_shape))",
+            ".log_prob(value)",
+        ),
+        ("torch: discrete values pass as real ones", "if self.distribution.discrete:", "if False:"),
+        (
+            "torch: samples carry gradients",
+            "with torch.no_grad():\n            return self._draw",
+            "if True:\n            return self._draw",
+        ),
+        ("torch: an unnormalized density is accepted", "if not distribution.normalized:", "if False:"),
     ],
     "distributions/gaussian.py": [
         (
@@ -267,12 +712,31 @@ FAULTS: dict[str, list[Fault]] = {
             '(("posterior", posterior, 1, "sampling"), ("prior", prior, 0, "density"))',
         ),
     ],
+    "models/image_flows.py": [
+        ("levels: one too many is let through", "if halvings > fit:", "if halvings > fit + 1:"),
+        (
+            "real nvp: the same checkerboard every time",
+            "checkerboard_mask(shape, even=i % 2 == 0)",
+            "checkerboard_mask(shape, even=True)",
+        ),
+        ("pixels: no margin", "beyond = margin / (1 - 2 * margin)", "beyond = 0.0"),
+    ],
     "models/presets.py": [
-        ("real_nvp: every layer moves the same half", "first=i % 2 == 0", "first=True"),
+        ("real_nvp: every layer moves the same half", "even = i % 2 == 0", "even = True"),
         (
             "real_nvp: permutations change from one build to the next",
-            "seed=i)",
-            "seed=int(1e6 * nn.Linear(1, 1).bias.item()))",
+            "            layers.append(Permutation.random(dim, seed=i))",
+            "            layers.append(Permutation.random(dim, seed=int(1e6 * nn.Linear(1, 1).bias.item())))",
+        ),
+        (
+            "nsf: every coupling moves the same entries",
+            "stays = alternating_mask(dim, even=i % 2 == 0)",
+            "stays = alternating_mask(dim, even=True)",
+        ),
+        (
+            "nsf: no linear map at the end",
+            "chain += [layer, Permutation.random(dim, seed=i), LULinear(dim)]",
+            "chain += [layer]",
         ),
     ],
     "objectives.py": [
@@ -308,6 +772,70 @@ FAULTS: dict[str, list[Fault]] = {
             "second stage: z enters with the posterior's density",
             "nll = -trace.log_prior.mean(0)",
             "nll = -trace.log_posterior.mean(0)",
+        ),
+    ],
+    "testing/density.py": [
+        (
+            "check: the Jacobian is not compared",
+            "torch.linalg.slogdet(matrix).logabsdet,\n",
+            "found,\n",
+        ),
+        ("check: a fold is not seen", "bool((sign == sign[:1]).all())", "bool((sign == sign).all())"),
+        (
+            "check: opposite log-determinants up to the sign",
+            "expect_close(opposite, -log_det, tolerance",
+            "expect_close(opposite.abs(), log_det.abs(), tolerance",
+        ),
+        (
+            "check: lost dependencies are allowed",
+            "lost = apart.sum(0) - (block - 1)",
+            "lost = 0 * apart.sum(0)",
+        ),
+        ("check: any integral is one", "abs(total - 1) < 0.01", "abs(total - 1) < 10"),
+    ],
+    "testing/gradients.py": [
+        (
+            "check: a gradient of zeros will do",
+            "silent = found & silent if draw else found",
+            "silent = set()",
+        ),
+        (
+            "check: any slope will do",
+            "<= 1e-5 * (1 + abs(expected))",
+            "<= 1e5 * (1 + abs(expected))",
+        ),
+    ],
+    "testing/interface.py": [
+        ("check: calls are not counted", "module.register_forward_hook(lambda *_: calls.append(1))", "pass"),
+        (
+            "check: more passes than needed may be declared",
+            "expect(calls == declared[direction],",
+            "expect(calls <= (declared[direction] or 0),",
+        ),
+        (
+            "check: any message will do",
+            "lost = [part for part in parts if part not in str(error)]",
+            "lost = []",
+        ),
+    ],
+    "testing/lengths.py": [
+        ("check: padding holds the same", "value + 1 + torch.randn_like(value).abs()", "value"),
+    ],
+    "testing/precision.py": [
+        ("check: rounded log-determinants pass", "if rounded.all():", "if rounded.all() and False:"),
+        ("check: tensors of two devices may meet", "if len(devices) > 1:", "if len(devices) > 2:"),
+    ],
+    "testing/state.py": [
+        ("check: loaded into a copy", "other = subject.build(0.5, draw=draw)", "other = subject.build(0.5)"),
+        (
+            "check: initialized once is not checked after load",
+            'set_once, "after load and another `initialize`")',
+            '_tensors(other), "after load and another `initialize`")',
+        ),
+        (
+            "check: evaluation may change state",
+            '_tensors(bijection), before, f"after use',
+            'before, before, f"after use',
         ),
     ],
 }

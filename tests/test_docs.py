@@ -12,6 +12,8 @@ import io
 import itertools
 import re
 import shlex
+import sys
+import types
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,7 +109,9 @@ def test_python_blocks_run_and_print_what_is_shown(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LATENTFLOWS_DATA", raising=False)
     torch.set_num_threads(1)
-    namespace = {"__name__": "__docs__"}
+    module = types.ModuleType("__docs__")  # a class of the page can then be found, as that of a script
+    monkeypatch.setitem(sys.modules, "__docs__", module)
+    namespace = vars(module)
     found = blocks(page)
     for block, after in itertools.zip_longest(found, found[1:]):
         if block.mark == "file":

@@ -39,6 +39,7 @@ _ROOMS = (
     "objectives",
     "reporting",
     "studies",
+    "testing",
     "training",
     "transforms",
 )

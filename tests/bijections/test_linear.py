@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
-from latentflows.bijections import ActNorm, Chain, Permutation
-from latentflows.core.errors import ConfigurationError
+from latentflows.bijections import ActNorm, Chain, Inverse, Permutation
+from latentflows.core.errors import ConfigurationError, DataError, NonFiniteError
 from tests.bijections.cases import build
 
 
@@ -70,6 +70,82 @@ def test_a_channel_that_never_varies_keeps_a_finite_scale():
     u = layer.initialize(torch.ones(8, 2))
     assert torch.isfinite(u).all()
     torch.testing.assert_close(layer.log_scale.exp(), torch.full((2,), 1e-3))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 4)])
+def test_noise_that_passes_forward_comes_out_normalized(shape):
+    layer = ActNorm(shape).double()
+    x = layer.initialize(5 + 3 * torch.randn(50, *shape).double(), direction="forward")
+    channels = x.transpose(0, 1).flatten(1)
+    torch.testing.assert_close(channels.mean(1), torch.zeros(3).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(channels.std(1, correction=0), torch.ones(3).double())
+    assert layer.initialized
+
+
+def test_inside_an_inverse_the_other_side_is_normalized():
+    flow = Inverse(Chain([ActNorm(3), Permutation.reversal(3)]).double())
+    u = flow.initialize(torch.randn(50, 3).double() * torch.tensor([0.1, 1.0, 10.0]) - 4)
+    torch.testing.assert_close(u.std(0, correction=0), torch.ones(3).double())
+    torch.testing.assert_close(u.mean(0), torch.zeros(3).double(), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_padding_does_not_count(direction):
+    layer, short = ActNorm((2, 5)).double(), ActNorm((2, 3)).double()
+    value = torch.randn(4, 2, 5).double()
+    lengths = torch.tensor([3, 3, 0, 3])
+    out = layer.initialize(value, direction=direction, lengths=lengths)
+    expected = short.initialize(value[lengths > 0, :, :3], direction=direction)
+    torch.testing.assert_close(out[lengths > 0, :, :3], expected)
+    torch.testing.assert_close(layer.state_dict(), short.state_dict())
+    assert torch.equal(out[2], value[2])
+    assert torch.equal(out[..., 3:], value[..., 3:])
+
+
+@pytest.mark.parametrize("layer", [ActNorm((2, 5)), Permutation.reversal((2, 5), channels=True)])
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_padding_stays_and_has_no_log_det(layer, direction):
+    for parameter in layer.parameters():
+        torch.nn.init.constant_(parameter, 0.3)
+    value = torch.randn(2, 2, 5)
+    out, log_det = getattr(layer, direction)(value, lengths=torch.tensor([3, 0]))
+    whole, whole_log_det = getattr(layer, direction)(value)
+    assert torch.equal(out[0, :, :3], whole[0, :, :3])
+    assert torch.equal(out[0, :, 3:], value[0, :, 3:])
+    assert torch.equal(out[1], value[1])
+    torch.testing.assert_close(log_det, whole_log_det * torch.tensor([3 / 5, 0.0]))
+
+
+def test_channels_are_permuted_the_same_everywhere():
+    u = torch.arange(12.0).view(3, 2, 2)
+    x, _ = Permutation((3, 2, 2), torch.tensor([1, 2, 0]), channels=True)(u)
+    assert torch.equal(x, torch.stack([u[1], u[2], u[0]]))
+    assert torch.equal(Permutation.reversal((3, 2, 2), channels=True)(u)[0], u.flip(0))
+    with pytest.raises(ConfigurationError, match=r"must be a permutation of 0 \.\.\. 2"):
+        Permutation((3, 2, 2), torch.arange(12), channels=True)
+
+
+def test_a_batch_that_is_not_finite_sets_nothing():
+    layer = ActNorm(3)
+    with pytest.raises(NonFiniteError):
+        layer.initialize(torch.full((4, 3), torch.nan))
+    assert not layer.initialized
+    assert not layer.measuring
+    assert not layer.shift.any()
+
+
+def test_a_single_row_is_refused():
+    with pytest.raises(DataError, match=r"two or more values of each channel .* shape \(1, 3\) with 1"):
+        ActNorm(3).initialize(torch.ones(1, 3))
+    ActNorm((3, 2)).initialize(torch.randn(1, 3, 2))
+
+
+def test_a_pass_between_initializations_sets_nothing():
+    layer = ActNorm(3)
+    layer(torch.randn(5, 3))
+    layer.inverse(torch.randn(5, 3))
+    assert not layer.initialized
+    assert not layer.shift.any()
 
 
 def test_a_chain_initializes_each_member_with_what_reaches_it():

@@ -8,9 +8,12 @@ import torch
 from latentflows.bijections import (
     AdditiveCoupling,
     AffineCoupling,
+    Inverse,
     InverseAutoregressive,
+    LULinear,
     Permutation,
     Planar,
+    SplineCoupling,
 )
 from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.models import presets
@@ -21,7 +24,14 @@ PASSES = {
     "iaf": (6, 24),
     "maf": (24, 6),
     "planar": (0, None),
+    "radial": (0, 0),
+    "sylvester_orthogonal": (0, None),
+    "sylvester_householder": (0, None),
+    "sylvester_triangular": (0, None),
+    "nsf_coupling": (6, 6),
+    "nsf_autoregressive": (24, 6),
 }
+ORTHOGONAL_START = [name for name in PASSES if not name.startswith("nsf")]  # the others to rounding
 
 
 @pytest.mark.parametrize("context", [None, 3])
@@ -48,13 +58,38 @@ def test_layers_and_the_permutations_between_them(name, kind, between):
     assert sum(isinstance(module, Permutation) for module in modules) == between
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("nsf_coupling", SplineCoupling), ("nsf_autoregressive", InverseAutoregressive)]
+)
+def test_splines_stand_between_linear_maps(name, kind):
+    chain = getattr(presets, name)(4, num_layers=3, width=8)
+    kinds = [type(m.bijection if isinstance(m, Inverse) else m) for m in chain.members]
+    assert kinds == [Permutation, LULinear, *[kind, Permutation, LULinear] * 3]
+
+
+def test_spline_couplings_move_alternating_entries():
+    stays = [
+        m.partition.stay.tolist() for m in presets.nsf_coupling(4).modules() if isinstance(m, SplineCoupling)
+    ]
+    assert stays == [[0, 2], [1, 3], [0, 2], [1, 3], [0, 2]]
+
+
 def test_planar_layers_are_one_bijection():
     flow = presets.planar(4, num_layers=6)
     assert isinstance(flow, Planar)
     assert flow.source.shapes == {"v": (6, 4), "w": (6, 4), "b": (6, 1)}
 
 
-@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("name", ["nsf_coupling", "nsf_autoregressive"])
+def test_splines_start_as_a_permutation_to_rounding(name):
+    flow = getattr(presets, name)(6, num_layers=5, width=12).double()
+    u = torch.randn(8, 6).double()
+    x, log_det = flow.inverse(u)
+    torch.testing.assert_close(x.sort(-1).values, u.sort(-1).values)
+    torch.testing.assert_close(log_det, torch.zeros(8).double())
+
+
+@pytest.mark.parametrize("name", ORTHOGONAL_START)
 def test_starts_as_a_pure_permutation(name):
     flow = getattr(presets, name)(6, num_layers=5).double()
     u = torch.randn(8, 6).double()

@@ -24,7 +24,8 @@ SMALL = ["latent_dim=3", "network.width=8", "network.depth=1"]
 SHAPE = (1, 8, 8)
 POSTERIORS = sorted(parts()["posterior"])
 PRIORS = sorted(parts()["prior"])
-LEARNED_PRIORS = [name for name in PRIORS if name != "standard"]
+ZUKO = ("cnf", "naf", "unaf", "sospf", "bpf")  # flows that do not start as N(0, I)
+LEARNED_PRIORS = [name for name in PRIORS if name not in ("standard", *ZUKO)]
 
 
 def small(*overrides):
@@ -38,7 +39,7 @@ def _small_flow(part, overrides):
     keys = parts()[part][kind].model_fields if kind else {}
     return [
         f"{part}.{key}={value}"
-        for key, value in (("num_layers", 2), ("width", 6), ("depth", 1))
+        for key, value in (("num_layers", 2), ("num_blocks", 2), ("width", 6), ("heads", 1), ("depth", 1))
         if key in keys
     ]
 
@@ -108,6 +109,24 @@ def test_an_untrained_prior_is_the_standard_normal(prior):
     model = build_model(configuration, SHAPE)
     z = 3 * torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(model.prior().log_prob(z), StandardGaussian(3)().log_prob(z))
+
+
+@pytest.mark.parametrize("prior", ZUKO)
+def test_two_stages_refuse_a_prior_that_starts_elsewhere(prior):
+    with pytest.raises(CombinationError, match="this prior starts as another distribution"):
+        build_model(small(f"prior={prior}", "training.plan=two_stage"), SHAPE)
+
+
+@pytest.mark.parametrize("posterior", ["tarflow", "nsf_autoregressive", "naf", "iaf"])
+def test_a_posterior_is_cheap_to_draw_from(posterior):
+    forward, inverse = build_model(small(f"posterior={posterior}"), SHAPE).posterior.bijection.passes
+    assert forward < inverse
+
+
+@pytest.mark.parametrize("prior", ["tarflow", "nsf_autoregressive", "naf", "maf"])
+def test_a_prior_is_cheap_to_score(prior):
+    forward, inverse = build_model(small(f"prior={prior}"), SHAPE).prior.bijection.passes
+    assert inverse < forward
 
 
 @pytest.mark.parametrize("prior", LEARNED_PRIORS)

@@ -119,7 +119,10 @@ WRONG = {
         "`training.learning_rat`.*Did you mean learning_rate",
     ),
     "unknown part": (["priro.width=1"], "`priro` .*Did you mean prior"),
-    "key of another kind": (["prior.num_layers=4"], "kind standard.*It belongs to kind real_nvp, nice, maf"),
+    "key of another kind": (
+        ["prior.num_layers=4"],
+        "kind standard.*It belongs to kind radial, real_nvp, nice, nsf_coupling",
+    ),
     "key of another plan": (["training.prior_epochs=4"], "plan one_stage.*It belongs to plan two_stage"),
     "unknown kind": (
         ["posterior=ifa"],
@@ -203,7 +206,7 @@ DO_NOT_FIT = {
     ),
     "nothing to couple": (
         ["prior=nice", "latent_dim=1"],
-        "needs latent_dim of at least 2; got 1. Use prior=maf",
+        "needs two or more; got latent_dim=1. Use prior=maf",
     ),
     "a narrow IAF": (["posterior=iaf", "posterior.width=39"], "`posterior.width` must be at least 40"),
     "a narrow MAF": (["prior=maf", "prior.width=38"], "`prior.width` must be at least 39"),
@@ -247,7 +250,7 @@ def test_a_bad_file_is_named(name, tmp_path):
 def test_differences_name_the_keys():
     first = configuration_from({}, ["prior=real_nvp"])
     second = configuration_from({}, ["prior=maf", "seed=3"])
-    assert differences(first, second) == ["name", "seed", "prior.kind", "prior.num_layers"]
+    assert differences(first, second) == ["name", "seed", "prior.kind", "prior.num_layers", "prior.mask"]
 
 
 def test_every_option_is_described_and_its_default_is_accepted():

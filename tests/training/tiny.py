@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from latentflows.bijections import ActNorm, Chain
 from latentflows.core import noise
 from latentflows.core.batches import Batch, Values
 from latentflows.core.shapes import Shape
@@ -89,6 +90,16 @@ def vae(
         base = StandardGaussian(2)
         flow = base if prior == "standard" else Flow(base, real_nvp(2, num_layers=2, width=8, depth=1))
         return VAE(gaussian, flow, AmortizedBernoulli(SHAPE, 2, MLP((2,), SHAPE, width=8, depth=1)))
+
+
+def normalized_vae() -> VAE:
+    """A VAE whose posterior ends in, and whose prior begins with, layers that wait for a batch."""
+    with noise.stream(7):
+        model = vae("iaf", "real_nvp")
+        for part in (model.posterior, model.prior):
+            assert isinstance(part, Flow)
+            part.bijection = Chain([ActNorm(2), part.bijection, ActNorm(2)])
+        return model
 
 
 def one_stage(objective: Objective | None = None, **settings: Any) -> list[Stage]:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from latentflows.core.batches import Batch
 from latentflows.core.errors import ConfigurationError
+from latentflows.models import VAE
 from latentflows.training import Options, Stage, fit
-from tests.training.tiny import Fixed, Images, Watch, finite, state, two_stages, vae
+from tests.training.tiny import Fixed, Images, Watch, finite, normalized_vae, state, two_stages, vae
 
 SETTINGS: dict[str, Any] = {"seed": 11, "options": Options(checkpoint_every=3)}
 
@@ -27,9 +28,16 @@ def stages(pieces: int) -> list[Stage]:
     return [replace(stage, accumulate_grad_batches=pieces) for stage in two_stages()]
 
 
-def train(folder: Path, pieces: int, *, resume: bool = False, source: Images | None = None) -> dict[str, Any]:
+def train(
+    folder: Path,
+    pieces: int,
+    *,
+    resume: bool = False,
+    source: Images | None = None,
+    model: VAE | None = None,
+) -> dict[str, Any]:
     """Run the stages, and return what this process knows of the run."""
-    model, watch = vae("iaf", "real_nvp"), Watch()
+    model, watch = model or vae("iaf", "real_nvp"), Watch()
     history = fit(
         model,
         stages(pieces),
@@ -63,6 +71,7 @@ def main(root: Path) -> None:
     second = int(os.environ["RANK"]) == 1
     results = {"plain": train(root / "plain", 1)}
     results["spoiled"] = train(root / "spoiled", 1, source=SpoiledShard() if second else Fixed())
+    results["normalized"] = train(root / "normalized", 1, model=normalized_vae())
     source = Images(on_read=_terminate if second else None)
     results["terminated"] = train(root / "terminated", 1, source=source)
     results["resumed"] = train(root / "terminated", 1, resume=True)

@@ -17,10 +17,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from latentflows.core.checks import all_finite
 from latentflows.core.errors import CombinationError, MissingDirectionError, NonFiniteError, ShapeError
 from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, as_shape, batch_shape, broadcast_shape, check_context, size
@@ -91,8 +93,7 @@ class Bijection(nn.Module, ABC):
 
         Raises:
             ShapeError: if a shape is not the declared one, or `lengths` are given to a layer that takes none.
-            NonFiniteError: if a value is NaN or infinite; not checked while training, where `fit` skips such a step,
-                nor inside `torch.compile` and `torch.func` transforms.
+            NonFiniteError: if a value is NaN or infinite, where `core.checks.all_finite` looks.
             MissingDirectionError: if there is no such direction.
         """
         if self.passes[0] is None:
@@ -110,8 +111,7 @@ class Bijection(nn.Module, ABC):
 
         Raises:
             ShapeError: if a shape is not the declared one, or `lengths` are given to a layer that takes none.
-            NonFiniteError: if a value is NaN or infinite; not checked while training, where `fit` skips such a step,
-                nor inside `torch.compile` and `torch.func` transforms.
+            NonFiniteError: if a value is NaN or infinite, where `core.checks.all_finite` looks.
             MissingDirectionError: if there is no such direction.
         """
         if self.passes[1] is None:
@@ -134,8 +134,8 @@ class Bijection(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor]:
         check_context(context, self.context_shape, type(self).__name__)
         value, context, batch = align(at_least_float32(value), shape, context, self.context_shape)
-        if not (self.training and torch.is_grad_enabled()) and not torch.compiler.is_compiling():
-            self._check_finite(value)
+        if not all_finite(value):
+            raise self._not_finite(value)
         if lengths is None:
             out, log_det = hook(value, context)
         else:
@@ -143,24 +143,20 @@ class Bijection(nn.Module, ABC):
         log_det = log_det.expand(out.shape[:2])
         return out.reshape(*batch, *out_shape), log_det.reshape(batch)
 
-    def _check_finite(self, value: Tensor) -> None:
-        try:
-            finite = bool(value.isfinite().all())
-        except RuntimeError:  # under vmap no single value can be looked at
-            return
-        if not finite:
-            count = int((~value.isfinite()).flatten(2).any(2).sum())
-            raise NonFiniteError(
-                f"`{type(self).__name__}` expects finite values; got NaN or infinity in {count} of "
-                f"{value.shape[0] * value.shape[1]} rows. Remove or repair those rows, or find the step that made them."
-            )
+    def _not_finite(self, value: Tensor) -> NonFiniteError:
+        count = int((~value.isfinite()).flatten(2).any(2).sum())
+        return NonFiniteError(
+            f"`{type(self).__name__}` expects finite values; got NaN or infinity in {count} of "
+            f"{value.shape[0] * value.shape[1]} rows. Remove or repair those rows, or find the step that made them."
+        )
 
     def _valid(self, lengths: Tensor, value: Tensor, batch: Shape) -> Tensor:
         """Return the mask (K, B, T) of frames that are no padding."""
         if not self.variable_lengths:
             raise ShapeError(
                 f"`{type(self).__name__}` takes no `lengths`: it cannot leave padding untouched. Use sequence layers "
-                "with `variable_lengths`, or call it without."
+                "with `variable_lengths` (in a coupling: layout 'channels' and a network such as `WaveNet`), or call "
+                "it without."
             )
         frames = self.event_shape[-1]
         if lengths.is_floating_point() or lengths.shape != torch.Size(batch)[len(batch) - lengths.ndim :]:
@@ -178,12 +174,70 @@ class Bijection(nn.Module, ABC):
     def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]: ...
 
     @torch.no_grad()
-    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Set data-dependent parameters from a batch of events (N, *event_shape); return the u it maps to.
+    def initialize(
+        self,
+        value: Tensor,
+        context: Tensor | None = None,
+        *,
+        direction: Literal["forward", "inverse"] = "inverse",
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Set the data-dependent parameters in here from a batch that passes through; return what it maps to.
 
-        Call it once, before training and compilation. Layers without such parameters only map.
+        Every `DataDependent` layer that no batch has set yet, however deep inside, sees what reaches it. Call it once,
+        before training and compilation.
+
+        Args:
+            value: A batch of events; with direction "forward" of base noise, for a posterior, which is never inverted.
+            context: Their contexts.
+            direction: Which way the batch passes, and so which side of a layer is normalized: the one it comes out at.
+            lengths: Of padded sequences; padding does not count.
         """
-        return self.inverse(x, context)[0]
+        waiting = waiting_layers(self)
+        for layer in waiting:
+            layer.measuring = True
+        try:
+            passing = self.forward if direction == "forward" else self.inverse
+            return passing(value, context, lengths=lengths)[0]
+        finally:
+            for layer in waiting:
+                layer.measuring = False
+
+
+class DataDependent(Bijection):
+    """A layer whose parameters start from the first batch it is shown by `initialize`.
+
+    To write one, implement `_measure`, and call `_start` first thing in `_forward` and `_inverse`. That a batch was
+    seen is remembered in a buffer, saved with the model; no pass ever branches on it, only on a plain flag that
+    `initialize` raises for the moment.
+
+    Attributes:
+        initialized: Whether a batch has set the parameters.
+        measuring: Whether the batch that passes now is the one that shall set them.
+    """
+
+    initialized: Tensor
+
+    def __init__(self, event_shape: int | Shape, *, passes: Passes) -> None:
+        super().__init__(event_shape, passes=passes)
+        self.register_buffer("initialized", torch.tensor(False))
+        self.measuring = False
+
+    def _start(self, value: Tensor, valid: Tensor | None, *, forward: bool) -> None:
+        if self.measuring:
+            self._measure(value, valid, forward=forward)
+            self.initialized.fill_(True)
+            self.measuring = False
+
+    @abstractmethod
+    def _measure(self, value: Tensor, valid: Tensor | None, *, forward: bool) -> None:
+        """Set the parameters from values (K, B, *event) that come in at the base's or the event's side."""
+
+
+def waiting_layers(module: nn.Module) -> list[DataDependent]:
+    """Return the data-dependent layers of a module that no batch has set yet."""
+    layers = [layer for layer in module.modules() if isinstance(layer, DataDependent)]
+    return [layer for layer in layers if not layer.initialized]
 
 
 class Chain(Bijection):
@@ -243,14 +297,6 @@ class Chain(Bijection):
             total = total + log_det
         return value, total
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Walk from the event to the base, so that each member sees what reaches it."""
-        for member in reversed(self.members):
-            assert isinstance(member, Bijection)
-            x = member.initialize(x, context if member.context_shape else None)
-        return x
-
 
 def fit_frames(valid: Tensor, frames: int) -> Tensor:
     """Coarsen a mask (K, B, T) to `frames` frames, T / frames at a time; one that holds any padding is padding."""
@@ -282,11 +328,6 @@ class Inverse(Bijection):
 
     def _inverse(self, x: Tensor, context: Tensor | None, *valid: Tensor) -> tuple[Tensor, Tensor]:
         return self.bijection._forward(x, context, *valid)
-
-    @torch.no_grad()
-    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Map only: members with data-dependent parameters expect events, and here they meet base noise."""
-        return self.inverse(x, context)[0]
 
 
 class ParameterSource(nn.Module):

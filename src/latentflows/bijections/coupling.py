@@ -2,76 +2,160 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from latentflows.bijections.base import Bijection
-from latentflows.core.errors import ConfigurationError
-from latentflows.core.precision import at_least_float32, check_positive, soft_bound
+from latentflows.core.errors import ConfigurationError, ShapeError
+from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, as_shape, size
-from latentflows.networks.base import NetworkMaker
+from latentflows.networks.base import FrameMasked, NetworkMaker
+from latentflows.transforms import Additive, Affine, RationalQuadraticSpline, Transform
+
+Layout = Literal["split", "channels", "masked"]
 
 
-class Partition(nn.Module):
-    """Cut a flattened event into the entries that stay and those that move, by index, and put it together again.
+class Cut(nn.Module):
+    """Cut axis 1 into the entries that stay and those that move, by index, and put it together again.
 
     Args:
-        mask: Boolean tensor of the event's shape; True stays.
-
-    Raises:
-        ConfigurationError: if nothing stays or nothing moves.
+        mask: Boolean vector (D,); True stays.
+        space: Axes after axis 1.
     """
 
     stay: Tensor
     move: Tensor
     restore: Tensor
+    fixed = None  # no entry of the moving part is held
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, space: Shape = ()) -> None:
         super().__init__()
-        flat = mask.reshape(-1).bool()
-        stay, move = flat.nonzero()[:, 0], (~flat).nonzero()[:, 0]
-        if not len(stay) or not len(move):
-            raise ConfigurationError(
-                f"`mask` must let at least one entry stay (True) and one move (False); got {flat.tolist()}. "
-                "A coupling needs two or more variables."
-            )
+        stay, move = mask.nonzero()[:, 0], (~mask).nonzero()[:, 0]
         self.register_buffer("stay", stay)
         self.register_buffer("move", move)
         self.register_buffer("restore", torch.argsort(torch.cat([stay, move])))
         first, second = len(stay), len(move)
         # A cut in two contiguous pieces is a view; anything else needs an index.
-        self.cut = first if flat[:first].all() else -second if (~flat[:second]).all() else None
+        self.cut = first if mask[:first].all() else -second if (~mask[:second]).all() else None
+        self.shape = (len(mask), *space)
+        self.stay_shape, self.move_shape = (first, *space), (second, *space)
 
     def split(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (stay, move) of a value (N, D)."""
+        """Return (stay, move) of a value (N, D, *space)."""
         if self.cut is None:
-            return value[:, self.stay], value[:, self.move]
-        if self.cut > 0:
-            return value[:, : self.cut], value[:, self.cut :]
-        return value[:, -self.cut :], value[:, : -self.cut]
+            return value.index_select(1, self.stay), value.index_select(1, self.move)
+        first, second = value.tensor_split((abs(self.cut),), 1)
+        return (first, second) if self.cut > 0 else (second, first)
 
     def merge(self, stay: Tensor, move: Tensor) -> Tensor:
         """Undo `split`."""
         if self.cut is None:
-            return torch.cat([stay, move], 1)[:, self.restore]
+            return torch.cat([stay, move], 1).index_select(1, self.restore)
         return torch.cat([stay, move] if self.cut > 0 else [move, stay], 1)
 
 
-class Coupling(Bijection):
-    """What all couplings share; a subclass says how the moving part moves, given the network's raw output.
+class Blank(nn.Module):
+    """Show the whole event with the moving entries set to zero, and hold the staying ones where they are.
 
     Args:
-        event_shape: Shape of one event; it is flattened.
-        mask: Boolean tensor of that shape; True stays, False moves.
-        network: Makes the network from (in_shape, out_shape, context features).
-        outputs: Numbers that the network gives for every moving entry, shape (N, outputs * moving).
-        context_shape: None or (C,).
+        mask: Boolean tensor of the event's shape; True stays.
+    """
+
+    fixed: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("fixed", mask.clone())
+        self.shape = self.stay_shape = self.move_shape = tuple(mask.shape)
+
+    def split(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the network reads, and the value itself: (N, *shape) both."""
+        return value.masked_fill(~self.fixed, 0.0), value
+
+    def merge(self, stay: Tensor, move: Tensor) -> Tensor:
+        """Return the value: its staying entries were held."""
+        return move
+
+
+def _partition(mask: Tensor, event_shape: Shape, layout: Layout) -> Cut | Blank:
+    """Check mask and layout, and make what cuts the event.
 
     Raises:
-        ConfigurationError: if the mask has the wrong shape or is all one value.
+        ConfigurationError: if the mask has the wrong shape, is all one value, or does not fit the layout.
+    """
+    if tuple(mask.shape) != event_shape:
+        raise ConfigurationError(
+            f"`mask` must have the event's shape {event_shape}; got {tuple(mask.shape)}."
+        )
+    mask = mask.bool()
+    if mask.all() or not mask.any():
+        raise ConfigurationError(
+            f"`mask` must let at least one entry stay (True) and one move (False); got {mask.tolist()}. "
+            "A coupling needs two or more variables."
+        )
+    if layout == "split":
+        return Cut(mask.flatten())
+    if layout == "masked":
+        return Blank(mask)
+    if layout != "channels":
+        raise ConfigurationError(f"`layout` must be 'split', 'channels' or 'masked'; got {layout!r}.")
+    by_channel = mask.view(event_shape[0], -1)
+    if (by_channel != by_channel[:, :1]).any():
+        raise ConfigurationError(
+            "Layout 'channels' needs a `mask` that is the same at every pixel or frame of a channel, such as "
+            f"`channel_mask`; got one that varies over {event_shape[1:]}. Use layout 'masked' for it."
+        )
+    return Cut(by_channel[:, 0], event_shape[1:])
+
+
+class Coupling(Bijection):
+    r"""Move one part of the event by an elementwise map whose parameters are functions of the other part.
+
+    .. math:: x_a = u_a, \quad x_b = T(u_b;\, \theta(u_a, c)), \quad \log|\det| = \sum_b \log T'(u_b)
+
+    Any fixed binary mask says what stays. The layout says how the network \theta sees it, P being the raw parameters
+    of one entry (`transform.size`):
+
+    - `split`: the event is flattened; the network maps the S staying entries (S,) to (P M,) for the M moving ones,
+      found by index. For vectors, and for any mask with a dense network.
+    - `channels`: the mask is the same everywhere in space; the network maps (S, *space) to (P M, *space), S channels
+      that stay to M that move. For convolutions over images (C, H, W) and sequences (C, T).
+    - `masked`: the network maps the whole event (C, *space), moving entries set to zero, to (P C, *space); what it
+      gives for staying entries is thrown away. For convolutions where the mask varies in space (checkerboard).
+
+    The output is parameter-major: channel p M + m holds parameter p of moving channel m. A raw parameter that overflows
+    at a staying entry (or in padding) reaches neither value nor gradient.
+
+    `lengths` of padded sequences are taken in the layouts `channels` and `masked` with a network that keeps padding out
+    (`FrameMasked`: `WaveNet`, `CouplingConvolution`, `ResidualConvolution`). Raw parameters are then zero in padding,
+    so it stays as it is, and the log-determinant counts the frames that are no padding.
+
+    Cost: one network pass in either direction; `masked` computes (and discards) parameters of staying entries too.
+    The identity at the start if the network's last layer is zero.
+
+    Args:
+        event_shape: Shape of one event.
+        mask: Boolean tensor of that shape; True stays, False moves.
+        network: Makes the network from (in_shape, out_shape, context): 0 for none, an int for a vector context, the
+            shape of a map (C, T) or (C, H, W).
+        transform: The map of one variable: `Additive()`, `Affine()`, `RationalQuadraticSpline()`.
+        layout: How the network sees the event.
+        context_shape: None, (C,) or a map (C, T) or (C, H, W).
+
+    Shape:
+        u, x: (*batch, *event_shape); context: (*batch, *context_shape); log_det: (*batch).
+
+    Raises:
+        ConfigurationError: if the mask has the wrong shape, is all one value, or does not fit the layout.
+        ShapeError: on the first call, if the network gives another shape than it was asked for.
+
+    References:
+        Dinh et al., NICE, 2015, arXiv 1410.8516, section 3.2 (general coupling law); Dinh et al., Density estimation
+        using Real NVP, 2017, arXiv 1605.08803, section 3.4 (masked convolution); Durkan et al., Neural Spline Flows,
+        2019, arXiv 1906.04032, section 2.1.
     """
 
     def __init__(
@@ -80,41 +164,71 @@ class Coupling(Bijection):
         *,
         mask: Tensor,
         network: NetworkMaker,
-        outputs: int,
-        context_shape: int | Shape | None,
+        transform: Transform,
+        layout: Layout = "split",
+        context_shape: int | Shape | None = None,
     ) -> None:
         super().__init__(event_shape, passes=(1, 1), context_shape=context_shape)
-        if tuple(mask.shape) != self.event_shape:
-            raise ConfigurationError(
-                f"`mask` must have the event's shape {self.event_shape}; got {tuple(mask.shape)}."
-            )
-        self.partition = Partition(mask)
-        stay, move = len(self.partition.stay), len(self.partition.move)
-        features = size(self.context_shape) if self.context_shape else 0
-        self.network = network((stay,), (outputs * move,), features)
+        self.transform = transform
+        self.partition = _partition(mask, self.event_shape, layout)
+        count, *space = self.partition.move_shape
+        self.out_shape = (transform.size * count, *space)
+        features = self.context_shape if len(self.context_shape or ()) > 1 else sum(self.context_shape or ())
+        self.network = network(self.partition.stay_shape, self.out_shape, features)
+        self.variable_lengths = (
+            layout != "split" and len(self.event_shape) == 2 and isinstance(self.network, FrameMasked)
+        )
 
-    @abstractmethod
-    def _move(self, move: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Map the moving part (N, M) forward; return it and the log-determinant (N,) or ()."""
+    def _forward(
+        self, u: Tensor, context: Tensor | None, valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self._run(self.transform.forward, u, context, valid)
 
-    @abstractmethod
-    def _move_back(self, move: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo `_move`; return the log-determinant of this inverse map."""
-
-    def _forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self._run(self._move, u, context)
-
-    def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self._run(self._move_back, x, context)
+    def _inverse(
+        self, x: Tensor, context: Tensor | None, valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self._run(self.transform.inverse, x, context, valid)
 
     def _run(
-        self, hook: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], value: Tensor, context: Tensor | None
+        self,
+        apply: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        value: Tensor,
+        context: Tensor | None,
+        valid: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         samples, rows = value.shape[:2]
-        stay, move = self.partition.split(value.view(samples * rows, size(self.event_shape)))
-        raw = at_least_float32(self.network(stay, None if context is None else context.flatten(1)))
-        move, log_det = hook(move, raw)
-        return self.partition.merge(stay, move).view(value.shape), log_det.view(samples, rows)
+        padding = None if valid is None else ~valid.reshape(samples * rows, 1, -1)
+        stay, move = self.partition.split(value.reshape(samples * rows, *self.partition.shape))
+        raw, fixed = self._raw(stay, context, padding), _either(self.partition.fixed, padding)
+        if fixed is None:
+            moved, log_derivative = apply(move, raw)
+        else:  # zero raw parameters are the identity, and `where` keeps what overflows out of the gradient too
+            moved, log_derivative = apply(move, raw.masked_fill(fixed, 0.0))
+            moved, log_derivative = torch.where(fixed, move, moved), log_derivative.masked_fill(fixed, 0.0)
+        out = self.partition.merge(stay, moved).view(value.shape)
+        if self.transform.volume_preserving:
+            return out, log_derivative.new_zeros(())
+        return out, log_derivative.flatten(1).sum(1).view(samples, rows)
+
+    def _raw(self, stay: Tensor, context: Tensor | None, padding: Tensor | None) -> Tensor:
+        """Run the network; return the raw parameters (P, N, *moving)."""
+        if padding is not None:
+            out = self.network(stay.masked_fill(padding, 0.0), context, (~padding).to(stay.dtype))
+        else:
+            out = self.network(stay) if context is None else self.network(stay, context)
+        if out.shape[1:] != self.out_shape:
+            raise ShapeError(
+                f"The network of `{type(self).__name__}` must give (N, *{self.out_shape}) for an input "
+                f"(N, *{self.partition.stay_shape}); got {tuple(out.shape)}. Give it the shapes it is made from."
+            )
+        out = at_least_float32(out).view(len(out), self.transform.size, *self.partition.move_shape)
+        return out.movedim(1, 0)
+
+
+def _either(fixed: Tensor | None, padding: Tensor | None) -> Tensor | None:
+    if fixed is None or padding is None:
+        return padding if fixed is None else fixed
+    return fixed | padding
 
 
 class AdditiveCoupling(Coupling):
@@ -122,16 +236,12 @@ class AdditiveCoupling(Coupling):
 
     .. math:: x_a = u_a, \quad x_b = u_b + t(u_a, c), \quad \log|\det| = 0
 
+    The mean-only coupling of VITS (arXiv 2106.06103, section 2.5.2) is this with a `WaveNet`: volume-preserving,
+    so that the variance of the prior alone says how far latents spread.
+
     Cost: one network pass in either direction. The identity at the start if the network's last layer is zero.
 
-    Args:
-        event_shape: Shape of one event; it is flattened.
-        mask: Boolean tensor of that shape; True stays, False moves.
-        network: Makes the network from (in_shape, out_shape, context features).
-        context_shape: None or (C,).
-
-    Shape:
-        u, x: (*batch, *event_shape); context: (*batch, C); log_det: (*batch).
+    Args: see `Coupling`, with `transform=Additive()`.
 
     References:
         Dinh et al., NICE: Non-linear Independent Components Estimation, 2015, arXiv 1410.8516, section 3.2.
@@ -143,15 +253,17 @@ class AdditiveCoupling(Coupling):
         *,
         mask: Tensor,
         network: NetworkMaker,
+        layout: Layout = "split",
         context_shape: int | Shape | None = None,
     ) -> None:
-        super().__init__(event_shape, mask=mask, network=network, outputs=1, context_shape=context_shape)
-
-    def _move(self, move: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        return move + raw, move.new_zeros(len(move))
-
-    def _move_back(self, move: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        return move - raw, move.new_zeros(len(move))
+        super().__init__(
+            event_shape,
+            mask=mask,
+            network=network,
+            transform=Additive(),
+            layout=layout,
+            context_shape=context_shape,
+        )
 
 
 class AffineCoupling(Coupling):
@@ -163,15 +275,7 @@ class AffineCoupling(Coupling):
 
     Cost: one network pass in either direction. The identity at the start if the network's last layer is zero.
 
-    Args:
-        event_shape: Shape of one event; it is flattened.
-        mask: Boolean tensor of that shape; True stays, False moves.
-        network: Makes the network from (in_shape, out_shape, context features).
-        context_shape: None or (C,).
-        scale_bound: b, the largest absolute log-scale.
-
-    Shape:
-        u, x: (*batch, *event_shape); context: (*batch, C); log_det: (*batch).
+    Args: see `Coupling`, with `transform=Affine(scale_bound)`; `scale_bound` is b.
 
     References:
         Dinh et al., Density estimation using Real NVP, 2017, arXiv 1605.08803, eq. 4-8.
@@ -183,22 +287,56 @@ class AffineCoupling(Coupling):
         *,
         mask: Tensor,
         network: NetworkMaker,
+        layout: Layout = "split",
         context_shape: int | Shape | None = None,
         scale_bound: float = 3.0,
     ) -> None:
-        super().__init__(event_shape, mask=mask, network=network, outputs=2, context_shape=context_shape)
-        check_positive("scale_bound", scale_bound)
-        self.scale_bound = scale_bound
+        super().__init__(
+            event_shape,
+            mask=mask,
+            network=network,
+            transform=Affine(scale_bound),
+            layout=layout,
+            context_shape=context_shape,
+        )
 
-    def _move(self, move: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        shift, scale = raw.chunk(2, -1)
-        log_scale = soft_bound(scale, self.scale_bound)
-        return torch.addcmul(shift, move, log_scale.exp()), log_scale.sum(-1)
 
-    def _move_back(self, move: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        shift, scale = raw.chunk(2, -1)
-        log_scale = soft_bound(scale, self.scale_bound)
-        return (move - shift) * (-log_scale).exp(), -log_scale.sum(-1)
+class SplineCoupling(Coupling):
+    r"""Move one part of the event by monotone rational-quadratic splines given by the other part.
+
+    .. math:: x_a = u_a, \quad x_b = g(u_b;\, \theta(u_a, c)), \quad \log|\det| = \sum_b \log g'(u_b)
+
+    Each spline has `num_bins` bins on [-bound, bound] and is the identity outside. The network gives 3 num_bins - 1
+    numbers for every moving entry.
+
+    Cost: one network pass in either direction. The identity (to rounding) at the start if the network's last layer
+    is zero.
+
+    Args: see `Coupling`, with `transform=RationalQuadraticSpline(num_bins, bound)`.
+
+    References:
+        Durkan et al., Neural Spline Flows, 2019, arXiv 1906.04032, section 3.
+    """
+
+    def __init__(
+        self,
+        event_shape: int | Shape,
+        *,
+        mask: Tensor,
+        network: NetworkMaker,
+        layout: Layout = "split",
+        context_shape: int | Shape | None = None,
+        num_bins: int = 8,
+        bound: float = 3.0,
+    ) -> None:
+        super().__init__(
+            event_shape,
+            mask=mask,
+            network=network,
+            transform=RationalQuadraticSpline(num_bins, bound),
+            layout=layout,
+            context_shape=context_shape,
+        )
 
 
 def half_mask(event_shape: int | Shape, *, first: bool) -> Tensor:
@@ -214,3 +352,33 @@ def alternating_mask(event_shape: int | Shape, *, even: bool) -> Tensor:
     shape = as_shape(event_shape)
     positions = torch.arange(size(shape)).view(shape)
     return positions % 2 == (0 if even else 1)
+
+
+def channel_mask(event_shape: int | Shape, *, first: bool) -> Tensor:
+    """Return the mask under which the first (or the second) half of the channels stays, everywhere in space.
+
+    An odd number of channels has the middle one in the first half. Source: Real NVP, arXiv 1605.08803, figure 3.
+    """
+    shape = as_shape(event_shape)
+    lower = torch.arange(shape[0]) < (shape[0] + 1) // 2
+    return (lower if first else ~lower).view(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
+
+
+def checkerboard_mask(event_shape: Shape, *, even: bool) -> Tensor:
+    """Return the mask under which the even (or the odd) pixels of a checkerboard stay, in all channels.
+
+    A pixel (i, j) of an image (C, H, W) is even if i + j is; a frame t of a sequence (C, T) is even if t is.
+    Source: Real NVP, arXiv 1605.08803, figure 3.
+
+    Raises:
+        ConfigurationError: for a vector, whose entries `alternating_mask` alternates.
+    """
+    shape = as_shape(event_shape)
+    if len(shape) < 2:
+        raise ConfigurationError(
+            f"A checkerboard needs an image (C, H, W) or a sequence (C, T); got {shape}. Use `alternating_mask`."
+        )
+    parity = torch.zeros(shape[1:], dtype=torch.int64)
+    for axis, length in enumerate(shape[1:]):
+        parity += torch.arange(length).view(-1, *[1] * (len(shape) - 2 - axis))
+    return (parity % 2 == (0 if even else 1)).expand(shape).clone()

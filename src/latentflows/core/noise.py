@@ -31,6 +31,7 @@ class Purpose(IntEnum):
     RECONSTRUCT = 6
     INTERPOLATE = 7
     DATA = 8
+    INITIALIZATION = 9
 
 
 def mix(*key: int) -> int:

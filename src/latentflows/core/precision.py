@@ -16,7 +16,7 @@ _NOTHING = nullcontext()
 def full_precision(value: Tensor) -> AbstractContextManager[object]:
     """Switch autocast off, if it is on, for linear algebra that enters a density."""
     device = value.device.type
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):  # the meta device has no autocast to ask about
         return torch.autocast(device, enabled=False)
     return _NOTHING
 

@@ -1,5 +1,6 @@
 """Distributions as values, conditionals as modules, and the closed-form KL between them."""
 
+from latentflows.distributions.adapters import as_pyro, as_torch, as_zuko
 from latentflows.distributions.base import Conditional, Distribution
 from latentflows.distributions.flow import Flow, Pushforward
 from latentflows.distributions.gaussian import (
@@ -27,6 +28,9 @@ __all__ = [
     "Pushforward",
     "StandardGaussian",
     "StandardNormal",
+    "as_pyro",
+    "as_torch",
+    "as_zuko",
     "gaussian_raw_shape",
     "has_closed_form_kl",
     "kl_divergence",

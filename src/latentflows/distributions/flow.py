@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from latentflows.bijections.base import Bijection
@@ -49,6 +50,26 @@ class Pushforward(Distribution):
         u, log_p = self.base.sample_and_log_prob(self._base_shape(sample_shape))
         x, log_det = self.bijection(u, self.context)
         return x, log_p - log_det
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor | None = None, *, sample_shape: Shape = ()) -> Tensor:
+        """Set the data-dependent layers that no batch has set yet, each from what reaches it.
+
+        Args:
+            x: A batch of events, as a prior or a likelihood meets them: it passes towards the base. None for draws of
+                the base, which pass the other way: a posterior's flow need not have an inverse.
+            sample_shape: Of the draws.
+
+        Returns:
+            What the batch, or the draws, were mapped to.
+        """
+        inner = self.base if isinstance(self.base, Pushforward) else None
+        if x is not None:
+            u = self.bijection.initialize(x, self.context)
+            return u if inner is None else inner.initialize(u)
+        shape = self._base_shape(sample_shape)
+        u = self.base.sample(shape) if inner is None else inner.initialize(sample_shape=shape)
+        return self.bijection.initialize(u, self.context, direction="forward")
 
     def tempered(self, temperature: float) -> Pushforward:
         return Pushforward(self.base.tempered(temperature), self.bijection, self.context)

@@ -1,8 +1,13 @@
-"""Named flows: recipes over shared parts, each saying which direction is cheap."""
+"""Named flows: recipes over shared parts with published defaults, each saying which direction is cheap.
+
+Vector flows take the number of variables, `glow`, `real_nvp_image` and `tarflow` a shape. All but the flows of zuko
+start as a permutation or a rotation of their input, so that a flow over N(0, I) starts as N(0, I).
+"""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -13,14 +18,47 @@ from latentflows.bijections import (
     Chain,
     Inverse,
     InverseAutoregressive,
+    LULinear,
     Permutation,
     Planar,
+    Radial,
+    SplineCoupling,
+    Sylvester,
+    alternating_mask,
     half_mask,
 )
-from latentflows.core.errors import CombinationError
+from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.core.shapes import Shape
-from latentflows.networks import MLP
+from latentflows.models.image_flows import glow, real_nvp_image
+from latentflows.models.tarflow import tarflow
+from latentflows.models.zuko_flows import bpf, cnf, naf, sospf, unaf
+from latentflows.networks import MLP, ResidualMLP
 from latentflows.networks.base import Activation, check_sizes
+from latentflows.transforms import RationalQuadraticSpline
+
+__all__ = [
+    "bpf",
+    "cnf",
+    "glow",
+    "iaf",
+    "maf",
+    "naf",
+    "nice",
+    "nsf_autoregressive",
+    "nsf_coupling",
+    "planar",
+    "radial",
+    "real_nvp",
+    "real_nvp_image",
+    "sospf",
+    "sylvester_householder",
+    "sylvester_orthogonal",
+    "sylvester_triangular",
+    "tarflow",
+    "unaf",
+]
+
+Mask = Literal["half", "alternating"]
 
 
 def real_nvp(
@@ -29,6 +67,7 @@ def real_nvp(
     num_layers: int = 8,
     width: int = 128,
     depth: int = 2,
+    mask: Mask = "half",
     context: int | None = None,
     activation: Activation = "relu",
     additive: bool = False,
@@ -36,14 +75,18 @@ def real_nvp(
     """Affine couplings over alternating halves, a fixed random permutation after every two. Cheap both ways.
 
     Every second coupling moves the other half, so two layers and a permutation touch and mix all variables. It
-    starts as a pure permutation: the last layer of each network is zero. `additive=True` gives NICE.
+    starts as a pure permutation: the last layer of each network is zero. `mask` says which entries make a half: the
+    first ones, or every second one. `additive=True` gives NICE.
+
+    Source: Dinh et al., Density estimation using Real NVP, 2017, arXiv 1605.08803.
 
     Raises:
         CombinationError: for fewer than two variables.
     """
-    if dim < 2:
-        raise CombinationError(f"A coupling flow needs two or more variables; got {dim}. Use `maf` or `iaf`.")
+    _check_two(dim)
     check_sizes(num_layers=num_layers, width=width, depth=depth)
+    if mask not in get_args(Mask):
+        raise ConfigurationError(f"`mask` must be one of {get_args(Mask)}; got {mask!r}.")
 
     def network(in_shape: Shape, out_shape: Shape, features: int) -> nn.Module:
         return MLP(
@@ -61,14 +104,51 @@ def real_nvp(
     for i in range(num_layers):
         if i and i % 2 == 0:
             layers.append(Permutation.random(dim, seed=i))
-        layers.append(
-            coupling(dim, mask=half_mask(dim, first=i % 2 == 0), network=network, context_shape=context)
-        )
+        even = i % 2 == 0
+        stays = half_mask(dim, first=even) if mask == "half" else alternating_mask(dim, even=even)
+        layers.append(coupling(dim, mask=stays, network=network, context_shape=context))
     return Chain(layers)
 
 
 nice = partial(real_nvp, additive=True)
 """`real_nvp` with additive couplings (NICE, arXiv 1410.8516): volume-preserving."""
+
+
+def nsf_coupling(
+    dim: int,
+    *,
+    num_layers: int = 5,
+    width: int = 128,
+    num_blocks: int = 2,
+    num_bins: int = 8,
+    bound: float = 3.0,
+    context: int | None = None,
+) -> Bijection:
+    """Spline couplings with residual networks, each after a permutation and an LU linear map. Cheap both ways.
+
+    The defaults are those of the paper's VAE experiments, which also end in a linear map. Nothing beyond `bound`
+    moves: latents of a VAE are of unit scale, data must be standardized.
+
+    Source: Durkan et al., Neural Spline Flows, 2019, arXiv 1906.04032, RQ-NSF (C), section 5.2 and appendix B.2.
+
+    Raises:
+        CombinationError: for fewer than two variables.
+    """
+    _check_two(dim)
+    check_sizes(num_layers=num_layers, width=width, num_blocks=num_blocks)
+
+    def network(in_shape: Shape, out_shape: Shape, features: int) -> nn.Module:
+        return ResidualMLP(
+            in_shape, out_shape, width=width, num_blocks=num_blocks, context=features, zero_last=True
+        )
+
+    def layer(i: int) -> Bijection:
+        stays = alternating_mask(dim, even=i % 2 == 0)
+        return SplineCoupling(
+            dim, mask=stays, network=network, num_bins=num_bins, bound=bound, context_shape=context
+        )
+
+    return Chain(_with_linear_maps(dim, [layer(i) for i in range(num_layers)]))
 
 
 def iaf(
@@ -80,7 +160,12 @@ def iaf(
     context: int | None = None,
     activation: Activation = "elu",
 ) -> Bijection:
-    """Inverse autoregressive layers with the order reversed in between. Cheap to sample: for posteriors."""
+    """Inverse autoregressive layers with the order reversed in between. Cheap to sample: for posteriors.
+
+    Scoring a point that it did not draw takes `dim` steps per layer, at the FLOPs of one pass.
+
+    Source: Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016, arXiv 1606.04934.
+    """
     check_sizes(num_layers=num_layers, width=width, depth=depth)
     layers: list[Bijection] = []
     for i in range(num_layers):
@@ -101,12 +186,110 @@ def maf(
     context: int | None = None,
     activation: Activation = "elu",
 ) -> Bijection:
-    """The inverse of `iaf`: cheap to score, for priors and data; a draw costs `dim` passes per layer."""
+    """The inverse of `iaf`: cheap to score, for priors and data; a draw takes `dim` steps per layer.
+
+    Source: Papamakarios et al., Masked Autoregressive Flow for Density Estimation, 2017, arXiv 1705.07057.
+    """
     return Inverse(
         iaf(dim, num_layers=num_layers, width=width, depth=depth, context=context, activation=activation)
     )
 
 
+def nsf_autoregressive(
+    dim: int,
+    *,
+    num_layers: int = 5,
+    width: int = 128,
+    depth: int = 2,
+    num_bins: int = 8,
+    bound: float = 3.0,
+    context: int | None = None,
+    activation: Activation = "relu",
+) -> Bijection:
+    """Autoregressive splines, each after a permutation and an LU linear map. Cheap to score: for priors and data.
+
+    `Inverse(nsf_autoregressive(...))` is cheap to sample, for posteriors; it begins with a linear map. The masked
+    networks are plain where the paper's are residual.
+
+    Source: Durkan et al., Neural Spline Flows, 2019, arXiv 1906.04032, RQ-NSF (AR), section 5.2 and appendix B.2.
+    """
+    check_sizes(num_layers=num_layers, width=width, depth=depth)
+    spline = RationalQuadraticSpline(num_bins=num_bins, bound=bound)
+
+    def layer() -> Bijection:
+        return Inverse(
+            InverseAutoregressive(
+                dim,
+                transform=spline,
+                width=width,
+                depth=depth,
+                context_shape=context,
+                activation=activation,
+            )
+        )
+
+    return Chain(_with_linear_maps(dim, [layer() for _ in range(num_layers)]))
+
+
 def planar(dim: int, *, num_layers: int = 8, context: int | None = None) -> Bijection:
-    """Planar layers. Cheap to sample, no inverse: for posteriors only."""
+    """Planar layers. Cheap to sample, no inverse: for posteriors only.
+
+    Source: Rezende & Mohamed, Variational Inference with Normalizing Flows, 2015, arXiv 1505.05770.
+    """
     return Planar(dim, num_layers=num_layers, context_shape=context)
+
+
+def radial(dim: int, *, num_layers: int = 8, context: int | None = None) -> Bijection:
+    """Radial layers. Cheap both ways; each stretches space around one point.
+
+    Source: Rezende & Mohamed, Variational Inference with Normalizing Flows, 2015, arXiv 1505.05770.
+    """
+    return Radial(dim, num_layers=num_layers, context_shape=context)
+
+
+def sylvester_orthogonal(
+    dim: int, *, num_layers: int = 4, rank: int | None = None, context: int | None = None
+) -> Bijection:
+    """Sylvester layers of a rank (min(dim, 8) if None) along learned directions. Cheap to sample: posteriors only.
+
+    Source: van den Berg et al., Sylvester Normalizing Flows, 2018, arXiv 1803.05649, section 4.1.
+    """
+    rank = min(dim, 8) if rank is None else rank
+    return Sylvester(dim, kind="orthogonal", rank=rank, num_layers=num_layers, context_shape=context)
+
+
+def sylvester_householder(
+    dim: int, *, num_layers: int = 4, num_householder: int = 8, context: int | None = None
+) -> Bijection:
+    """Sylvester layers rotated by Householder reflections. Cheap to sample, no inverse: for posteriors only.
+
+    Source: van den Berg et al., Sylvester Normalizing Flows, 2018, arXiv 1803.05649, section 4.2.
+    """
+    return Sylvester(
+        dim,
+        kind="householder",
+        num_householder=num_householder,
+        num_layers=num_layers,
+        context_shape=context,
+    )
+
+
+def sylvester_triangular(dim: int, *, num_layers: int = 4, context: int | None = None) -> Bijection:
+    """Sylvester layers over alternating orders. Cheap to sample, no inverse: for posteriors only.
+
+    Source: van den Berg et al., Sylvester Normalizing Flows, 2018, arXiv 1803.05649, section 4.3.
+    """
+    return Sylvester(dim, kind="triangular", num_layers=num_layers, context_shape=context)
+
+
+def _check_two(dim: int) -> None:
+    if dim < 2:
+        raise CombinationError(f"A coupling flow needs two or more variables; got {dim}. Use `maf` or `iaf`.")
+
+
+def _with_linear_maps(dim: int, layers: list[Bijection]) -> list[Bijection]:
+    """Put a permutation and an LU map, which starts as the identity, before, between and after the layers."""
+    chain: list[Bijection] = [Permutation.random(dim, seed=0), LULinear(dim)]
+    for i, layer in enumerate(layers, 1):
+        chain += [layer, Permutation.random(dim, seed=i), LULinear(dim)]
+    return chain

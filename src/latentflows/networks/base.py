@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from latentflows.core.dense import linear
 from latentflows.core.errors import ConfigurationError
 from latentflows.core.shapes import Shape, as_shape, size
 
@@ -24,17 +29,59 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "gelu": nn.GELU,
 }
+_OVERWRITING: dict[str, Callable[[], nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),
+    "elu": partial(nn.ELU, inplace=True),
+}
+_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu_,
+    "elu": functional.elu_,
+    "silu": partial(functional.silu, inplace=True),
+    "tanh": torch.tanh_,
+    "gelu": lambda value: value.copy_(functional.gelu(value)),
+}
+_GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "relu": lambda gradient, after: torch.ops.aten.threshold_backward(gradient, after, 0),
+    "elu": lambda gradient, after: torch.ops.aten.elu_backward(gradient, 1, 1, 1, True, after),
+    "silu": torch.ops.aten.silu_backward,
+    "tanh": torch.ops.aten.tanh_backward,
+    "gelu": torch.ops.aten.gelu_backward,
+}
+_FROM_INPUT = ("silu", "gelu")  # their derivative is a function of what went in; the others' of what came out
 
 
-def activation(name: Activation) -> nn.Module:
+def activation(name: Activation, *, overwrite: bool = False) -> nn.Module:
     """Return the activation of that name.
+
+    Args:
+        name: Which one.
+        overwrite: Reuse the memory of what goes in, where the derivative is a function of what comes out.
 
     Raises:
         ConfigurationError: for an unknown name.
     """
     if name not in _ACTIVATIONS:
         raise ConfigurationError(f"`activation` must be one of {sorted(_ACTIVATIONS)}; got {name!r}.")
+    if overwrite and name in _OVERWRITING:
+        return _OVERWRITING[name]()
     return _ACTIVATIONS[name]()
+
+
+def in_place(name: Activation) -> Callable[[Tensor], Tensor]:
+    """Return the activation that overwrites its argument; for tensors that autograd does not see."""
+    return _IN_PLACE[name]
+
+
+def activate_(name: Activation, value: Tensor) -> Tensor:
+    """Overwrite `value` with its activation, and return what `through_activation` wants to be given."""
+    kept = value.clone() if name in _FROM_INPUT else value
+    _IN_PLACE[name](value)
+    return kept
+
+
+def through_activation(name: Activation, gradient: Tensor, kept: Tensor) -> Tensor:
+    """Return the gradient before an activation from the one after it and what `activate_` returned."""
+    return _GRADIENTS[name](gradient, kept)
 
 
 def check_sizes(**sizes: int) -> None:
@@ -49,12 +96,98 @@ def check_sizes(**sizes: int) -> None:
 
 
 def add_over_samples(features: Tensor, context_features: Tensor | None) -> Tensor:
-    """Add context features (B, W) to features (K * B, W), projected once and broadcast over the K samples."""
+    """Add context features (B, W, ...) to features (K * B, W, ...), projected once and broadcast over the K samples.
+
+    Axes after W may be 1 in the context features: a vector context of a network of maps.
+    """
     if context_features is None:
         return features
-    rows, width = context_features.shape
+    rows = len(context_features)
     samples = len(features) // rows if rows else 1
-    return (features.view(samples, rows, width) + context_features).view(samples * rows, width)
+    grouped = features.view(samples, rows, *features.shape[1:])
+    return (grouped + context_features).view(features.shape)
+
+
+def multiply_over_samples(features: Tensor, context_features: Tensor) -> Tensor:
+    """Multiply features (K * B, W) by context features (B, W), as `add_over_samples` adds them."""
+    rows = len(context_features)
+    samples = len(features) // rows if rows else 1
+    return (features.view(samples, rows, *features.shape[1:]) * context_features).view(features.shape)
+
+
+def num_features(context: int | Shape) -> int:
+    """Return how many numbers a context has, given as a `NetworkMaker` gets it; 0 for none."""
+    return context if isinstance(context, int) else size(as_shape(context, "context"))
+
+
+def map_shape(shape: int | Shape, name: str) -> Shape:
+    """Return the shape of a sequence (C, T) or an image (C, H, W).
+
+    Raises:
+        ConfigurationError: for any other shape.
+    """
+    found = as_shape(shape, name)
+    if len(found) not in (2, 3):
+        raise ConfigurationError(
+            f"`{name}` must be a sequence (C, T) or an image (C, H, W) for a convolution; got {found}. Use a dense "
+            "network for vectors; in a coupling, layout 'channels' or 'masked' keeps the space."
+        )
+    return found
+
+
+class FrameMasked(nn.Module, ABC):
+    """A network of maps that keeps padding out of sequences: what it gives for other frames does not depend on it."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        """Return (N, *out_shape) of x (N, *in_shape).
+
+        Shape:
+            context: (B, *context) with N = K * B; valid: (N, 1, T), 1 where a frame of a sequence counts, 0 on padding.
+        """
+
+
+def keep_frames(h: Tensor, valid: Tensor | None) -> Tensor:
+    """Set padding (N, C, T) to zero, as what a convolution reads beyond the ends is; valid (N, 1, T) or None."""
+    return h if valid is None else h * valid
+
+
+class MapContext(nn.Module):
+    """Project a context for a network of maps: a vector to every position alike, a map position by position.
+
+    Args:
+        context: Number of features of a vector context, or the shape of a map (C, T) or (C, H, W).
+        width: Features that come out.
+        space: Space of the network's maps, (T,) or (H, W).
+
+    Shape:
+        context: (B, *context); output: (B, width, *space), with 1 for every axis of `space` if it is a vector.
+
+    Raises:
+        ConfigurationError: if the context is a map over another space.
+    """
+
+    def __init__(self, context: int | Shape, width: int, space: Shape) -> None:
+        super().__init__()
+        shape = as_shape(context, "context")
+        if shape[1:] not in ((), space):
+            raise ConfigurationError(
+                f"A context must be a vector (C,) or a map over the same space {space}; got shape {shape}. Upsample, "
+                "crop or flatten it first."
+            )
+        self.out_shape = (width, *(shape[1:] or [1] * len(space)))
+        self.projection = nn.Conv1d(shape[0], width, 1, bias=False)
+
+    def forward(self, context: Tensor) -> Tensor:
+        flat = context.reshape(*context.shape[:2], -1)
+        return self.projection(flat).view(len(context), *self.out_shape)
+
+
+class Dense(nn.Linear):
+    """`torch.nn.Linear` by the quicker of PyTorch's two libraries: see `latentflows.core.dense`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
 
 
 class LastLayer(nn.Module):
@@ -72,7 +205,7 @@ class LastLayer(nn.Module):
     def __init__(self, features: int, out_shape: int | Shape | None, *, zero: bool = False) -> None:
         super().__init__()
         self.out_shape = (features,) if out_shape is None else as_shape(out_shape, "out_shape")
-        self.linear = None if out_shape is None else nn.Linear(features, size(self.out_shape))
+        self.linear = None if out_shape is None else Dense(features, size(self.out_shape))
         if zero and self.linear is not None:
             nn.init.zeros_(self.linear.weight)
             nn.init.zeros_(self.linear.bias)

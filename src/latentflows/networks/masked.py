@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from latentflows.core.dense import linear
 from latentflows.core.errors import ConfigurationError
 from latentflows.networks.base import Activation, activation, add_over_samples, check_sizes
 
@@ -20,15 +20,16 @@ class MaskedLinear(nn.Linear):
         self.register_buffer("mask", mask.to(self.weight.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight * self.mask, self.bias)
+        return linear(x, self.weight * self.mask, self.bias)
 
 
 class MaskedMLP(nn.Module):
-    r"""Output i depends on the inputs 0 ... i - 1 alone, and on the context.
+    r"""Output i depends on the inputs before i in `order` alone, and on the context.
 
-    Variable j has degree j + 1. A hidden unit of degree m reads degrees up to m; output i reads hidden degrees
-    up to i. Degrees are spread evenly over 1 ... dim - 1 (from 0 with a context, so that the first variable
-    hears it), and every one of them must occur in every hidden layer: an allowed dependency is lost otherwise.
+    The j-th variable of the order has degree j (from 1). A hidden unit of degree m reads degrees up to m; an output
+    reads hidden degrees below its own. Degrees are spread evenly over 1 ... dim - 1 (from 0 with a context, so that
+    the first variable hears it), and every one of them must occur in every hidden layer: an allowed dependency is
+    lost otherwise. Hidden units are sorted by degree.
 
     Cost: 2 N (dim W + (depth - 1) W^2 + W dim outputs) FLOPs, masked entries included.
 
@@ -40,16 +41,19 @@ class MaskedMLP(nn.Module):
         activation_name: Nonlinearity.
         context: Number of context features; 0 for none.
         zero_last: Start the last layer at zero.
+        order: Permutation of 0 ... dim - 1, the variables from the first to the last; None for the natural order.
 
     Shape:
-        x: (N, dim); context: (B, context) with N = K * B; output: (N, dim, outputs).
+        x: (N, dim); context: (B, context) with N = K * B; output: (N, outputs, dim).
 
     Raises:
-        ConfigurationError: if `width` is too small to carry every dependency.
+        ConfigurationError: if `width` is too small to carry every dependency, or `order` is no permutation.
 
     References:
         Germain et al., MADE: Masked Autoencoder for Distribution Estimation, 2015, arXiv 1502.03509, eq. 8-13.
     """
+
+    order: Tensor | None
 
     def __init__(
         self,
@@ -61,32 +65,85 @@ class MaskedMLP(nn.Module):
         activation_name: Activation = "relu",
         context: int = 0,
         zero_last: bool = True,
+        order: Tensor | None = None,
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, outputs=outputs, width=width, depth=depth)
+        inputs = _input_degrees(dim, order)
         lowest = 0 if context else min(1, dim - 1)
-        kinds = max(dim - lowest, 1)  # how many different degrees the hidden units carry
-        if width < kinds:
-            raise ConfigurationError(
-                f"`width` must be at least {kinds} to carry every dependency among {dim} variables"
-                f"{' and the context' if context else ''}; got {width}. A narrower network drops some silently."
-            )
+        hidden = _hidden_degrees(dim, width, lowest)
         self.dim, self.outputs = dim, outputs
-        inputs = torch.arange(1, dim + 1)
-        hidden = lowest + torch.arange(width) * kinds // width
+        self.activation_name: Activation = activation_name
+        self.register_buffer("order", order)
         self.first = MaskedLinear(hidden[:, None] >= inputs)
         self.context = nn.Linear(context, width, bias=False) if context else None
-        layers: list[nn.Module] = [activation(activation_name)]
+        rest: list[nn.Module] = [activation(activation_name, overwrite=True)]
         for _ in range(depth - 1):
-            layers += [MaskedLinear(hidden[:, None] >= hidden), activation(activation_name)]
-        last = MaskedLinear((inputs[:, None] > hidden).repeat_interleave(outputs, 0))
+            rest += [MaskedLinear(hidden[:, None] >= hidden), activation(activation_name, overwrite=True)]
+        last = MaskedLinear((inputs[:, None] > hidden).repeat(outputs, 1))
         if zero_last:
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
-        self.rest = nn.Sequential(*layers, last)
+        self.rest = nn.Sequential(*rest, last)
+        self.counts = [int((hidden <= degree).sum()) for degree in range(dim + 1)]
+
+    def layers(self) -> list[MaskedLinear]:
+        """Return the masked layers from the first to the last."""
+        return [self.first, *(layer for layer in self.rest if isinstance(layer, MaskedLinear))]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         features = self.first(x)
         if self.context is not None and context is not None:
             features = add_over_samples(features, self.context(context))
-        return self.rest(features).view(len(x), self.dim, self.outputs)
+        return self.rest(features).view(len(x), self.outputs, self.dim)
+
+    def sorted_tensors(self, context: Tensor | None, rows: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return masked weights and biases with the variables in their order, for code that solves by degree.
+
+        Shape:
+            context: (B, context) with rows = K * B; weights: (W, dim), (W, W) ..., (dim, outputs, W);
+            biases: (W, rows) with a context, else (W, 1), then (W, 1) ..., and (dim, outputs, 1).
+        """
+        layers = self.layers()
+        if torch.is_grad_enabled():  # a gradient that overflows under the mask must not become infinity times 0
+            weights = [torch.where(layer.mask.bool(), layer.weight, 0.0) for layer in layers]
+        else:
+            weights = [layer.weight * layer.mask for layer in layers]
+        biases = [layer.bias[:, None] for layer in layers]
+        if self.context is not None and context is not None:
+            offset = self.context(context).t()
+            samples = rows // len(context) if len(context) else 1
+            biases[0] = (offset[:, None] + biases[0][:, None]).expand(-1, samples, -1).flatten(1)
+        last, bias = (
+            value[-1].view(self.outputs, self.dim, -1).transpose(0, 1) for value in (weights, biases)
+        )
+        if self.order is not None:
+            weights[0], last, bias = weights[0][:, self.order], last[self.order], bias[self.order]
+        return [*weights[:-1], last.contiguous()], [*biases[:-1], bias.contiguous()]
+
+
+def _input_degrees(dim: int, order: Tensor | None) -> Tensor:
+    """Return the place of every variable in the order, from 1."""
+    natural = torch.arange(dim)
+    if order is None:
+        return natural + 1
+    if (
+        order.is_floating_point()
+        or order.shape != (dim,)
+        or not torch.equal(order.cpu().sort().values, natural)
+    ):
+        raise ConfigurationError(
+            f"`order` must be a permutation of 0 to {dim - 1}; got {order.dtype} {order.tolist()}."
+        )
+    return torch.argsort(order.cpu()) + 1
+
+
+def _hidden_degrees(dim: int, width: int, lowest: int) -> Tensor:
+    """Spread the degrees evenly over the units of a hidden layer, from the lowest to dim - 1."""
+    kinds = max(dim - lowest, 1)  # how many different degrees the hidden units carry
+    if width < kinds:
+        raise ConfigurationError(
+            f"`width` must be at least {kinds} to carry every dependency among {dim} variables"
+            f"{'' if lowest or dim == 1 else ' and the context'}; got {width}. A narrower network drops some silently."
+        )
+    return lowest + torch.arange(width) * kinds // width

@@ -5,7 +5,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from latentflows.core.shapes import Shape, as_shape, size
-from latentflows.networks.base import Activation, LastLayer, activation, add_over_samples, check_sizes
+from latentflows.networks.base import (
+    Activation,
+    Dense,
+    LastLayer,
+    activation,
+    add_over_samples,
+    check_sizes,
+    num_features,
+)
 
 
 class MLP(nn.Module):
@@ -21,11 +29,11 @@ class MLP(nn.Module):
         width: Units of each hidden layer.
         depth: Number of hidden layers.
         activation_name: Nonlinearity of the hidden layers.
-        context: Number of context features; 0 for none.
+        context: Number of context features, or the shape of a context, which is flattened; 0 for none.
         zero_last: Start the last layer at zero, so that a flow starts as the identity.
 
     Shape:
-        x: (N, *in_shape); context: (B, context) with N = K * B; output: (N, *out_shape).
+        x: (N, *in_shape); context: (B, *context) with N = K * B; output: (N, *out_shape).
     """
 
     def __init__(
@@ -36,17 +44,18 @@ class MLP(nn.Module):
         width: int,
         depth: int,
         activation_name: Activation = "relu",
-        context: int = 0,
+        context: int | Shape = 0,
         zero_last: bool = False,
     ) -> None:
         super().__init__()
         check_sizes(width=width, depth=depth)
         self.in_shape = as_shape(in_shape)
-        self.first = nn.Linear(size(self.in_shape), width)
-        self.context = nn.Linear(context, width, bias=False) if context else None
+        self.first = Dense(size(self.in_shape), width)
+        features = num_features(context)
+        self.context = Dense(features, width, bias=False) if features else None
         layers: list[nn.Module] = [activation(activation_name)]
         for _ in range(depth - 1):
-            layers += [nn.Linear(width, width), activation(activation_name)]
+            layers += [Dense(width, width), activation(activation_name)]
         self.hidden = nn.Sequential(*layers)
         self.last = LastLayer(width, out_shape, zero=zero_last)
         self.out_shape = self.last.out_shape
@@ -54,7 +63,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         features = self.first(x.flatten(1))
         if self.context is not None and context is not None:
-            features = add_over_samples(features, self.context(context))
+            features = add_over_samples(features, self.context(context.flatten(1)))
         return self.last(self.hidden(features))
 
 
@@ -70,7 +79,7 @@ class GatedLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_features, 2 * out_features)
+        self.linear = Dense(in_features, 2 * out_features)
         nn.init.kaiming_normal_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
@@ -89,11 +98,11 @@ class GatedMLP(nn.Module):
         out_shape: Shape of one output; None for the (width,) features of the last hidden layer.
         width: Units of each hidden layer.
         depth: Number of hidden layers.
-        context: Number of context features; 0 for none.
+        context: Number of context features, or the shape of a context, which is flattened; 0 for none.
         zero_last: Start the last layer at zero.
 
     Shape:
-        x: (N, *in_shape); context: (B, context) with N = K * B; output: (N, *out_shape).
+        x: (N, *in_shape); context: (B, *context) with N = K * B; output: (N, *out_shape).
     """
 
     def __init__(
@@ -103,14 +112,15 @@ class GatedMLP(nn.Module):
         *,
         width: int,
         depth: int,
-        context: int = 0,
+        context: int | Shape = 0,
         zero_last: bool = False,
     ) -> None:
         super().__init__()
         check_sizes(width=width, depth=depth)
         self.in_shape = as_shape(in_shape)
         self.first = GatedLinear(size(self.in_shape), width)
-        self.context = nn.Linear(context, 2 * width, bias=False) if context else None
+        features = num_features(context)
+        self.context = Dense(features, 2 * width, bias=False) if features else None
         self.hidden = nn.Sequential(*(GatedLinear(width, width) for _ in range(depth - 1)))
         self.last = LastLayer(width, out_shape, zero=zero_last)
         self.out_shape = self.last.out_shape
@@ -118,5 +128,5 @@ class GatedMLP(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         features = self.first.linear(x.flatten(1))
         if self.context is not None and context is not None:
-            features = add_over_samples(features, self.context(context))
+            features = add_over_samples(features, self.context(context.flatten(1)))
         return self.last(self.hidden(nn.functional.glu(features, dim=-1)))

@@ -18,6 +18,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from latentflows.bijections import Bijection, Inverse
 from latentflows.core import noise
 from latentflows.core.batches import DataSource
 from latentflows.core.errors import CheckpointError, CombinationError, ConfigurationError
@@ -38,11 +39,31 @@ from latentflows.networks import MLP, GatedConvolutionDecoder, GatedConvolutionE
 from latentflows.objectives import ELBO, IWAE, Objective, PriorLikelihood
 from latentflows.studies import configuration as settings
 from latentflows.studies.configuration import RunConfiguration
+from latentflows.studies.flow_settings import FlowSettings
+from latentflows.studies.options import tag_of
 from latentflows.studies.overrides import read_configuration
 from latentflows.training import MLflowLog, Options, Stage, TensorBoardLog, Tracker, WandbLog
 from latentflows.training.checkpoint import load_weights
 
-_FLOWS = {"iaf": presets.iaf, "maf": presets.maf, "real_nvp": presets.real_nvp, "nice": presets.nice}
+_FLOWS = {  # the fields of a kind's settings are the arguments of its preset
+    "bpf": presets.bpf,
+    "cnf": presets.cnf,
+    "iaf": presets.iaf,
+    "maf": presets.maf,
+    "naf": presets.naf,
+    "nice": presets.nice,
+    "nsf_autoregressive": presets.nsf_autoregressive,
+    "nsf_coupling": presets.nsf_coupling,
+    "planar": presets.planar,
+    "radial": presets.radial,
+    "real_nvp": presets.real_nvp,
+    "sospf": presets.sospf,
+    "sylvester_householder": presets.sylvester_householder,
+    "sylvester_orthogonal": presets.sylvester_orthogonal,
+    "sylvester_triangular": presets.sylvester_triangular,
+    "tarflow": presets.tarflow,
+    "unaf": presets.unaf,
+}
 _PROJECT = "latentflows"  # of MLflow's experiment and of the Weights & Biases project
 _POSTERIOR, _PRIOR, _LIKELIHOOD = range(3)  # streams of the first weights
 
@@ -115,12 +136,9 @@ def _posterior(c: RunConfiguration, event_shape: Shape) -> Conditional:
     last = LastLayer(features, gaussian_raw_shape(latent, covariance=covariance))
     if isinstance(part, settings.Gaussian | settings.FullGaussian):
         return AmortizedGaussian(latent, event_shape, nn.Sequential(encoder, last), covariance=covariance)
-    if isinstance(part, settings.PlanarFlow):
-        bijection = presets.planar(c.latent_dim, num_layers=part.num_layers, context=features)
-    else:
-        bijection = _FLOWS[part.kind](
-            c.latent_dim, num_layers=part.num_layers, width=part.width, depth=part.depth, context=features
-        )
+    bijection = _flow(part, c.latent_dim, context=features)
+    if _turned(bijection):  # a posterior is drawn from in every step, and scored where it was drawn
+        bijection = Inverse(bijection)
     base = AmortizedGaussian(latent, features, last)
     return Flow(base, bijection, embed=encoder, context_shape=event_shape)
 
@@ -133,10 +151,18 @@ def _prior(c: RunConfiguration) -> Conditional:
         return LearnedGaussian(
             c.latent_dim, covariance="full" if part.kind == "full_gaussian" else "diagonal"
         )
-    bijection = _FLOWS[part.kind](
-        c.latent_dim, num_layers=part.num_layers, width=part.width, depth=part.depth
-    )
-    return Flow(StandardGaussian(c.latent_dim), bijection)
+    return Flow(StandardGaussian(c.latent_dim), _flow(part, c.latent_dim))
+
+
+def _flow(part: FlowSettings, dim: int, context: int | None = None) -> Bijection:
+    arguments = part.model_dump(exclude={part.tag})
+    return _FLOWS[tag_of(type(part))](dim, context=context, **arguments)
+
+
+def _turned(bijection: Bijection) -> bool:
+    """Whether drawing takes more passes than scoring."""
+    forward, inverse = bijection.passes
+    return inverse is not None and (forward is None or forward > inverse)
 
 
 def _likelihood(c: RunConfiguration, event_shape: Shape) -> Conditional:

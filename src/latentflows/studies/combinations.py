@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from latentflows.studies.configuration import (
-    IAF,
-    MAF,
-    NICE,
     ELBOObjective,
     FullGaussian,
     Gaussian,
     GaussianLikelihood,
     Likelihood,
-    RealNVP,
     RunConfiguration,
     Standard,
 )
+from latentflows.studies.flow_settings import FlowSettings
+from latentflows.studies.options import tag_of
 
 
 def combination_faults(configuration: RunConfiguration) -> list[str]:
@@ -27,7 +25,7 @@ def combination_faults(configuration: RunConfiguration) -> list[str]:
     if c.training.plan != "one_stage" and isinstance(c.prior, Standard):
         faults.append(
             f"`training.plan`={c.training.plan} fits the prior in a stage of its own, but prior N(0, I) has no "
-            "parameters. Choose prior=real_nvp (or nice, maf, gaussian, full_gaussian), or training.plan=one_stage."
+            "parameters. Choose prior=real_nvp (or another flow, gaussian, full_gaussian), or training.plan=one_stage."
         )
     gaussians = isinstance(c.posterior, Gaussian | FullGaussian) and isinstance(
         c.prior, Standard | Gaussian | FullGaussian
@@ -64,23 +62,26 @@ def _likelihood_faults(likelihood: Likelihood, preparation: str | None) -> list[
             "nothing. Use data.preparation=dequantized, or likelihood.variance=fixed with likelihood.scale."
         ]
     return []
-    return []
 
 
 def _size_faults(c: RunConfiguration) -> list[str]:
     faults = []
     for name, part in (("posterior", c.posterior), ("prior", c.prior)):
-        if isinstance(part, RealNVP | NICE) and c.latent_dim < 2:
+        if not isinstance(part, FlowSettings):
+            continue
+        tokens = c.latent_dim // getattr(part, "patch", 1)
+        if part.needs_two and tokens < 2:
             other = "iaf" if name == "posterior" else "maf"
             faults.append(
-                f"`{name}.kind`={part.kind} couples two halves of z and needs latent_dim of at least 2; "
-                f"got {c.latent_dim}. Use {name}={other}, or more latents."
+                f"`{name}.kind`={tag_of(type(part))} lets parts of z decide on each other and needs two or more; got "
+                f"latent_dim={c.latent_dim}. Use {name}={other}, or more latents."
             )
         # With a context every variable needs a degree of its own; without, the first one has none.
         needed = c.latent_dim - (name == "prior")
-        if isinstance(part, IAF | MAF) and part.width < needed:
+        width = getattr(part, "width", needed)
+        if part.masked and width < needed:
             faults.append(
                 f"`{name}.width` must be at least {needed} to carry every dependency among {c.latent_dim} latents; "
-                f"got {part.width}. Widen it, or lower latent_dim."
+                f"got {width}. Widen it, or lower latent_dim."
             )
     return faults

@@ -12,7 +12,25 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from latentflows.studies.flow_settings import IAF, MAF, NICE, PlanarFlow, RealNVP
+from latentflows.studies.flow_settings import (
+    BPF,
+    CNF,
+    IAF,
+    MAF,
+    NAF,
+    NICE,
+    SOSPF,
+    UNAF,
+    NSFAutoregressive,
+    NSFCoupling,
+    PlanarFlow,
+    RadialFlow,
+    RealNVP,
+    SylvesterHouseholder,
+    SylvesterOrthogonal,
+    SylvesterTriangular,
+    TarFlow,
+)
 from latentflows.studies.settings import Integer, Number, Settings
 
 USUAL_PREPARATION = {
@@ -283,9 +301,44 @@ class EvaluationSettings(Settings):
 
 Network = Annotated[MLPNetwork | GatedMLPNetwork | GatedConvolutionNetwork, Field(discriminator="kind")]
 Posterior = Annotated[
-    Gaussian | FullGaussian | PlanarFlow | IAF | RealNVP | NICE, Field(discriminator="kind")
+    Gaussian
+    | FullGaussian
+    | PlanarFlow
+    | RadialFlow
+    | SylvesterOrthogonal
+    | SylvesterHouseholder
+    | SylvesterTriangular
+    | IAF
+    | RealNVP
+    | NICE
+    | NSFCoupling
+    | NSFAutoregressive
+    | TarFlow
+    | CNF
+    | NAF
+    | UNAF
+    | SOSPF
+    | BPF,
+    Field(discriminator="kind"),
 ]
-Prior = Annotated[Standard | Gaussian | FullGaussian | RealNVP | NICE | MAF, Field(discriminator="kind")]
+Prior = Annotated[
+    Standard
+    | Gaussian
+    | FullGaussian
+    | RadialFlow
+    | RealNVP
+    | NICE
+    | NSFCoupling
+    | MAF
+    | NSFAutoregressive
+    | TarFlow
+    | CNF
+    | NAF
+    | UNAF
+    | SOSPF
+    | BPF,
+    Field(discriminator="kind"),
+]
 Likelihood = Annotated[BernoulliLikelihood | GaussianLikelihood, Field(discriminator="kind")]
 Objective = Annotated[ELBOObjective | IWAEObjective, Field(discriminator="kind")]
 Training = Annotated[OneStage | TwoStage | TwoStageJoint, Field(discriminator="plan")]

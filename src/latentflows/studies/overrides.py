@@ -19,11 +19,12 @@ from latentflows.studies.options import LIST_OF, allowed_values, default_kind, p
 from latentflows.studies.settings import Settings
 
 # Kinds that exist, but not in this place.
+_NO_INVERSE = "it has no inverse, so it cannot score a z that it did not draw; use it as the posterior"
 _MISPLACED = {
-    (
-        "prior",
-        "planar",
-    ): "it has no inverse, so it cannot score a z that it did not draw; use it as the posterior",
+    ("prior", "planar"): _NO_INVERSE,
+    ("prior", "sylvester_orthogonal"): _NO_INVERSE,
+    ("prior", "sylvester_householder"): _NO_INVERSE,
+    ("prior", "sylvester_triangular"): _NO_INVERSE,
     ("prior", "iaf"): "it needs one network pass per latent to score a z; use maf, which is its inverse",
     ("posterior", "maf"): "it needs one network pass per latent to draw a z; use iaf, which is its inverse",
     ("posterior", "standard"): "a posterior must depend on the data; use gaussian",

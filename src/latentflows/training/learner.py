@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflows.core.batches import Batch
+from latentflows.core.checks import values_unchecked
 from latentflows.core.errors import NonFiniteError
 from latentflows.models.vae import VAE
 from latentflows.objectives import Objective, Value
@@ -98,7 +99,7 @@ class Learner:
         time = torch.tensor(epoch, device=self.world.device) if self.options.compile else epoch
         for index, piece in enumerate(pieces):
             with self._synchronized(index == count - 1):
-                with self._autocast():
+                with self._autocast(), values_unchecked():
                     value = self.module(piece.x, piece.context, time)
                 (value.loss / count if count > 1 else value.loss).backward()
             values.append(value)

@@ -23,6 +23,7 @@ from latentflows.core.batches import Batch, DataSource
 from latentflows.models.vae import VAE
 from latentflows.training.base import Callback, History, Options, Progress, Stage, check_run
 from latentflows.training.checkpoint import Tensors, clone, prefixed, save_weights, set_weights, within
+from latentflows.training.initialization import initialize_once
 from latentflows.training.learner import Learner, Outcome, learning_rate
 from latentflows.training.parallel import World, join
 from latentflows.training.record import Record, identity, lengths, plain
@@ -160,6 +161,8 @@ class _Run:
 
     def _stage(self, tensors: Tensors) -> None:
         stage = self.stage = self.stages[self.progress.stage]
+        key = (self.seed, noise.Purpose.INITIALIZATION, self.progress.stage)
+        initialize_once(self.model, stage, self.trainable, self.train, self.world, key)
         self.learner = Learner(self.model, stage, self.options, self.world, self.trainable)
         self.sums = self._zeros()
         if self.progress.sums:
@@ -187,9 +190,7 @@ class _Run:
         progress = self.progress
         if progress.batch:  # resumed inside an epoch: it must end, be validated and be written down
             return True
-        if progress.stage_steps >= self.total_steps:
-            return False
-        return not self._stalled(progress.epoch - 1)
+        return progress.stage_steps < self.total_steps and not self._stalled(progress.epoch - 1)
 
     def _stalled(self, epoch: int) -> bool:
         """Whether the validation figure has not improved for `patience` epochs, counted after the warm-up."""

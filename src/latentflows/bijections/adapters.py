@@ -1,0 +1,261 @@
+"""Layers of other libraries as bijections: transforms of zuko and torch, flows of normflows.
+
+Nothing is imported from those libraries: their objects are called. `FromZuko` turns the direction around, since zuko's
+forward is data -> noise; `FromNormflows` keeps it, since normflows' forward is noise -> data.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform
+
+from latentflows.bijections.base import Bijection
+from latentflows.core import noise
+from latentflows.core.errors import CombinationError, ShapeError
+from latentflows.core.precision import at_least_float32, check_positive, full_precision
+from latentflows.core.shapes import Shape, as_shape, sum_event
+
+_TRIAL_ROWS = 4  # of the batch on which passes are counted; normflows' ActNorm needs more than one
+
+
+class FromZuko(Bijection):
+    r"""A transform of zuko, lazy or not, or of torch: with T: data -> noise, :math:`u = T(x; c)`.
+
+    Cost: what T costs. zuko records no passes, so they are counted once, when the adapter is built: the calls of
+    networks (modules that return a tensor) on four draws of N(0, I). That is exact for autoregressive and
+    coupling layers and for bisection, whose number of steps is fixed; an adaptive ODE solver takes as many steps as
+    its tolerance asks for at the points at hand, so there it is an example. A transform that is no module, hence has
+    no network that could be seen, counts 0. In the direction that T itself does not run, zuko evaluates the
+    network once more for the log-determinant.
+
+    Precision: autocast is off inside. Numeric inverses are as exact as zuko's tolerance: 1e-6 of x for a
+    bisection, which fails in silence outside [-10, 10] (see `verify`); 1e-6 absolute and 1e-5 relative for an ODE.
+    In eval mode zuko gives no gradient to the parameters of numerically inverted or integrated layers; train in train
+    mode. Most of zuko does not compile with `fullgraph=True`.
+
+    Args:
+        transform: A `zuko.lazy.LazyTransform` (for a flow of zuko its `.transform`), or a
+            `torch.distributions.Transform`, whose tensors are constants that do not follow `.to`.
+        event_shape: Shape of one x.
+        context_shape: Shape of one context that the lazy transform takes, or None.
+        verify: Largest error of a numeric inverse, in units of u: `forward` then applies T to what it found, and warns
+            if it does not come back. Costs one more evaluation of T.
+
+    Shape:
+        x: (*batch, *event_shape); u: (*batch, *T's codomain); context: (*batch, *context_shape); log_det: (*batch).
+
+    Raises:
+        CombinationError: if what is given makes no bijective transform, or is a constant and gets a context.
+        ShapeError: if the transform works on larger events.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import ExpTransform
+        >>> x, log_det = FromZuko(ExpTransform().inv, 2)(torch.zeros(3, 2))
+        >>> x.shape, log_det.tolist()
+        (torch.Size([3, 2]), [0.0, 0.0, 0.0])
+    """
+
+    def __init__(
+        self,
+        transform: nn.Module | Transform,
+        event_shape: int | Shape,
+        *,
+        context_shape: int | Shape | None = None,
+        verify: float | None = None,
+    ) -> None:
+        if verify is not None:
+            check_positive("verify", verify)
+        event = as_shape(event_shape, "event_shape")
+        features = None if context_shape is None else as_shape(context_shape, "context_shape")
+        if features is not None and isinstance(transform, Transform):
+            raise CombinationError(
+                f"`{type(transform).__name__}` is a constant and takes no context. Give a lazy transform, or no "
+                "`context_shape`."
+            )
+        module = copy.deepcopy(transform).eval() if isinstance(transform, nn.Module) else transform
+        with torch.no_grad(), noise.stream(0):
+            context = None if features is None else _draw(module, features)[0]
+            made = _transform_of(module, context)
+            self._check(made, event)
+            base = tuple(made.forward_shape(torch.Size(event)))
+            inverse = _count(module, lambda: _apply(_transform_of(module, context), _draw(module, event)))
+            forward = _count(module, lambda: _apply(_transform_of(module, context).inv, _draw(module, base)))
+        super().__init__(event, base_shape=base, context_shape=features, passes=(forward, inverse))
+        self.transform, self.verify = transform, verify
+        if verify is not None and inverse is not None and forward is not None:
+            self.passes = (forward + inverse, inverse)
+
+    @staticmethod
+    def _check(made: Transform, event: Shape) -> None:
+        if not made.bijective:
+            raise CombinationError(f"`{type(made).__name__}` is not bijective, so a flow cannot use it.")
+        if made.domain.event_dim > len(event):
+            raise ShapeError(
+                f"`{type(made).__name__}` works on events of {made.domain.event_dim} axes; got `event_shape` {event}."
+            )
+
+    def _run(self, value: Tensor, context: Tensor | None, *, inverted: bool) -> tuple[Tensor, Tensor]:
+        with full_precision(value):
+            made = _transform_of(self.transform, context)
+            used = made.inv if inverted else made
+            out, ladj = _apply(used, value)
+            if inverted and self.verify is not None:
+                _warn_unless_close(_apply(made, out.detach())[0], value, self.verify)
+            axes = value.ndim - used.domain.event_dim  # those the log-derivative has: what is left is summed
+            log_det = sum_event(ladj.expand(value.shape[:axes]), axes - 2)
+        if torch.is_grad_enabled():
+            return out, log_det
+        return out.detach(), log_det.detach()  # zuko's numeric layers keep a graph even under no_grad
+
+    def _forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._run(u, context, inverted=True)
+
+    def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._run(x, context, inverted=False)
+
+
+def _transform_of(source: nn.Module | Transform, context: Tensor | None) -> Transform:
+    """Return a transform as it is, or the one a lazy transform makes."""
+    made = source if isinstance(source, Transform) else source(context)
+    if not isinstance(made, Transform):
+        raise CombinationError(
+            f"`FromZuko` needs a transform, or a lazy transform; `{type(source).__name__}` makes a "
+            f"`{type(made).__name__}`. For a flow of zuko give its `.transform`."
+        )
+    return made
+
+
+def _warn_unless_close(back: Tensor, value: Tensor, tolerance: float) -> None:
+    """Warn if T(x) is not the u that x was found for."""
+    error = (back.detach() - value.detach()).abs().flatten(2).amax(2)
+    failed = int((~(error <= tolerance)).sum())  # NaN is a failure
+    if failed:
+        warnings.warn(
+            f"The numeric inverse failed in {failed} of {error.numel()} rows (largest error {float(error.max()):.2g}): "
+            "the point lies outside the range that zuko searches, usually [-10, 10], and the row is clipped to it. "
+            "Train first, standardize the data, use fewer layers, or use the other direction.",
+            stacklevel=2,
+        )
+
+
+def _apply(transform: Transform, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the value and the log-derivative of the map just applied."""
+    both: Callable[[Tensor], tuple[Tensor, Tensor]] | None = getattr(transform, "call_and_ladj", None)
+    if both is not None:  # zuko gives it to every transform of torch once it is imported
+        return both(value)
+    out: Tensor = transform(value)  # pyright: ignore[reportAssignmentType] (torch declares None)
+    return out, transform.log_abs_det_jacobian(value, out)
+
+
+class FromNormflows(Bijection):
+    """A layer of normflows, which returns (value, log_det) for a batch (N, *event) and nothing else.
+
+    Its log-determinants come as numbers, as tensors of no axis, in another type or on the CPU; here they have the
+    type and the device of the value, and the batch's shape. For a whole model take its layers:
+    `Chain([FromNormflows(layer, shape) for layer in model.flows])`.
+
+    Cost: what the layer costs. Passes are counted once, when the adapter is built, on a copy of the layer: calls of
+    networks (modules that return a tensor) on four draws of N(0, I); a direction that raises `NotImplementedError`
+    does not exist. Autocast is off inside.
+
+    An `ActNorm` of normflows sets itself from the first batch it meets, whichever the direction: call `initialize`
+    with a batch of data first.
+
+    Args:
+        flow: A `normflows.flows.Flow`, e.g. a coupling; not its `NormalizingFlow` and no `Split` or `Merge`.
+        event_shape: Shape of one x.
+        context_shape: Shape of one context, if the layer takes `context=`.
+
+    Shape:
+        u, x: (*batch, *event_shape); context: (*batch, *context_shape); log_det: (*batch).
+
+    Raises:
+        CombinationError: if the layer returns anything but a tensor and a log-determinant.
+    """
+
+    def __init__(
+        self, flow: nn.Module, event_shape: int | Shape, *, context_shape: int | Shape | None = None
+    ) -> None:
+        event = as_shape(event_shape, "event_shape")
+        features = None if context_shape is None else as_shape(context_shape, "context_shape")
+        trial = copy.deepcopy(flow).eval()
+        with torch.no_grad(), noise.stream(0):
+            x = _draw(trial, event)
+            context = None if features is None else _draw(trial, features)[0]
+            u: list[Tensor] = []
+            inverse = _count(trial, lambda: u.append(_both_of(trial.inverse, x, context)[0]))
+            base = tuple(u[0].shape[2:]) if u else event
+            noises = _draw(trial, base)
+            forward = _count(trial, lambda: _both_of(trial.forward, noises, context))
+        super().__init__(event, base_shape=base, context_shape=features, passes=(forward, inverse))
+        self.flow = flow
+
+    def _forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return _both_of(self.flow.forward, u, context)
+
+    def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return _both_of(self.flow.inverse, x, context)
+
+
+def _both_of(method: Any, value: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Call a direction of a normflows layer on (K, B, *event), and mend its log-determinant."""
+    samples, rows = value.shape[:2]
+    with full_precision(value):
+        if context is None:
+            result = method(value.flatten(0, 1))
+        else:
+            full = context.expand(samples, *context.shape).flatten(0, 1)
+            result = method(value.flatten(0, 1), context=full)
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)):
+        raise CombinationError(
+            "`FromNormflows` needs a layer that returns a tensor and its log-determinant; got "
+            f"{type(result).__name__}. For a `NormalizingFlow` adapt each of its `.flows` and chain them; for `Split` "
+            "and `Merge` use `latentflows.bijections.Split`."
+        )
+    out, log_det = result
+    log_det = at_least_float32(torch.as_tensor(log_det, dtype=out.dtype, device=out.device))
+    return out.view(samples, rows, *out.shape[1:]), log_det.expand(samples * rows).view(samples, rows)
+
+
+def _draw(module: nn.Module | Transform, shape: Shape) -> Tensor:
+    """Draw a trial value (1, rows, *shape) with the type and the device of the module's first tensor."""
+    tensors: list[Tensor] = []
+    if isinstance(module, nn.Module):
+        tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    like = tensors[0] if tensors else torch.zeros(())
+    return noise.standard_normal((1, _TRIAL_ROWS, *shape), like=like)
+
+
+def _count(module: nn.Module | Transform, call: Callable[[], object]) -> int | None:
+    """Count the networks that `call` evaluates inside `module`; None if it raises `NotImplementedError`.
+
+    A network is a module with parameters that returns a tensor, and what it calls inside is part of it.
+    """
+    counts = [0]
+
+    def enter(*_: object) -> None:
+        counts.append(0)
+
+    def leave(part: nn.Module, arguments: object, output: object) -> None:
+        inside = counts.pop()
+        is_network = isinstance(output, Tensor) and next(part.parameters(), None) is not None
+        counts[-1] += 1 if is_network else inside
+
+    handles = []
+    for part in module.modules() if isinstance(module, nn.Module) else ():
+        handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
+    try:
+        call()
+    except NotImplementedError:
+        return None
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counts[0]

@@ -1,0 +1,79 @@
+"""Data-dependent layers are set once, from the first batch of the first stage that trains them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from torch import Tensor, nn
+
+from latentflows.bijections.base import waiting_layers
+from latentflows.core import noise
+from latentflows.core.batches import Batch, DataSource
+from latentflows.core.errors import CombinationError
+from latentflows.core.precision import at_least_float32
+from latentflows.distributions import Distribution, Pushforward
+from latentflows.models.vae import VAE
+from latentflows.training.base import Stage
+from latentflows.training.parallel import World
+
+_POINTS = 128  # at least, where there are as many: the statistics of a small batch would be poor
+
+
+def initialize_once(
+    model: VAE,
+    stage: Stage,
+    trainable: Collection[nn.Parameter],
+    train: DataSource,
+    world: World,
+    key: tuple[int, ...],
+) -> None:
+    """Let a batch set the layers that no batch has set yet, in the parts that learn in this stage.
+
+    The first process alone draws the batch, under the noise of `key`; the others receive its numbers when the learner
+    wraps the model in DistributedDataParallel. A resumed run, or a loaded model, finds its layers set and does nothing.
+
+    Raises:
+        CombinationError: if a layer waits where no batch comes by.
+    """
+    parts = {name: getattr(model, name) for name in stage.train}
+    waiting = [
+        name
+        for name, part in parts.items()
+        if waiting_layers(part) and any(p in trainable for p in part.parameters())
+    ]
+    if waiting and world.first:
+        model.eval()
+        noise.reseed(*key)
+        points = max(stage.batch_size, _POINTS)
+        batch = train.batch(noise.permutation(len(train))[:points])
+        initialize(model, waiting, batch.to(world.device))
+
+
+def initialize(model: VAE, parts: Sequence[str], batch: Batch) -> None:
+    """Show a batch to the data-dependent layers of these parts, each part passing it as training will.
+
+    The posterior's flow passes its own base noise forward. The prior's passes latents that the posterior draws, and
+    the likelihood's the data, both towards the base.
+
+    Raises:
+        CombinationError: if a layer waits where no batch comes by.
+    """
+    if "posterior" in parts:
+        _pass_through("posterior", model, model.posterior(batch.x))
+    z = model.posterior(batch.x).sample()
+    if "prior" in parts:
+        context = None if model.prior.context_shape is None else batch.context
+        _pass_through("prior", model, model.prior(context), z)
+    if "likelihood" in parts:
+        _pass_through("likelihood", model, model.likelihood(z), at_least_float32(batch.x))
+
+
+def _pass_through(part: str, model: VAE, distribution: Distribution, x: Tensor | None = None) -> None:
+    if isinstance(distribution, Pushforward):
+        distribution.initialize(x)
+    left = waiting_layers(getattr(model, part))
+    if left:
+        raise CombinationError(
+            f"The {part} holds a `{type(left[0]).__name__}` that must see a batch before training, but none passes it: "
+            f"`{type(distribution).__name__}` is no flow. Call its `initialize` with a batch before `fit`."
+        )

@@ -1,0 +1,342 @@
+"""Layers of zuko, torch and normflows behave as ours: direction, log-determinant, passes, shapes, refusals."""
+
+import copy
+import re
+
+import pytest
+import torch
+from torch.distributions import (
+    AbsTransform,
+    AffineTransform,
+    ComposeTransform,
+    ExpTransform,
+    SigmoidTransform,
+)
+from torch.distributions.transforms import ReshapeTransform
+
+from latentflows import Chain, Flow, Inverse, StandardGaussian
+from latentflows.bijections import FromNormflows, FromZuko
+from latentflows.core.errors import CombinationError, ConfigurationError, MissingDirectionError, ShapeError
+from tests.peers import peer
+
+zuko = peer("zuko")
+nf = peer("normflows")
+D, FEATURES, ROWS = 3, 2, 5
+
+ZUKO = {  # a flow of zuko by its number of context features, and the passes of two layers
+    "maf": (lambda c: zuko.flows.MAF(D, c, transforms=2, hidden_features=[8]), (8, 2)),
+    "maf_two_groups": (lambda c: zuko.flows.MAF(4, c, transforms=2, passes=2, hidden_features=[8]), (6, 2)),
+    "nice": (lambda c: zuko.flows.NICE(D, c, transforms=2, hidden_features=[8]), (4, 2)),
+    "spline": (lambda c: zuko.flows.NSF(D, c, transforms=2, bins=4, hidden_features=[8]), (8, 2)),
+}
+NUMERIC = {  # the same where zuko inverts or integrates numerically, with the error to expect
+    "naf": (lambda c: zuko.flows.NAF(D, c, transforms=1, hidden_features=[8], signal=4), (80, 2), 1e-5),
+    "sospf": (lambda c: zuko.flows.SOSPF(D, c, transforms=2, hidden_features=[8]), (8, 2), 1e-5),
+    "cnf": (lambda c: zuko.flows.CNF(D, c, hidden_features=[8]), None, 1e-3),
+}
+
+
+def close(actual, expected, tolerance=1e-10):
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def from_zuko(make, context, **settings):
+    """Return a zuko flow in float64 and its adapted transform."""
+    flow = make(FEATURES if context else 0).double()
+    dim = flow().event_shape[0] if not context else flow(torch.zeros(FEATURES).double()).event_shape[0]
+    return flow, FromZuko(flow.transform, dim, context_shape=FEATURES if context else None, **settings)
+
+
+def inputs(bijection, *batch):
+    u = torch.randn(*batch, *bijection.base_shape).double()
+    context = torch.randn(ROWS, *bijection.context_shape).double() if bijection.context_shape else None
+    return u, context
+
+
+def jacobian_log_det(bijection, x, context):
+    """Return log|det du/dx| of one row from autograd, which goes through zuko's own calls of autograd."""
+    jacobian = torch.autograd.functional.jacobian(lambda v: bijection.inverse(v, context)[0], x)
+    return torch.linalg.slogdet(jacobian.reshape(x.numel(), x.numel())).logabsdet
+
+
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("name", ZUKO)
+def test_a_zuko_transform_is_a_bijection(name, context):
+    flow, bijection = from_zuko(ZUKO[name][0], context)
+    u, h = inputs(bijection, 2, ROWS)
+    x, log_det = bijection(u, h)
+    close(x, flow.transform(h).inv(u))
+    assert log_det.shape == (2, ROWS)
+    back, opposite = bijection.inverse(x, h)
+    close(back, u, 1e-9)
+    close(opposite, -log_det, 1e-9)
+    row = None if h is None else h[3]
+    close(opposite[1, 3], jacobian_log_det(bijection, x[1, 3].detach(), row))
+
+
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("name", NUMERIC)
+def test_numeric_inverses_are_as_exact_as_stated(name, context):
+    make, passes, tolerance = NUMERIC[name]
+    _, bijection = from_zuko(make, context)
+    assert passes in (None, bijection.passes)
+    u, h = inputs(bijection, ROWS)
+    x, log_det = bijection(u, h)
+    back, opposite = bijection.inverse(x, h)
+    close(back, u, tolerance)
+    close(opposite, -log_det, tolerance)
+    row = None if h is None else h[3]
+    close(opposite[3], jacobian_log_det(bijection, x[3].detach(), row), tolerance)
+
+
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("name", ZUKO)
+def test_passes_are_counted(name, context):
+    _, bijection = from_zuko(ZUKO[name][0], context)
+    assert bijection.passes == ZUKO[name][1]
+    assert Inverse(bijection).passes == ZUKO[name][1][::-1]
+
+
+def test_what_makes_parameters_from_the_context_counts_too():
+    layer = zuko.flows.ElementWiseTransform(D, FEATURES)
+    assert FromZuko(layer, D, context_shape=FEATURES).passes == (1, 1)
+    assert FromZuko(zuko.flows.ElementWiseTransform(D), D).passes == (0, 0)
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_a_flow_has_the_density_that_zuko_gives(context):
+    flow, bijection = from_zuko(ZUKO["maf"][0], context)
+    x, h = inputs(bijection, 4, ROWS)
+    ours = Flow(StandardGaussian(D), bijection).double()(h)
+    close(ours.log_prob(x), flow(h).log_prob(x))
+    draws, log_p = ours.sample_and_log_prob((2,))
+    close(log_p, flow(h).log_prob(draws), 1e-9)
+
+
+@pytest.mark.parametrize("name", ["maf", "naf", "cnf"])
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_gradients_reach_every_parameter(name, direction):
+    _, bijection = from_zuko({**ZUKO, **NUMERIC}[name][0], context=True)
+    value, h = inputs(bijection, ROWS)
+    value, h = value.requires_grad_(), h.requires_grad_()
+    out, log_det = bijection(value, h) if direction == "forward" else bijection.inverse(value, h)
+    ((out * torch.randn_like(out)).sum() + log_det.sum()).backward()
+    for key, tensor in {"value": value, "context": h, **dict(bijection.named_parameters())}.items():
+        assert tensor.grad is not None, key
+        assert tensor.grad.isfinite().all(), key
+
+
+@pytest.mark.parametrize("name", ["maf", "naf", "cnf"])
+def test_no_grad_leaves_no_graph(name):
+    _, bijection = from_zuko({**ZUKO, **NUMERIC}[name][0], context=False)
+    with torch.no_grad():
+        u = torch.randn(2, D).double()
+        assert not any(t.requires_grad for t in (*bijection(u), *bijection.inverse(u)))
+
+
+def test_autocast_is_off_inside():
+    _, bijection = from_zuko(ZUKO["maf"][0], context=False)
+    bijection, u = bijection.float(), torch.randn(64, D)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x, log_det = bijection(u)
+        back, _ = bijection.inverse(x)
+    assert x.dtype == log_det.dtype == torch.float32
+    close(back, u, 1e-4)
+    close((x, log_det), bijection(u), 0)
+
+
+def test_copies_are_equal():
+    _, bijection = from_zuko(ZUKO["maf"][0], context=False)
+    other = copy.deepcopy(bijection)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    other.load_state_dict(bijection.state_dict())
+    u = torch.randn(2, D).double()
+    close(other(u), bijection(u), 0)
+
+
+def test_a_numeric_inverse_that_leaves_its_range_is_told():
+    flow = zuko.flows.NAF(D, transforms=1).double()
+    bijection = FromZuko(flow.transform, D, verify=1e-3)
+    assert bijection.passes == (82, 2)
+    u = torch.zeros(4, D).double()
+    bijection(u)
+    u[1] = 1e3
+    with pytest.warns(UserWarning, match=r"The numeric inverse failed in 1 of 4 rows \(largest error"):
+        bijection(u)
+    with pytest.raises(ConfigurationError, match="`verify` must be positive"):
+        FromZuko(flow.transform, D, verify=0)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3), (2, 1, 2)])
+@pytest.mark.parametrize(
+    "transform",
+    [SigmoidTransform().inv, ComposeTransform([SigmoidTransform().inv, AffineTransform(1.0, 3.0)])],
+    ids=["logit", "composed"],
+)
+def test_torch_transforms_sum_over_any_event(shape, transform):
+    bijection = FromZuko(transform, shape)
+    assert bijection.passes == (0, 0)
+    u = torch.randn(2, 5, *shape).double()
+    x, log_det = bijection(u)
+    back, opposite = bijection.inverse(x)
+    close(x, transform.inv(u))
+    close(back, u)
+    close(opposite, -log_det)
+    close(opposite[1, 2], jacobian_log_det(bijection, x[1, 2], None))
+
+
+def test_a_torch_transform_may_change_the_shape():
+    bijection = FromZuko(ReshapeTransform((2, 3), (6,)), (2, 3))
+    assert (bijection.base_shape, bijection.event_shape) == ((6,), (2, 3))
+    u = torch.randn(5, 6)
+    x, log_det = bijection(u)
+    assert torch.equal(x, u.view(5, 2, 3))
+    assert torch.equal(log_det, torch.zeros(5))
+
+
+def test_a_torch_transform_without_zuko_in_the_process(monkeypatch):
+    monkeypatch.delattr(torch.distributions.Transform, "call_and_ladj", raising=False)
+    x, log_det = FromZuko(ExpTransform().inv, 2)(torch.tensor([1.0, 2.0]))
+    close(x, torch.tensor([1.0, 2.0]).exp())
+    assert log_det == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "kind", "message"),
+    [
+        (lambda: zuko.flows.MAF(D), {}, CombinationError, "For a flow of zuko give its `.transform`"),
+        (AbsTransform, {}, CombinationError, "`AbsTransform` is not bijective"),
+        (
+            ExpTransform,
+            {"context_shape": 2},
+            CombinationError,
+            "`ExpTransform` is a constant and takes no context",
+        ),
+        (
+            lambda: ReshapeTransform((2, 3), (6,)),
+            {},
+            ShapeError,
+            "works on events of 2 axes; got `event_shape` (3,)",
+        ),
+    ],
+    ids=["flow", "not_bijective", "constant", "larger_events"],
+)
+def test_what_makes_no_bijection_is_refused(make, settings, kind, message):
+    with pytest.raises(kind, match=re.escape(message)):
+        FromZuko(make(), D, **settings)
+
+
+def layers(count=4):
+    """Return layers of normflows with parameters away from their start, by name."""
+    torch.manual_seed(0)
+    half = count // 2
+    mask = torch.tensor([1.0, 0.0] * half)
+    made = {
+        "coupling": nf.flows.AffineCouplingBlock(nf.nets.MLP([half, 8, count])),
+        "masked": nf.flows.MaskedAffineFlow(
+            mask, nf.nets.MLP([count, 8, count]), nf.nets.MLP([count, 8, count])
+        ),
+        "permute": nf.flows.Permute(count),
+        "lu": nf.flows.LULinearPermute(count),
+        "actnorm": nf.flows.ActNorm(count),
+        "spline": nf.flows.CoupledRationalQuadraticSpline(count, 1, 8),
+        "autoregressive": nf.flows.MaskedAffineAutoregressive(count, 8),
+    }
+    for layer in made.values():
+        for parameter in layer.parameters():
+            parameter.data.normal_(0, 0.3)
+    made["actnorm"].data_dep_init_done.fill_(1.0)
+    return made
+
+
+NORMFLOWS = {
+    "coupling": (1, 1),
+    "masked": (2, 2),
+    "permute": (0, 0),
+    "lu": (0, 0),
+    "actnorm": (0, 0),
+    "spline": (1, 1),
+    "autoregressive": (1, 4),
+}
+
+
+@pytest.mark.parametrize("name", NORMFLOWS)
+def test_a_normflows_layer_is_a_bijection(name):
+    layer = layers()[name].double()
+    bijection = FromNormflows(layer, 4)
+    assert bijection.passes == NORMFLOWS[name]
+    u = torch.randn(2, ROWS, 4).double()
+    x, log_det = bijection(u)
+    expected, expected_log_det = layer(u.flatten(0, 1))
+    close(x.flatten(0, 1), expected)
+    close(log_det.flatten(), torch.as_tensor(expected_log_det).double().expand(2 * ROWS))
+    assert log_det.shape == (2, ROWS)
+    assert log_det.dtype == torch.float64
+    back, opposite = bijection.inverse(x)
+    close(back, u, 1e-7)
+    close(opposite, -log_det, 1e-7)
+    close(opposite[1, 3], jacobian_log_det(bijection, x[1, 3].detach(), None), 1e-7)
+
+
+def test_a_normflows_layer_takes_a_context():
+    layer = nf.flows.MaskedAffineAutoregressive(4, 8, context_features=3).double()
+    bijection = FromNormflows(layer, 4, context_shape=3)
+    u, h = torch.randn(2, ROWS, 4).double(), torch.randn(ROWS, 3).double()
+    x, log_det = bijection(u, h)
+    for k in range(2):
+        expected, expected_log_det = layer(u[k], context=h)
+        close(x[k], expected)
+        close(log_det[k], expected_log_det)
+
+
+def test_a_direction_that_normflows_lacks_is_missing():
+    bijection = FromNormflows(nf.flows.Planar((4,)), 4)
+    assert bijection.passes == (0, None)
+    assert bijection(torch.zeros(3, 4))[1].shape == (3,)
+    with pytest.raises(MissingDirectionError, match="`FromNormflows` has no inverse"):
+        bijection.inverse(torch.zeros(3, 4))
+
+
+def test_a_normflows_layer_may_change_the_shape_and_return_a_number():
+    bijection = FromNormflows(nf.flows.Squeeze(), (1, 4, 4))
+    assert bijection.base_shape == (4, 2, 2)
+    u = torch.randn(2, 4, 2, 2)
+    x, log_det = bijection(u)
+    assert log_det.shape == (2,)
+    assert torch.equal(bijection.inverse(x)[0], u)
+
+
+def test_building_does_not_set_a_normalization_and_initialize_does():
+    layer = nf.flows.ActNorm(4)
+    bijection = FromNormflows(layer, 4)
+    assert not layer.data_dep_init_done
+    bijection.initialize(3 * torch.randn(100, 4) + 1)
+    assert layer.data_dep_init_done
+    close(layer.t.flatten(), torch.ones(4), 1)
+    assert (layer.s > 0.8).all()
+
+
+def test_a_whole_model_is_a_chain_of_its_layers():
+    made = layers()
+    model = nf.NormalizingFlow(nf.distributions.DiagGaussian(4, trainable=False), [*made.values()]).double()
+    chain = Chain([FromNormflows(layer, 4) for layer in model.flows])
+    assert chain.passes == (5, 8)
+    x = torch.randn(6, 4).double()
+    ours = Flow(StandardGaussian(4), chain).double()().log_prob(x)
+    close(ours, model.log_prob(x), 1e-6)  # normflows adds log-determinants up in float32
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nf.NormalizingFlow(nf.distributions.DiagGaussian(4), [nf.flows.Permute(4)]),
+        lambda: nf.flows.Merge(),
+    ],
+    ids=["model", "merge"],
+)
+def test_what_is_no_layer_is_refused(make):
+    message = r"`FromNormflows` needs a layer that returns a tensor and its log-determinant; got \w+"
+    with pytest.raises(CombinationError, match=message):
+        FromNormflows(make(), 4)

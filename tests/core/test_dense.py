@@ -1,0 +1,144 @@
+"""Dense layers through oneDNN: the values and derivatives of `functional.linear`, wherever they are asked for."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from latentflows.core import dense
+
+needs_onednn = pytest.mark.skipif(dense._PRODUCT is None, reason="this build of PyTorch has no oneDNN")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Every product is worth it, and is counted."""
+    found, product = [], dense._PRODUCT
+
+    def counted(*arguments):
+        found.append(1)
+        return product(*arguments)
+
+    monkeypatch.setattr(dense, "_WORTH", 1)
+    if product is not None:
+        monkeypatch.setattr(dense, "_PRODUCT", counted)
+    return found
+
+
+def tensors(rows=6, inputs=5, outputs=4, **settings):
+    shapes = [(rows, inputs), (outputs, inputs), (outputs,)]
+    return [torch.randn(*shape, **settings).requires_grad_() for shape in shapes]
+
+
+def results(function, arguments):
+    out = function(*arguments)
+    wanted = [a for a in arguments if a is not None and a.requires_grad]
+    return out, *torch.autograd.grad((out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum(), wanted)
+
+
+@needs_onednn
+@pytest.mark.parametrize("rows", [1, 6, 130])
+@pytest.mark.parametrize("bias", [True, False])
+def test_values_and_gradients_are_those_of_linear(calls, rows, bias):
+    x, weight, offset = tensors(rows, 33, 17)
+    arguments = (x, weight, offset if bias else None)
+    torch.testing.assert_close(results(dense.linear, arguments), results(functional.linear, arguments))
+    assert len(calls) == 3
+
+
+@needs_onednn
+@pytest.mark.parametrize("make", [lambda x: x[:, ::2], lambda x: x[:, 3:8], lambda x: x[:1, :5].expand(7, 5)])
+def test_rows_with_gaps_are_taken(calls, make):
+    whole = torch.randn(7, 10, requires_grad=True)
+    _, weight, bias = tensors()
+    ours = results(lambda w: dense.linear(make(w), weight, bias), (whole,))
+    torch.testing.assert_close(ours, results(lambda w: functional.linear(make(w), weight, bias), (whole,)))
+    assert calls
+
+
+@needs_onednn
+def test_a_transposed_weight_and_a_gradient_with_gaps_are_taken(calls):
+    x, weight, bias = torch.randn(6, 5), torch.randn(5, 4, requires_grad=True), torch.randn(4)
+
+    def run(linear):
+        return results(lambda w: linear(x, w.t(), bias)[:, 1:3], (weight,))
+
+    torch.testing.assert_close(run(dense.linear), run(functional.linear))
+    assert calls
+
+
+@needs_onednn
+def test_only_gradients_that_are_needed_are_computed(calls):
+    x, weight, bias = tensors()
+    dense.linear(x, weight.detach(), bias.detach()).sum().backward()
+    assert len(calls) == 2
+    dense.linear(x.detach(), weight.detach(), bias).sum().backward()
+    assert len(calls) == 3
+
+
+@needs_onednn
+def test_second_derivatives_are_those_of_linear(calls):
+    x, weight, bias = tensors()
+
+    def penalty(linear):
+        out = linear(linear(x, weight, bias).tanh(), weight.t())
+        (gradient,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), (weight, bias))
+
+    torch.testing.assert_close(penalty(dense.linear), penalty(functional.linear), rtol=1e-4, atol=1e-4)
+    assert calls
+
+
+@needs_onednn
+def test_batched_gradients_are_those_of_linear(calls):
+    x, weight, bias = tensors()
+
+    def batched(linear):
+        out = linear(x, weight, bias).square()
+        weights = torch.linspace(-1, 1, 3 * out.numel()).view(3, *out.shape)
+        return torch.autograd.grad(out, x, weights, is_grads_batched=True)[0]
+
+    torch.testing.assert_close(batched(dense.linear), batched(functional.linear))
+    assert calls
+
+
+@pytest.mark.parametrize(
+    "transform", ["jacrev", "jacfwd", "vmap", "compile", "autocast", "double", "three_axes"]
+)
+def test_everything_else_is_linear_itself(calls, transform):
+    x, weight, bias = (tensor.detach() for tensor in tensors())
+    layer = lambda value: dense.linear(value, weight, bias)  # noqa: E731
+    plain = lambda value: functional.linear(value, weight, bias)  # noqa: E731
+    if transform == "compile":
+        torch._dynamo.reset()
+        ours, theirs = torch.compile(layer, fullgraph=True, backend="eager")(x), plain(x)
+    elif transform == "autocast":
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            ours, theirs = layer(x), plain(x)
+        assert ours.dtype == torch.bfloat16
+    elif transform == "double":
+        x, weight, bias = x.double(), weight.double(), bias.double()
+        ours, theirs = layer(x), plain(x)
+    elif transform == "three_axes":
+        ours, theirs = layer(x[None]), plain(x[None])
+    else:
+        ours, theirs = (getattr(torch.func, transform)(function)(x) for function in (layer, plain))
+    torch.testing.assert_close(ours, theirs)
+    assert not calls
+
+
+def test_a_build_without_onednn_takes_linear(monkeypatch):
+    monkeypatch.setattr(dense, "_PRODUCT", None)
+    monkeypatch.setattr(dense, "_WORTH", 1)
+    arguments = tensors()
+    torch.testing.assert_close(results(dense.linear, arguments), results(functional.linear, arguments))
+
+
+def test_small_products_are_left_alone(monkeypatch):
+    monkeypatch.setattr(dense, "_PRODUCT", lambda *_: pytest.fail("not worth it"))
+    x, weight, bias = tensors()
+    dense.linear(x, weight, bias)
+
+
+def test_sizes_that_do_not_fit_are_refused_as_linear_refuses_them(calls):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        dense.linear(torch.zeros(3, 4), torch.zeros(2, 5))
