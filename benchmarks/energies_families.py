@@ -21,7 +21,7 @@ from latentflows.networks import MLP
 from latentflows.transforms import Affine
 
 DIM, WIDTH, HIDDEN = 2, 32, 2
-BINS, BOUND = 8, 4.0
+BINS, BOUND = 8, 5.0
 DEPTHS = (2, 8, 32)
 
 
@@ -71,7 +71,7 @@ def affine_coupling(depth: int) -> list[Bijection]:
 
 
 def spline_coupling(depth: int) -> list[Bijection]:
-    """The two variables move in turn, between -4 and 4."""
+    """The two variables move in turn, between -5 and 5: the walls begin at 4."""
     return [
         SplineCoupling(
             DIM, mask=half_mask(DIM, first=i % 2 == 0), network=network, num_bins=BINS, bound=BOUND

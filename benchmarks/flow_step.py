@@ -75,7 +75,7 @@ Where the contenders differ:
   sigmoids, the others' softmaxes.
 - latentflows and normflows' coupling start as the identity, the others at a random map: hence other losses after the
   same number of steps.
-- nflows' and normflows' MADE have no activation after the first of their two hidden layers; the weights are as many.
+- normflows' MADE has no activation after the first of its two hidden layers; the weights are as many.
 - zuko cuts by alternating variables, the others in halves.
 - FrEIA's block moves both halves, so four of them are eight layers. Version 0.2 has no autoregressive layer and no
   spline.

@@ -77,14 +77,16 @@ def ours_coupling(size: Size) -> Density:
 
 
 def ours_maf(size: Size) -> Density:
-    """latentflows: masked autoregressive flow with a reversal between layers."""
-    from latentflows.bijections import Inverse, InverseAutoregressive, Permutation
+    """latentflows: masked autoregressive flow in alternating order."""
+    from latentflows.bijections import Inverse, InverseAutoregressive
 
-    layers = []
-    for _ in range(size.layers):
-        layers.append(Inverse(InverseAutoregressive(size.dim, width=size.width, depth=2)))
-        layers.append(Permutation.reversal(size.dim))
-    return _ours(layers[:-1])
+    orders = ["reversed" if i % 2 else None for i in range(size.layers)]
+    return _ours(
+        [
+            Inverse(InverseAutoregressive(size.dim, width=size.width, depth=2, order=order))
+            for order in orders
+        ]
+    )
 
 
 def ours_spline(size: Size) -> Density:

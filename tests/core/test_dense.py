@@ -142,3 +142,16 @@ def test_small_products_are_left_alone(monkeypatch):
 def test_sizes_that_do_not_fit_are_refused_as_linear_refuses_them(calls):
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         dense.linear(torch.zeros(3, 4), torch.zeros(2, 5))
+
+
+@pytest.mark.parametrize(
+    "rows", [3, 2048]
+)  # a product that is too small for the other library, and one that is not
+def test_products_outside_autograd_are_those_of_torch(rows):
+    whole, other, bias = torch.randn(rows, 96), torch.randn(48, 96), torch.randn(48)
+    for a in (whole[:, :64], torch.randn(64, rows).t(), torch.randn(rows, 64)):
+        for b in (other[:, 32:], torch.randn(64, 48).t()):
+            torch.testing.assert_close(dense.product(a, b), a @ b.t(), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(dense.product(a, b, bias), a @ b.t() + bias, rtol=1e-4, atol=1e-4)
+            exact = dense.product(a.double(), b.double())
+            torch.testing.assert_close(exact, a.double() @ b.double().t())

@@ -12,7 +12,7 @@ from tests.distributions.cases import CASES, CONDITIONED, PLANE, SCORED, build, 
 
 every = pytest.mark.parametrize("name", CASES)
 scored = pytest.mark.parametrize("name", SCORED)
-SIZE, COUNT = 14.0, 701  # of the quadrature grid
+SIZE, COUNT = 20.0, 1001  # of the quadrature grid
 
 
 @pytest.mark.parametrize("sample", [(), (4,), (3, 4)], ids=["one", "K", "SK"])
@@ -223,7 +223,7 @@ def grid() -> tuple[torch.Tensor, float]:
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("name", [name for name in PLANE if name in SCORED])
 def test_density_integrates_to_one_and_has_the_moments_of_the_draws(name, temperature):
-    conditional = build(name, scale=0.4)
+    conditional = build(name, scale=0.3)
     with torch.no_grad():
         distribution = conditional(context_of(conditional)).tempered(temperature)
         points, cell = grid()

@@ -48,8 +48,8 @@ def test_passes_and_context(name, context):
     [
         ("real_nvp", AffineCoupling, 2),
         ("nice", AdditiveCoupling, 2),
-        ("iaf", InverseAutoregressive, 5),
-        ("maf", InverseAutoregressive, 5),
+        ("iaf", InverseAutoregressive, 0),
+        ("maf", InverseAutoregressive, 0),
     ],
 )
 def test_layers_and_the_permutations_between_them(name, kind, between):
@@ -65,6 +65,13 @@ def test_splines_stand_between_linear_maps(name, kind):
     chain = getattr(presets, name)(4, num_layers=3, width=8)
     kinds = [type(m.bijection if isinstance(m, Inverse) else m) for m in chain.members]
     assert kinds == [Permutation, LULinear, *[kind, Permutation, LULinear] * 3]
+
+
+def test_autoregressive_layers_alternate_in_order():
+    orders = [
+        m.network.order for m in presets.iaf(3, width=4).modules() if isinstance(m, InverseAutoregressive)
+    ]
+    assert [None if order is None else order.tolist() for order in orders] == [None, [2, 1, 0]] * 2
 
 
 def test_spline_couplings_move_alternating_entries():

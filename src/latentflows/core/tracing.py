@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 
@@ -19,5 +20,5 @@ def is_traced(*values: Tensor) -> bool:
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
-        or any(torch._C._functorch.is_legacy_batchedtensor(value) for value in values)
+        or any(map(is_legacy_batchedtensor, values))
     )

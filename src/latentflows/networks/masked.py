@@ -105,7 +105,7 @@ class MaskedMLP(nn.Module):
             biases: (W, rows) with a context, else (W, 1), then (W, 1) ..., and (dim, outputs, 1).
         """
         layers = self.layers()
-        if torch.is_grad_enabled():  # a gradient that overflows under the mask must not become infinity times 0
+        if torch.is_grad_enabled():  # a gradient that overflows under the mask must not become inf * 0
             weights = [torch.where(layer.mask.bool(), layer.weight, 0.0) for layer in layers]
         else:
             weights = [layer.weight * layer.mask for layer in layers]
