@@ -10,14 +10,9 @@ import torch
 from latentflows.bijections import Inverse, Sigmoid
 from latentflows.core.errors import ConfigurationError
 from latentflows.testing import PROPERTIES, PropertyError, Settings, Subject, check_bijection
-from tests.testing.planted import (
-    PLANTED,
-    RIGHT,
-    ForgetfulNormalizing,
-    Halves,
-    UntransposedSylvester,
-    WrongSign,
-)
+from tests.testing.planted import PLANTED
+from tests.testing.right import RIGHT, Halves
+from tests.testing.wrong import ForgetfulNormalizing, UntransposedSylvester, WrongSign
 
 QUICK = tuple(key for key in PROPERTIES if key not in ("log_det", "round_trip"))
 
