@@ -39,6 +39,10 @@ FAULTS: dict[str, list[Fault]] = {
             "ctx.save_for_backward(x, weight)",
             "ctx.save_for_backward(x.contiguous(), weight.contiguous())",
         ),
+        ("dense: a bias with gaps is read as if it had none", "bias.contiguous()", "bias"),
+        ("dense: a bias that is broadcast is taken", " and bias.shape == (features,)", ""),
+        ("dense: a mode does not see large products", " or torch._C._len_torch_dispatch_stack() > 0", ""),
+        ("dense: oneDNN switched off is used", "\n        and torch._C._get_mkldnn_enabled()", ""),
         ("dense: the bias is forgotten", "_PRODUCT(a, b, bias,", "_PRODUCT(a, b, None,"),
         (
             "dense: gradient of the weight is transposed",
@@ -76,6 +80,16 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "networks/inversion.py": [
+        (
+            "inversion: an input that is a function of another counts twice",
+            "[value.view_as(value) for value in inputs]",
+            "list(inputs)",
+        ),
+        (
+            "inversion: no second derivatives of a map that preserves volume",
+            "for value, g in pairs if value.requires_grad)",
+            "for value, g in pairs)",
+        ),
         (
             "inversion: finished variables contribute in part",
             "columns = [done, *[source]",
@@ -170,6 +184,11 @@ FAULTS: dict[str, list[Fault]] = {
             "rows[:, :, rows.shape[2] - self.kernel + 2 :]",
         ),
         (
+            "height-causal: zero times infinity",
+            "h.masked_fill(valid == 0, 0.0)",
+            "h * valid",
+        ),
+        (
             "height-causal: too few layers are accepted",
             "if seen < before[1] - 1:",
             "if seen < before[1] - 2:",
@@ -196,6 +215,7 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "core/checks.py": [
         ("checks: infinity counts as finite", "value.isfinite().all()", "(~value.isnan()).all()"),
+        ("checks: vmap behind another transform is not seen", "value = get_unwrapped(value)", "break"),
     ],
     "transforms/affine.py": [
         (
@@ -267,6 +287,24 @@ FAULTS: dict[str, list[Fault]] = {
             'self.register_buffer("initialized", torch.tensor(False))',
             'self.register_buffer("initialized", torch.tensor(False), persistent=False)',
         ),
+        (
+            "lengths: finer frames in the wrong order",
+            "valid.repeat_interleave(frames // valid.shape[-1], -1)",
+            "valid.repeat(1, 1, frames // valid.shape[-1])",
+        ),
+        (
+            "lengths: an inverse passes the mask of its own event on",
+            "tuple(fit_frames(mask, self.bijection.event_shape[-1]) for mask in valid)",
+            "valid",
+        ),
+        ("lengths: a mask is taken for lengths", " or lengths.dtype == torch.bool)", ")"),
+        (
+            "lengths: one frame too many is accepted",
+            "(lengths <= frames), 0.0",
+            "(lengths <= frames + 1), 0.0",
+        ),
+        ("a context keeps its type", "context = context.to(at_least_float32(value).dtype)", "pass"),
+        ("parameters of float32 whatever the default", ".to(torch.get_default_dtype()) for", ".float() for"),
         ("actnorm: flag is never raised", "            self.initialized.fill_(True)\n", ""),
         (
             "actnorm: initialized by every pass",
@@ -357,8 +395,13 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "inversion: every transform is taken for an affine one",
-            "self.transform.scale_bound if isinstance(self.transform, Affine) else None",
+            "self.transform.scale_bound if type(self.transform) is Affine else None",
             "3.0",
+        ),
+        (
+            "inversion: what derives from an affine map is taken for one",
+            "type(self.transform) is Affine",
+            "isinstance(self.transform, Affine)",
         ),
     ],
     "bijections/linear.py": [
@@ -383,6 +426,18 @@ FAULTS: dict[str, list[Fault]] = {
             "scale = variance.sqrt()",
             "scale = variance",
         ),
+        ("actnorm: padding overflows", "        value = hide_padding(value, valid)\n", ""),
+        (
+            "actnorm: statistics that overflow are taken",
+            "if not (log_scale.isfinite() & shift.isfinite()).all():",
+            "if False:",
+        ),
+        (
+            "actnorm: gradients meet padding",
+            "torch.addcmul(self.shift, hide_padding(u, valid)",
+            "torch.addcmul(self.shift, u",
+        ),
+        ("permutation: any numbers are an order", "or order.dtype not in _INTEGERS:", "or False:"),
         (
             "actnorm: padding counts in the statistics",
             "torch.ones_like(value) if valid is None else",
@@ -457,6 +512,8 @@ FAULTS: dict[str, list[Fault]] = {
             "value.unflatten(-1, (self.height, -1))",
         ),
         ("height: network in low precision under autocast", "with full_precision(x):", "if True:"),
+        ("height: the network reads padding", "read = _hidden(rows, columns)", "read = rows"),
+        ("height: gradients meet padding", "move(_hidden(rows, columns), raw)", "move(rows, raw)"),
         (
             "height: a column with some padding counts",
             ".all(-1)[:, None, None]",
@@ -533,6 +590,7 @@ FAULTS: dict[str, list[Fault]] = {
     "bijections/matrix.py": [
         ("lu: log-det forgets the frames", "return out, log_det * self.positions", "return out, log_det"),
         ("matrix: log-det counts padding", "log_det * valid.sum(-1)", "log_det * self.positions"),
+        ("matrix: gradients meet padding", "inverse=False), hide_padding(u, valid))", "inverse=False), u)"),
         ("matrix: padding is mixed", "torch.where(valid.unsqueeze(2), out, value)", "out"),
         (
             "lu: rows permuted the wrong way in the inverse",
@@ -549,8 +607,8 @@ FAULTS: dict[str, list[Fault]] = {
         ("triangular: places transposed", "rows * channels + columns", "columns * channels + rows"),
         (
             "triangular: shift not taken off",
-            "centered = x if shift is None else x - ",
-            "centered = x if shift is None else x + ",
+            "centered = centered - _over",
+            "centered = centered + _over",
         ),
         (
             "orthogonal: reflections know nothing of each other",
@@ -819,7 +877,12 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "testing/lengths.py": [
-        ("check: padding holds the same", "value + 1 + torch.randn_like(value).abs()", "value"),
+        (
+            "check: padding holds the same",
+            'trials = [("value", torch.where(valid, value, junk), context) for junk in kinds]',
+            'trials = [("value", value, context) for junk in kinds]',
+        ),
+        ("check: padding never overflows", "limits.min", "-2.0"),
     ],
     "testing/precision.py": [
         ("check: rounded log-determinants pass", "if rounded.all():", "if rounded.all() and False:"),

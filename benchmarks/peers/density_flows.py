@@ -82,10 +82,7 @@ def ours_maf(size: Size) -> Density:
 
     orders = ["reversed" if i % 2 else None for i in range(size.layers)]
     return _ours(
-        [
-            Inverse(InverseAutoregressive(size.dim, width=size.width, depth=2, order=order))
-            for order in orders
-        ]
+        [Inverse(InverseAutoregressive(size.dim, width=size.width, depth=2, order=order)) for order in orders]
     )
 
 

@@ -150,8 +150,9 @@ def test_gradients_are_those_of_finite_differences(method, context, transform):
 
 
 @pytest.mark.parametrize("method", FAST)
-def test_second_derivatives_are_those_of_the_loop(method):
-    made, x = layer(5, width=6), torch.randn(1, 2, 5).double()
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=lambda t: type(t).__name__)
+def test_second_derivatives_are_those_of_the_loop(method, transform):
+    made, x = layer(5, width=6, transform=transform), torch.randn(1, 2, 5).double()
     found = []
     for how in (method, "loop"):
         made.inversion = how
@@ -160,6 +161,27 @@ def test_second_derivatives_are_those_of_the_loop(method):
         (gradient,) = torch.autograd.grad((u**2).sum() + log_det.sum(), leaf, create_graph=True)
         found.append(torch.autograd.grad((gradient**2).sum(), [leaf, *made.parameters()], allow_unused=True))
     assert_same(*found)
+
+
+class Steeper(Affine):
+    """Not x = u e^s + t: twice that."""
+
+    def forward(self, u, raw):
+        x, log = super().forward(u, raw)
+        return 2 * x, log + math.log(2)
+
+    def inverse(self, x, raw):
+        u, log = super().inverse(x / 2, raw)
+        return u, log - math.log(2)
+
+
+@pytest.mark.parametrize("method", FAST)
+def test_a_map_that_derives_from_the_affine_one_is_solved_as_itself(method):
+    made, u = layer(transform=Steeper(), inversion=method), torch.randn(2, 3, 6).double()
+    x, log_det = made(u)
+    back, opposite = made.inverse(x)
+    torch.testing.assert_close(back, u)
+    torch.testing.assert_close(opposite, -log_det)
 
 
 def test_a_vectorized_jacobian_is_that_of_the_loop():

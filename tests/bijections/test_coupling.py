@@ -20,7 +20,7 @@ from latentflows.bijections import (
 from latentflows.bijections.coupling import Cut
 from latentflows.core.errors import ConfigurationError, ShapeError
 from latentflows.networks import MLP, CouplingConvolution, ResidualConvolution
-from latentflows.transforms import Affine, RationalQuadraticSpline
+from latentflows.transforms import Additive, Affine, RationalQuadraticSpline
 from tests.bijections.cases import convolution, gated, mlp, randomize, residual, wavenet
 
 MASKS = [
@@ -415,3 +415,20 @@ def test_an_image_takes_no_lengths():
 
     mask = channel_mask((2, 2, 4), first=True)
     assert not AffineCoupling((2, 2, 4), mask=mask, network=network, layout="channels").variable_lengths
+
+
+def test_a_class_is_no_transform_and_a_list_no_mask():
+    with pytest.raises(ConfigurationError, match=r"got the class. Write `Additive\(\)`"):
+        Coupling(2, mask=half_mask(2, first=True), network=MLP, transform=Additive)
+    with pytest.raises(
+        ConfigurationError, match=r"`mask` must be a boolean tensor .*\(2,\); got list. Write"
+    ):
+        Coupling(2, mask=[True, False], network=MLP, transform=Additive())
+
+
+def test_the_refusal_of_a_large_mask_is_short():
+    with pytest.raises(
+        ConfigurationError, match=r"got shape \(3, 32, 32\) with 3072 of 3072 that stay"
+    ) as caught:
+        AffineCoupling((3, 32, 32), mask=torch.ones(3, 32, 32, dtype=torch.bool), network=MLP)
+    assert len(str(caught.value)) < 300

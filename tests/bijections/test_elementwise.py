@@ -195,3 +195,14 @@ def test_repr_shows_the_settings():
     assert "RationalQuadraticSpline(num_bins=8" in repr(Elementwise(3, RationalQuadraticSpline()))
     assert "lower=-1, upper=1" in repr(Sigmoid(3, lower=-1))
     assert "slope=0.1" in repr(LeakyReLU(3))
+
+
+def test_a_class_or_a_name_is_no_transform():
+    with pytest.raises(
+        ConfigurationError, match=r"`transform` must be .*; got the class. Write `Affine\(\)`"
+    ):
+        Elementwise(3, Affine)
+    with pytest.raises(
+        ConfigurationError, match=r"`transform` must be .*such as `Affine\(\)`.*; got 'affine'"
+    ):
+        Elementwise(3, "affine")

@@ -5,10 +5,23 @@ import re
 import pytest
 import torch
 
-from latentflows.bijections import ActNorm, Bijection, Chain, Inverse, Permutation
+from latentflows.bijections import (
+    ActNorm,
+    Bijection,
+    Chain,
+    Elementwise,
+    HeightAutoregressive,
+    Inverse,
+    LULinear,
+    Permutation,
+    Squeeze,
+    TriangularLinear,
+)
 from latentflows.bijections.base import fit_frames
 from latentflows.core.checks import values_unchecked
-from latentflows.core.errors import NonFiniteError, ShapeError
+from latentflows.core.errors import DataError, NonFiniteError, ShapeError
+from latentflows.testing import check_bijection, randomize
+from latentflows.transforms import Affine
 
 
 class FrameShift(Bijection):
@@ -50,13 +63,45 @@ def test_a_coarse_frame_with_any_padding_is_padding():
     assert fit_frames(valid, 6) is valid
 
 
+def test_a_fine_frame_is_what_its_coarse_one_is():
+    valid = torch.tensor([[[True, False]]])
+    assert fit_frames(valid, 6).tolist() == [[[True, True, True, False, False, False]]]
+
+
+COARSE = {
+    "chain that squeezes last": lambda: Chain([LULinear((2, 8)), Inverse(Squeeze((2, 8)))]),
+    "inverse of a chain that ends fine": lambda: Inverse(Chain([Squeeze((2, 8)), LULinear((2, 8))])),
+    "inverse of a chain that starts coarse": lambda: Inverse(Chain([LULinear((4, 4)), Squeeze((2, 8))])),
+}
+
+
+@pytest.mark.parametrize("name", COARSE)
+def test_lengths_count_frames_of_the_event_where_that_is_the_coarse_side(name):
+    check_bijection(COARSE[name], scales=(0.7,))
+    bijection, lengths = COARSE[name]().double(), torch.tensor([0, 1, 4])
+    randomize(bijection, 0.7)
+    x = torch.randn(3, *bijection.event_shape).double()
+    _, log_det = bijection.inverse(x, lengths=lengths)
+    torch.testing.assert_close(log_det, bijection.inverse(x)[1] * lengths / 4)
+
+
 def test_a_layer_that_cannot_leave_padding_refuses_lengths():
     chain = Chain([FrameShift(2, 5), Permutation.reversal((2, 5))])
     with pytest.raises(ShapeError, match="`Chain` takes no `lengths`: it cannot leave padding untouched"):
         chain(torch.zeros(3, 2, 5), lengths=torch.tensor([1, 2, 3]))
 
 
-@pytest.mark.parametrize("lengths", [torch.ones(3), torch.ones(2, dtype=torch.long)])
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        torch.ones(3),
+        torch.ones(3, dtype=torch.bool),
+        torch.ones(2, dtype=torch.long),
+        torch.ones(2, 3, dtype=torch.long),
+        [1, 2, 3],
+        2,
+    ],
+)
 def test_lengths_are_integers_of_the_batch_shape(lengths):
     message = re.escape("`lengths` must be integers of the batch shape (3,), or of its last axes; got")
     with pytest.raises(ShapeError, match=message):
@@ -84,3 +129,70 @@ def test_a_training_step_is_left_to_the_loop():
 def test_values_under_vmap_are_not_looked_at():
     layer = ActNorm(4).eval()
     assert torch.func.vmap(lambda v: layer(v)[0])(torch.ones(3, 4)).shape == (3, 4)
+
+
+@pytest.mark.parametrize(("lengths", "got"), [([0, 6, 5], "got 0 to 6"), ([-1, 2, 5], "got -1 to 5")])
+def test_lengths_beyond_the_frames_are_refused_where_values_are_looked_at(lengths, got):
+    layer, u, lengths = FrameShift(2, 5), torch.zeros(3, 2, 5), torch.tensor(lengths)
+    with pytest.raises(
+        ShapeError, match=re.escape(f"`lengths` must lie in 0 ... 5, the frames of (2, 5); {got}")
+    ):
+        layer(u, lengths=lengths)
+    with values_unchecked():
+        layer(u, lengths=lengths)
+
+
+MASKING = {
+    "actnorm": lambda: ActNorm((2, 4)),
+    "lu": lambda: LULinear((2, 4)),
+    "triangular": lambda: TriangularLinear((2, 4)),
+    "height": lambda: HeightAutoregressive((2, 4), height=2, width=4, depth=1),
+}
+
+
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+@pytest.mark.parametrize("name", MASKING)
+def test_junk_on_padding_reaches_no_value_and_no_gradient(name, direction, junk):
+    layer, lengths = MASKING[name](), torch.tensor([2, 4])
+    randomize(layer, 2.0)
+    value, results = torch.randn(2, 2, 4), []
+    dirty = value.clone()
+    dirty[0, :, 2:] = junk
+    for padded in (value, dirty):
+        layer.zero_grad()
+        with values_unchecked():
+            out, log_det = getattr(layer, direction)(padded, lengths=lengths)
+        (out[0, :, :2].sum() + out[1].sum() + log_det.sum()).backward()
+        results.append((out[0, :, :2], log_det, *[p.grad.clone() for p in layer.parameters()]))
+        torch.testing.assert_close(out[0, :, 2:], padded[0, :, 2:], rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.long, torch.bool])
+def test_values_are_floating_point_numbers(dtype):
+    message = f"`ActNorm` expects floating-point values; got {dtype}. Use `.float()`"
+    with pytest.raises(DataError, match=re.escape(message)):
+        ActNorm(4)(torch.ones(3, 4, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.long, torch.float64])
+def test_a_context_takes_the_type_of_the_values(dtype):
+    layer, u = Elementwise(4, Affine(), context_shape=2), torch.randn(3, 4)
+    randomize(layer, 1.0)
+    context = torch.tensor([[1, 2], [0, 1], [3, 0]])
+    torch.testing.assert_close(layer(u, context.to(dtype)), layer(u, context.float()))
+
+
+class NotingSqueeze(Squeeze):
+    """A squeeze that notes the mask it got."""
+
+    def _inverse(self, x, context, valid=None):
+        self.seen = valid
+        return super()._inverse(x, context, valid)
+
+
+def test_a_layer_inside_an_inverse_gets_the_frames_of_its_own_event():
+    layer = NotingSqueeze((2, 8))
+    Inverse(layer)(torch.zeros(1, 2, 8), lengths=torch.tensor([3]))
+    assert layer.seen.tolist() == [[[True] * 6 + [False] * 2]]

@@ -35,6 +35,25 @@ def test_what_is_no_permutation_is_refused(order):
         Permutation(3, torch.tensor(order))
 
 
+@pytest.mark.parametrize(
+    ("order", "got"),
+    [
+        (torch.tensor([0.0, 1.0, 2.0]), "torch.float32"),
+        (torch.ones(3, dtype=torch.bool), "torch.bool"),
+        ([0, 1, 2], "list"),
+    ],
+)
+def test_an_order_is_a_tensor_of_integers(order, got):
+    message = f"`order` must be a tensor of integers, a permutation of 0 ... 2; got {got}. Give"
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        Permutation(3, order)
+
+
+def test_any_integers_will_do_as_an_order():
+    x, _ = Permutation(3, torch.tensor([2, 0, 1], dtype=torch.int32))(torch.tensor([10.0, 11.0, 12.0]))
+    assert x.tolist() == [12.0, 10.0, 11.0]
+
+
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 4, 2)])
 def test_actnorm_normalizes_the_batch_per_channel(shape):
     layer = ActNorm(shape).double()
@@ -132,6 +151,26 @@ def test_a_batch_that_is_not_finite_sets_nothing():
     assert not layer.initialized
     assert not layer.measuring
     assert not layer.shift.any()
+
+
+def test_statistics_that_overflow_set_nothing():
+    layer = ActNorm(3)
+    with pytest.raises(NonFiniteError, match="needs a finite mean and standard deviation of every channel"):
+        layer.initialize(torch.randn(4, 3) * 1e30)
+    assert not layer.initialized
+    assert not layer.measuring
+    assert not layer.shift.any()
+    assert not layer.log_scale.any()
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_junk_on_padding_does_not_spoil_the_statistics(direction):
+    clean, layer, value = ActNorm((2, 4)), ActNorm((2, 4)), torch.randn(8, 2, 4)
+    dirty, lengths = value.clone(), torch.full((8,), 3)
+    dirty[..., 3] = torch.finfo(torch.float32).min
+    clean.initialize(value, direction=direction, lengths=lengths)
+    layer.initialize(dirty, direction=direction, lengths=lengths)
+    torch.testing.assert_close(layer.state_dict(), clean.state_dict())
 
 
 def test_a_single_row_is_refused():

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from latentflows.bijections import Bijection, LULinear, OrthogonalLinear, TriangularLinear
 from latentflows.core.errors import ConfigurationError, ShapeError
+from latentflows.models import presets
 from tests.bijections.cases import randomize
 
 LAYERS = {"lu": LULinear, "triangular": TriangularLinear, "orthogonal": OrthogonalLinear}
@@ -150,3 +151,38 @@ def test_only_sequences_have_lengths(layer, shape):
 def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         make()
+
+
+@pytest.fixture
+def double_by_default():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("double_by_default")
+@pytest.mark.parametrize("start", ["identity", "rotation"])
+@pytest.mark.parametrize("make", [LULinear, OrthogonalLinear])
+def test_layers_follow_the_default_type(make, start):
+    layer, u = make(3, start=start), torch.randn(4, 3)
+    assert {p.dtype for p in (*layer.parameters(), *layer.buffers()) if p.is_floating_point()} <= {
+        torch.float64
+    }
+    x, log_det = layer(u)
+    assert x.dtype == log_det.dtype == torch.float64
+    torch.testing.assert_close(layer.inverse(x)[0], u)
+
+
+@pytest.mark.usefixtures("double_by_default")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: presets.nsf_coupling(3, num_layers=1, width=8),
+        lambda: presets.planar(3),
+        lambda: presets.sylvester_triangular(3),
+    ],
+)
+def test_flows_run_where_double_is_the_default_type(make):
+    x, log_det = make()(torch.randn(2, 3))
+    assert x.dtype == log_det.dtype == torch.float64

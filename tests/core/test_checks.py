@@ -1,7 +1,11 @@
 """Which values are looked at, and when."""
 
+from typing import ClassVar
+
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from latentflows.core.checks import all_finite, values_unchecked
 
@@ -28,3 +32,64 @@ def test_under_vmap_nothing_is_looked_at():
     seen = []
     torch.func.vmap(lambda v: (seen.append(all_finite(v)), v)[1])(torch.full((3, 1), torch.nan))
     assert seen == [True]
+
+
+def looked(run):
+    """Return what `all_finite` says of the value that a function of NaN is given."""
+    seen = []
+
+    def look(value):
+        seen.append(all_finite(value))
+        return value.sum()
+
+    run(look)
+    return set(seen)
+
+
+def test_values_behind_vmap_and_another_transform_are_not_looked_at():
+    bad = torch.full((3, 2), torch.nan)
+    assert looked(lambda look: torch.func.vmap(torch.func.grad(look))(bad)) == {True}
+    assert looked(lambda look: torch.func.jacfwd(torch.func.vmap(look))(bad)) == {True}
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacfwd, torch.func.hessian])
+def test_transforms_that_keep_one_value_do_not_hide_it(transform):
+    assert looked(lambda look: transform(look)(torch.full((2,), torch.nan))) == {False}
+
+
+class Look(torch.autograd.Function):
+    """Note what `all_finite` says of the gradient."""
+
+    seen: ClassVar[list[bool]] = []
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * torch.nan
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        Look.seen.append(all_finite(gradients[0] * torch.nan))
+        return gradients[0]
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_vectorized_gradients_are_not_looked_at(vectorized):
+    Look.seen.clear()
+    torch.autograd.functional.jacobian(lambda x: Look.apply(x), torch.ones(2), vectorize=vectorized)
+    assert set(Look.seen) == {vectorized}
+
+
+def test_values_that_do_not_exist_are_not_looked_at():
+    assert all_finite(torch.full((3,), torch.nan, device="meta"))
+    with FakeTensorMode():
+        assert all_finite(torch.full((3,), torch.nan))
+    assert looked(lambda look: make_fx(look)(torch.full((3,), torch.nan))) == {True}
+
+
+def test_other_errors_are_not_hidden():
+    class Broken(torch.Tensor):
+        def isfinite(self):
+            raise RuntimeError("no memory left")
+
+    with pytest.raises(RuntimeError, match="no memory left"):
+        all_finite(torch.zeros(3).as_subclass(Broken))

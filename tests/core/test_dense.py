@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from latentflows.core import dense
 
@@ -155,3 +156,69 @@ def test_products_outside_autograd_are_those_of_torch(rows):
             torch.testing.assert_close(dense.product(a, b, bias), a @ b.t() + bias, rtol=1e-4, atol=1e-4)
             exact = dense.product(a.double(), b.double())
             torch.testing.assert_close(exact, a.double() @ b.double().t())
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.randn(8)[::2],
+        lambda: torch.randn(4, 2)[:, 1],
+        lambda: torch.randn(1).expand(4),
+        lambda: torch.randn(()),
+        lambda: torch.randn(1),
+        lambda: torch.randn(4, dtype=torch.complex64).conj().imag,
+    ],
+    ids=["strided", "column", "expanded", "0-d", "one", "negative view"],
+)
+def test_any_bias_is_taken_as_linear_takes_it(calls, make):
+    x, weight, _ = tensors()
+    bias = make().detach().requires_grad_()
+    ours, theirs = (results(f, (x, weight, bias)) for f in (dense.linear, functional.linear))
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(dense.product(x, weight, bias), theirs[0])
+    assert bool(calls) == (bias.shape == (4,))
+
+
+@pytest.mark.parametrize(
+    "bias", [torch.zeros(3), torch.zeros(5), torch.zeros(4).double(), torch.zeros(4, device="meta")]
+)
+def test_a_bias_that_linear_refuses_is_refused(calls, bias):
+    x, weight, _ = tensors()
+    for function in (functional.linear, dense.linear, dense.product):
+        with pytest.raises(RuntimeError):
+            function(x, weight, bias)
+    assert not calls
+
+
+def test_a_weight_of_one_axis_is_taken_as_linear_takes_it(calls):
+    x, weight = torch.randn(6, 5), torch.randn(5)
+    torch.testing.assert_close(dense.linear(x, weight), functional.linear(x, weight))
+
+
+def test_a_counter_of_operations_sees_large_products():
+    x, weight, bias = tensors(128, 256, 128)
+    with FlopCounterMode(display=False) as forward:
+        dense.linear(x, weight, bias)
+        dense.product(x, weight, bias)
+    out = dense.linear(x, weight, bias)  # by the other library
+    with FlopCounterMode(display=False) as backward:
+        out.sum().backward()
+    once = 2 * 128 * 256 * 128
+    assert (forward.get_total_flops(), backward.get_total_flops()) == (2 * once, 2 * once)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+def test_a_tracer_sees_plain_operations(calls):
+    x, weight, bias = (tensor.detach() for tensor in tensors())
+    traced = torch.jit.trace(lambda value: dense.linear(value, weight, bias), x, check_trace=False)
+    torch.testing.assert_close(traced(x[:3]), functional.linear(x[:3], weight, bias))
+    assert not calls
+
+
+def test_the_other_library_can_be_switched_off(calls, monkeypatch):
+    x, weight, bias = (tensor.detach() for tensor in tensors())
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    dense.linear(x, weight, bias)
+    dense.product(x, weight, bias)
+    assert not calls

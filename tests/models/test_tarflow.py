@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from latentflows import Flow, StandardGaussian
-from latentflows.bijections import Chain, Permutation, TransformerAutoregressive
+from latentflows.bijections import Chain, Inverse, Permutation, TransformerAutoregressive
 from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.models.tarflow import sample_guided, tarflow
 from latentflows.transforms import Additive
@@ -179,3 +179,25 @@ def test_what_does_not_fit_is_refused():
         sample_guided(stack(context=3), u, context, context, weight=1.0, blocks="some")
     with pytest.raises(ConfigurationError, match="`weight` of guidance"):
         sample_guided(stack(context=3), u, context, context, weight=-1.0)
+
+
+@pytest.mark.parametrize("blocks", ["all", "deep"])
+def test_guidance_reaches_into_chains_of_chains(blocks):
+    made, u = stack((2, 6), context=3, patch=2), torch.randn(5, 2, 6).double()
+    context, none = torch.randn(5, 3).double(), torch.zeros(3).double()
+    first, second, *rest = made.members
+    nested = Chain([Chain([first, Chain([second])]), Chain(rest)])
+    for lengths in (None, torch.tensor([6, 4, 3, 2, 0])):
+        settings = {"weight": 2.0, "blocks": blocks, "lengths": lengths}
+        x = sample_guided(made, u, context, none, **settings)
+        close(sample_guided(nested, u, context, none, **settings), x, 0)
+        plain = sample_guided(nested, u, context, none, **(settings | {"weight": 0.0}))
+        close(plain, nested(u, context, lengths=lengths)[0])
+        assert (x - plain).abs().max() > 1e-3
+
+
+def test_a_layer_that_guidance_cannot_reach_is_refused():
+    made, u = stack(context=3), torch.zeros(2, 2, 4).double()
+    hidden = Chain([made, Inverse(layers(stack(context=3))[0])])
+    with pytest.raises(CombinationError, match=r"got 1 of 4 inside something else, such as an `Inverse`"):
+        sample_guided(hidden, u, torch.zeros(2, 3).double(), torch.zeros(3).double(), weight=1.0)

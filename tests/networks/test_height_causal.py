@@ -82,3 +82,11 @@ def test_shapes_are_maps_of_one_space(before, after):
 def test_the_kernel_is_odd():
     with pytest.raises(ConfigurationError, match="`kernel` must be odd, so that the width stays; got 2"):
         make(kernel=2)
+
+
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, torch.finfo(torch.float64).min])
+def test_what_overflows_on_padding_reaches_no_other_column(junk):
+    network, x = make(), torch.randn(2, 2, 5, 7).double()
+    valid = (torch.arange(7) < 4).to(x).expand(2, 1, 1, 7)
+    dirty = torch.where(valid.bool(), x, junk)
+    torch.testing.assert_close(network(dirty, None, valid)[..., :4], network(x, None, valid)[..., :4])

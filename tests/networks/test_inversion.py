@@ -158,3 +158,28 @@ def test_what_overflows_under_a_mask_gives_no_gradient():
     u, _ = solved(network, "incremental", x)
     (u * torch.tensor([1e20, 1, 1, 1])).sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_an_input_that_depends_on_another_counts_once(method, create_graph):
+    network, base = network_of(3, width=6, depth=1), torch.randn(3, 4).double()
+    weights, biases = ([v.detach() for v in part] for part in network.sorted_tensors(None, 4))
+
+    def loss(shift):  # every input is a function of `first`, and so of each other
+        first = weights[0] * (1 + shift)  # zeros stay under the masks
+        others = (
+            [weight * (1 + first.mean()) for weight in weights[1:]],
+            [bias - first.mean() for bias in biases],
+        )
+        u, log_det = invert(
+            problem_of(network, method), base + 0.1 * first.sum(), [first, *others[0]], others[1]
+        )
+        return u.square().sum() + log_det.sum()
+
+    shift, step = torch.zeros(6, 3).double().requires_grad_(), 1e-6
+    (gradient,) = torch.autograd.grad(loss(shift), shift, create_graph=create_graph)
+    way = torch.randn(6, 3).double()
+    with torch.no_grad():
+        expected = (loss(shift + step * way) - loss(shift - step * way)) / (2 * step)
+    torch.testing.assert_close((gradient * way).sum(), expected, rtol=1e-6, atol=1e-6)

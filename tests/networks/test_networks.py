@@ -5,14 +5,18 @@ import re
 import pytest
 import torch
 
-from latentflows.core.errors import ConfigurationError, ShapeError
+from latentflows.core.errors import CombinationError, ConfigurationError, ShapeError
 from latentflows.networks import (
     MLP,
+    CouplingConvolution,
     GatedConvolutionDecoder,
     GatedConvolutionEncoder,
     GatedMLP,
     LastLayer,
     MaskedMLP,
+    ResidualConvolution,
+    ResidualMLP,
+    WaveNet,
 )
 from latentflows.networks.base import activation, add_over_samples
 
@@ -162,3 +166,30 @@ def test_gated_layers_multiply_by_a_sigmoid():
     x = torch.randn(5, 4)
     value, gate = network.first.linear(x).chunk(2, -1)
     torch.testing.assert_close(network(x), value * gate.sigmoid())
+
+
+VECTOR, MAP = {"in_shape": 4, "out_shape": 5}, {"in_shape": (2, 4), "out_shape": (3, 4)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        (MLP, VECTOR | {"depth": 1}),
+        (GatedMLP, VECTOR | {"depth": 1}),
+        (ResidualMLP, VECTOR | {"num_blocks": 1}),
+        (CouplingConvolution, MAP),
+        (ResidualConvolution, MAP | {"num_blocks": 1}),
+        (WaveNet, MAP | {"depth": 1}),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_context_is_refused_without_a_place_for_it_and_asked_for_with_one(kind, sizes):
+    without, heard = kind(**sizes, width=3), kind(**sizes, width=3, context=2)
+    x, context = torch.randn(4, *without.in_shape), torch.randn(2, 2)
+    assert without(x).shape == heard(x, context).shape
+    with pytest.raises(
+        CombinationError, match=rf"`{kind.__name__}` was built without a context; got .*\(2, 2\)"
+    ):
+        without(x, context)
+    with pytest.raises(CombinationError, match=rf"`{kind.__name__}` was built for a context; got none"):
+        heard(x)

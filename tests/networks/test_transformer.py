@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentflows.core.errors import ConfigurationError, ShapeError
+from latentflows.core.errors import CombinationError, ConfigurationError, ShapeError
 from latentflows.networks import CausalTransformer
 
 T, FEATURES, OUT = 5, 2, 3
@@ -174,3 +174,26 @@ def test_an_odd_head_width_is_refused(width, heads):
 def test_sizes_must_be_positive():
     with pytest.raises(ConfigurationError, match="`depth` must be a positive integer; got 0"):
         network(depth=0)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_network_built_on_meta_turns_positions_once_it_is_loaded(assign):
+    net, x = network(absolute=True).float(), torch.randn(3, T, FEATURES)
+    with torch.device("meta"):
+        other = network(absolute=True).float()
+    if not assign:
+        other = other.to_empty(device="cpu")
+        other.rotation.fill_(7.0)  # whatever the memory held
+    other.load_state_dict(net.state_dict(), assign=assign)
+    assert torch.equal(other(x), net(x))
+    assert "rotation" not in net.state_dict()
+
+
+def test_a_context_is_refused_by_a_network_without_one_and_asked_for_by_one_with_it():
+    x, context = torch.randn(2, T, FEATURES).double(), torch.randn(2, 1, 4).double()
+    with pytest.raises(
+        CombinationError, match=r"`CausalTransformer` was built without a context; got .*\(2, 1, 4\)"
+    ):
+        network()(x, context)
+    with pytest.raises(CombinationError, match="`CausalTransformer` was built for a context; got none"):
+        network(context=4).cache(x)

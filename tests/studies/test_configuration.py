@@ -118,6 +118,10 @@ WRONG = {
         ["training.learning_rat=1"],
         "`training.learning_rat`.*Did you mean learning_rate",
     ),
+    "the beginning of several kinds": (
+        ["posterior=nsf"],
+        "got 'nsf'. Did you mean nsf_coupling or nsf_autoregressive",
+    ),
     "unknown part": (["priro.width=1"], "`priro` .*Did you mean prior"),
     "key of another kind": (
         ["prior.num_layers=4"],
@@ -208,6 +212,22 @@ DO_NOT_FIT = {
         ["prior=nice", "latent_dim=1"],
         "needs two or more; got latent_dim=1. Use prior=maf",
     ),
+    "tokens that do not fit": (
+        ["prior=tarflow", "latent_dim=4", "prior.patch=3"],
+        "`prior.patch` must divide latent_dim=4 into two tokens or more; got 3. Use one of 1, 2.",
+    ),
+    "heads that do not fit": (
+        ["prior=tarflow", "prior.heads=3"],
+        "`prior.width` must be an even multiple of `prior.heads`; got 128 and 3. Use prior.width=126",
+    ),
+    "too many directions": (
+        ["posterior=sylvester_orthogonal", "latent_dim=4", "posterior.rank=9"],
+        "`posterior.rank` must be at most latent_dim=4, as there are no more directions; got 9.",
+    ),
+    "too many reflections": (
+        ["posterior=sylvester_householder", "latent_dim=4", "posterior.num_householder=9"],
+        "`posterior.num_householder` must be at most latent_dim=4, as there are no more reflections; got 9.",
+    ),
     "a narrow IAF": (["posterior=iaf", "posterior.width=39"], "`posterior.width` must be at least 40"),
     "a narrow MAF": (["prior=maf", "prior.width=38"], "`prior.width` must be at least 39"),
 }
@@ -251,6 +271,13 @@ def test_differences_name_the_keys():
     first = configuration_from({}, ["prior=real_nvp"])
     second = configuration_from({}, ["prior=maf", "seed=3"])
     assert differences(first, second) == ["name", "seed", "prior.kind", "prior.num_layers", "prior.mask"]
+
+
+def test_kinds_share_a_line_only_where_all_is_the_same():
+    lines = {(o.key, o.kinds): o.description for o in options()}
+    assert lines["posterior.num_layers", ("planar",)] == "Number of planar layers."
+    assert lines["posterior.num_layers", ("real_nvp", "nice")] == "Number of couplings."
+    assert lines["posterior.width", ("tarflow",)] == "Width of each Transformer."
 
 
 def test_every_option_is_described_and_its_default_is_accepted():

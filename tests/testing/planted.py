@@ -62,6 +62,9 @@ PLANTED = {
     ),
     "dtype": Planted(wrong.Single, ("dtypes",), "expected torch.float64, got torch.float32"),
     "padding_is_heard": Planted(wrong.LeakyPadding, ("padding",), "when only the value behind it changes"),
+    "padding_overflows": Planted(
+        wrong.OverflowingPadding, ("padding",), "when only the value behind it changes: expected 0, got nan"
+    ),
     "padding_of_the_context_is_heard": Planted(
         lambda: wrong.LeakyContext(context=True), ("padding",), "when only the context behind it changes"
     ),

@@ -142,6 +142,13 @@ class LeakyPadding(Sequences):
         return frames
 
 
+class OverflowingPadding(Sequences):
+    """What lies behind the end overflows before it is multiplied by zero."""
+
+    def _hide(self, frames, mask):
+        return frames * 8 * mask / 8
+
+
 class LeakyContext(Sequences):
     """The convolution reads the context behind the end."""
 

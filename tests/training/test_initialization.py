@@ -175,3 +175,34 @@ def test_models_without_such_layers_read_no_batch_more() -> None:
         model.prior = Flow(StandardGaussian(2), real_nvp(2, num_layers=1, width=4, depth=1))
     fit(model, one_stage(max_epochs=1), source)
     assert source.reads == 1 + 4  # the check of the data, and one per step
+
+
+def test_a_frozen_layer_keeps_what_it_holds_in_a_part_that_learns() -> None:
+    model = normalized_vae()
+    assert isinstance(model.prior, Flow)
+    assert isinstance(model.prior.bijection, Chain)
+    first, _, last = model.prior.bijection.members
+    assert isinstance(first, ActNorm)
+    assert isinstance(last, ActNorm)
+    with torch.no_grad():
+        first.shift.fill_(5.0)
+        first.shift.requires_grad_(False)
+    before = {name: value.clone() for name, value in first.state_dict().items()}
+    fit(model, one_stage(max_epochs=1, learning_rate=1e-12), Images())
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(value, before[name])
+    assert not first.initialized  # it would still be set if it were to learn
+    assert last.initialized
+    assert last.log_scale.any()
+
+
+def test_a_layer_said_to_be_set_keeps_the_values_of_its_owner() -> None:
+    model = posterior_of(ActNorm(2))
+    assert isinstance(model.posterior, Flow)
+    layer = model.posterior.bijection
+    assert isinstance(layer, ActNorm)
+    with torch.no_grad():
+        layer.shift.fill_(5.0)
+        layer.initialized.fill_(True)
+    fit(model, one_stage(max_epochs=1, learning_rate=1e-12), Images())
+    torch.testing.assert_close(layer.shift, torch.full_like(layer.shift, 5.0))

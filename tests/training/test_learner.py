@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from latentflows.bijections import Radial, Sigmoid
 from latentflows.core import noise
 from latentflows.core.batches import Batch
+from latentflows.distributions import Flow, StandardGaussian
 from latentflows.models import VAE, Trace
-from latentflows.objectives import ELBO, Value
+from latentflows.objectives import ELBO, PriorLikelihood, Value
 from latentflows.training import Options, Stage, fit
 from latentflows.training.learner import Learner
 from latentflows.training.parallel import World
@@ -184,6 +186,16 @@ def test_compiled_training_gives_eager_losses(monkeypatch: pytest.MonkeyPatch) -
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
 
 
+def test_a_part_with_a_single_parameter_learns() -> None:
+    parts = vae()
+    dim = parts.latent_shape
+    model = VAE(parts.posterior, Flow(StandardGaussian(dim), Radial(dim[0], num_layers=2)), parts.likelihood)
+    before = model.prior.bijection.source.raw.detach().clone()
+    history = fit(model, [Stage("prior", PriorLikelihood(), max_epochs=1, train=("prior",))], Fixed(8))
+    assert history.status == "finished"
+    assert not torch.equal(model.prior.bijection.source.raw, before)
+
+
 def test_frozen_parameters_do_not_learn() -> None:
     model = vae()
     trainable = frozenset(model.likelihood.parameters())
@@ -192,3 +204,17 @@ def test_frozen_parameters_do_not_learn() -> None:
     assert set(learner.parameters) == trainable
     one_step(learner)
     assert all(p.grad is None for p in model.posterior.parameters())
+
+
+# -- validation ----------------------------------------------------------------------------------------------
+
+
+def test_a_latent_outside_the_priors_interval_costs_the_figures_and_not_the_run() -> None:
+    model = vae()
+    model.prior = Flow(StandardGaussian(2), Sigmoid(2, lower=-1e-3, upper=1e-3))
+    with pytest.warns(
+        RuntimeWarning, match=r"stage 'joint' are NaN. The inverse of `Sigmoid` expects values between"
+    ):
+        history = fit(model, one_stage(max_epochs=1), Fixed(), validation=Fixed(8))
+    assert history.status == "finished"
+    assert set(history.epochs[0]["validation"].values()) == {None}  # NaN, as it is written

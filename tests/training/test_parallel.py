@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
 from latentflows.core.errors import ConfigurationError
 from latentflows.training import Options, fit
-from latentflows.training.parallel import World, join
+from latentflows.training.parallel import World, join, wrap
 from tests.training import workers
 from tests.training.tiny import Images, lines, normalized_vae, one_stage, vae
 
@@ -129,3 +130,35 @@ def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("latentflows.training.loop.join", lambda accelerator: second)
     fit(vae(), one_stage(), Images(), out=tmp_path / "old", resume=True)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "old").rglob("*")} == before
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_processes_start_from_one_set_of_buffers(monkeypatch: pytest.MonkeyPatch, renamed: bool) -> None:
+    """PyTorch before 2.13 sends no buffer at all where it shall send none at every step, so `wrap` does."""
+    switches: dict[str, bool] = {}
+
+    class Old(nn.Module):
+        def __init__(self, module: nn.Module, device_ids: None, broadcast_buffers: bool = True) -> None:
+            super().__init__()
+            switches["broadcast_buffers"] = broadcast_buffers
+
+    class New(nn.Module):
+        def __init__(self, module: nn.Module, device_ids: None, forward_sync_buffers: bool = True) -> None:
+            super().__init__()
+            switches["forward_sync_buffers"] = forward_sync_buffers
+
+    sources: list[int] = []
+
+    def broadcast(values: Tensor, source: int) -> None:
+        sources.append(source)
+        values.fill_(1)
+
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", New if renamed else Old)
+    monkeypatch.setattr(dist, "broadcast", broadcast)
+    step = nn.Module()
+    step.register_buffer("flag", torch.tensor(False))
+    step.register_buffer("strided", torch.zeros(2, 3, dtype=torch.int64).t())
+    wrap(step, World(1, 2, torch.device("cpu")))
+    assert switches == {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    assert sources == ([] if renamed else [0, 0])
+    assert all(bool(buffer.all()) is not renamed for buffer in step.buffers())

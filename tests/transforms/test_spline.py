@@ -232,8 +232,9 @@ def test_gradients_stay_finite_at_any_parameter(spline, direction, scale):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RationalQuadraticSpline(1), "`num_bins` must be at least 2; got 1"),
-        (lambda: CircularSpline(0), "`num_bins` must be at least 2; got 0"),
+        (lambda: RationalQuadraticSpline(1), "`num_bins` must be an integer of at least 2; got 1"),
+        (lambda: RationalQuadraticSpline(8.0), "`num_bins` must be an integer of at least 2; got 8.0"),
+        (lambda: CircularSpline(0), "`num_bins` must be an integer of at least 2; got 0"),
         (lambda: RationalQuadraticSpline(bound=0.0), "`bound` must be positive and finite; got 0.0"),
         (
             lambda: RationalQuadraticSpline(8, min_share=0.125),

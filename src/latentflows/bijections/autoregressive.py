@@ -150,7 +150,8 @@ class InverseAutoregressive(Bijection):
         if self.inversion == "auto":
             entries = sum(layer.weight.numel() for layer in network.layers())
             method = _quickest(network.dim, entries * len(x), x.device)
-        bound = self.transform.scale_bound if isinstance(self.transform, Affine) else None
+        # a class derived from Affine may be another map
+        bound = self.transform.scale_bound if type(self.transform) is Affine else None
         return Problem(network.activation_name, network.counts, self.transform.inverse, method, bound)
 
 

@@ -23,7 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from latentflows.core.checks import all_finite
-from latentflows.core.errors import CombinationError, MissingDirectionError, NonFiniteError, ShapeError
+from latentflows.core.errors import (
+    CombinationError,
+    DataError,
+    MissingDirectionError,
+    NonFiniteError,
+    ShapeError,
+)
 from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, as_shape, batch_shape, broadcast_shape, check_context, size
 
@@ -93,7 +99,7 @@ class Bijection(nn.Module, ABC):
 
         Raises:
             ShapeError: if a shape is not the declared one, or `lengths` are given to a layer that takes none.
-            NonFiniteError: if a value is NaN or infinite, where `core.checks.all_finite` looks.
+            DataError: for integers; a NonFiniteError for NaN or infinity, where `core.checks.all_finite` looks.
             MissingDirectionError: if there is no such direction.
         """
         if self.passes[0] is None:
@@ -111,7 +117,7 @@ class Bijection(nn.Module, ABC):
 
         Raises:
             ShapeError: if a shape is not the declared one, or `lengths` are given to a layer that takes none.
-            NonFiniteError: if a value is NaN or infinite, where `core.checks.all_finite` looks.
+            DataError: for integers; a NonFiniteError for NaN or infinity, where `core.checks.all_finite` looks.
             MissingDirectionError: if there is no such direction.
         """
         if self.passes[1] is None:
@@ -133,6 +139,11 @@ class Bijection(nn.Module, ABC):
         lengths: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         check_context(context, self.context_shape, type(self).__name__)
+        if not value.is_floating_point():
+            name = type(self).__name__
+            raise DataError(f"`{name}` expects floating-point values; got {value.dtype}. Use `.float()`.")
+        if context is not None and context.dtype not in (torch.float16, torch.bfloat16):
+            context = context.to(at_least_float32(value).dtype)  # half precision is left to autocast
         value, context, batch = align(at_least_float32(value), shape, context, self.context_shape)
         if not all_finite(value):
             raise self._not_finite(value)
@@ -152,17 +163,25 @@ class Bijection(nn.Module, ABC):
 
     def _valid(self, lengths: Tensor, value: Tensor, batch: Shape) -> Tensor:
         """Return the mask (K, B, T) of frames that are no padding."""
+        wanted = f"`lengths` must be integers of the batch shape {tuple(batch)}, or of its last axes; got "
+        if not isinstance(lengths, Tensor):
+            raise ShapeError(f"{wanted}a {type(lengths).__name__}. Make it a tensor with `torch.tensor`.")
         if not self.variable_lengths:
             raise ShapeError(
-                f"`{type(self).__name__}` takes no `lengths`: it cannot leave padding untouched. Use sequence layers "
-                "with `variable_lengths` (in a coupling: layout 'channels' and a network such as `WaveNet`), or call "
-                "it without."
+                f"`{type(self).__name__}` takes no `lengths`: it cannot leave padding untouched. Call it without, or "
+                "use layers with `variable_lengths` (in a coupling: layout 'channels', a network such as `WaveNet`)."
             )
         frames = self.event_shape[-1]
-        if lengths.is_floating_point() or lengths.shape != torch.Size(batch)[len(batch) - lengths.ndim :]:
+        counts = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
+        if not counts or lengths.shape != torch.Size(batch)[max(len(batch) - lengths.ndim, 0) :]:
             raise ShapeError(
-                f"`lengths` must be integers of the batch shape {tuple(batch)}, or of its last axes; got "
-                f"{lengths.dtype} of shape {tuple(lengths.shape)}."
+                f"{wanted}{lengths.dtype} of shape {tuple(lengths.shape)}. Count the frames: `mask.sum(-1)` of a mask."
+            )
+        # `all_finite` knows where values may be looked at
+        if not all_finite(torch.where((lengths >= 0) & (lengths <= frames), 0.0, torch.nan)):
+            raise ShapeError(
+                f"`lengths` must lie in 0 ... {frames}, the frames of {self.event_shape}; got {lengths.min()} to "
+                f"{lengths.max()}. Crop the sequences, or pad all of them to more frames."
             )
         valid = torch.arange(frames, device=lengths.device) < lengths[..., None]
         return valid.expand(*batch, frames).reshape(*value.shape[:2], frames)
@@ -299,15 +318,21 @@ class Chain(Bijection):
 
 
 def fit_frames(valid: Tensor, frames: int) -> Tensor:
-    """Coarsen a mask (K, B, T) to `frames` frames, T / frames at a time; one that holds any padding is padding."""
+    """Bring a mask (K, B, T) to `frames` frames; a coarser one that holds any padding is padding."""
     if valid.shape[-1] == frames:
         return valid
+    if valid.shape[-1] < frames:
+        return valid.repeat_interleave(frames // valid.shape[-1], -1)
     return valid.view(*valid.shape[:-1], frames, -1).all(-1)
 
 
+def hide_padding(value: Tensor, valid: Tensor | None) -> Tensor:
+    """Return (K, B, C, T) with zeros on padding: no arithmetic and no gradient shall meet what lies there."""
+    return value if valid is None else value.masked_fill(~valid.unsqueeze(2), 0.0)
+
+
 def _total(passes: list[int | None]) -> int | None:
-    known = [p for p in passes if p is not None]
-    return sum(known) if len(known) == len(passes) else None
+    return None if None in passes else sum(p for p in passes if p is not None)
 
 
 class Inverse(Bijection):
@@ -324,10 +349,13 @@ class Inverse(Bijection):
         self.variable_lengths = bijection.variable_lengths
 
     def _forward(self, u: Tensor, context: Tensor | None, *valid: Tensor) -> tuple[Tensor, Tensor]:
-        return self.bijection._inverse(u, context, *valid)
+        return self.bijection._inverse(u, context, *self._fitted(valid))
 
     def _inverse(self, x: Tensor, context: Tensor | None, *valid: Tensor) -> tuple[Tensor, Tensor]:
-        return self.bijection._forward(x, context, *valid)
+        return self.bijection._forward(x, context, *self._fitted(valid))
+
+    def _fitted(self, valid: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(fit_frames(mask, self.bijection.event_shape[-1]) for mask in valid)
 
 
 class ParameterSource(nn.Module):
@@ -347,7 +375,7 @@ class ParameterSource(nn.Module):
     def __init__(self, initial: dict[str, Tensor], context_shape: Shape | None) -> None:
         super().__init__()
         self.shapes = {name: tuple(value.shape) for name, value in initial.items()}
-        start = torch.cat([value.reshape(-1).float() for value in initial.values()])
+        start = torch.cat([value.reshape(-1).to(torch.get_default_dtype()) for value in initial.values()])
         if context_shape is None:
             self.raw = nn.Parameter(start)
             self.head = None

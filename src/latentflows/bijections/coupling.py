@@ -14,6 +14,7 @@ from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, as_shape, size
 from latentflows.networks.base import FrameMasked, NetworkMaker
 from latentflows.transforms import Additive, Affine, RationalQuadraticSpline, Transform
+from latentflows.transforms.base import check_transform
 
 Layout = Literal["split", "channels", "masked"]
 
@@ -84,8 +85,13 @@ def _partition(mask: Tensor, event_shape: Shape, layout: Layout) -> Cut | Blank:
     """Check mask and layout, and make what cuts the event.
 
     Raises:
-        ConfigurationError: if the mask has the wrong shape, is all one value, or does not fit the layout.
+        ConfigurationError: if the mask is no tensor, has the wrong shape, is all one value, or does not fit the layout.
     """
+    if not isinstance(mask, Tensor):
+        raise ConfigurationError(
+            f"`mask` must be a boolean tensor of the event's shape {event_shape}; got {type(mask).__name__}. "
+            "Write `torch.tensor(mask)`, or use `half_mask`, `channel_mask` or another mask of this module."
+        )
     if tuple(mask.shape) != event_shape:
         raise ConfigurationError(
             f"`mask` must have the event's shape {event_shape}; got {tuple(mask.shape)}."
@@ -93,8 +99,8 @@ def _partition(mask: Tensor, event_shape: Shape, layout: Layout) -> Cut | Blank:
     mask = mask.bool()
     if mask.all() or not mask.any():
         raise ConfigurationError(
-            f"`mask` must let at least one entry stay (True) and one move (False); got {mask.tolist()}. "
-            "A coupling needs two or more variables."
+            f"`mask` must let at least one entry stay (True) and one move (False); got shape {event_shape} with "
+            f"{int(mask.sum())} of {mask.numel()} that stay. A coupling needs two or more variables."
         )
     if layout == "split":
         return Cut(mask.flatten())
@@ -149,7 +155,8 @@ class Coupling(Bijection):
         u, x: (*batch, *event_shape); context: (*batch, *context_shape); log_det: (*batch).
 
     Raises:
-        ConfigurationError: if the mask has the wrong shape, is all one value, or does not fit the layout.
+        ConfigurationError: if the mask is no tensor, has the wrong shape, is all one value, or does not fit the layout;
+            if the transform is none, such as a class instead of an instance.
         ShapeError: on the first call, if the network gives another shape than it was asked for.
 
     References:
@@ -169,7 +176,7 @@ class Coupling(Bijection):
         context_shape: int | Shape | None = None,
     ) -> None:
         super().__init__(event_shape, passes=(1, 1), context_shape=context_shape)
-        self.transform = transform
+        self.transform = check_transform(transform)
         self.partition = _partition(mask, self.event_shape, layout)
         count, *space = self.partition.move_shape
         self.out_shape = (transform.size * count, *space)

@@ -13,6 +13,7 @@ from latentflows.core.errors import ConfigurationError, DataError
 from latentflows.core.precision import check_positive
 from latentflows.core.shapes import Shape, size, sum_event
 from latentflows.transforms import Transform
+from latentflows.transforms.base import check_transform
 
 
 class Elementwise(Bijection):
@@ -35,6 +36,7 @@ class Elementwise(Bijection):
         u, x: (*batch, *event_shape); context: (*batch, F); log_det: (*batch).
 
     Raises:
+        ConfigurationError: if the transform is none, such as a class instead of an instance.
         CombinationError: if the context is not a vector.
 
     References:
@@ -51,7 +53,7 @@ class Elementwise(Bijection):
     ) -> None:
         super().__init__(event_shape, passes=(0, 0), context_shape=context_shape)
         self.variable_lengths = len(self.event_shape) == 2
-        self.transform = transform
+        self.transform = check_transform(transform)
         shape = tuple(1 if axis and per_channel else n for axis, n in enumerate(self.event_shape))
         self.source = ParameterSource({"raw": torch.zeros(transform.size, *shape)}, self.context_shape)
 

@@ -119,8 +119,9 @@ class HeightAutoregressive(Bijection):
     ) -> tuple[Tensor, Tensor]:
         rows, columns = self._fold(x.flatten(0, 1)), self._columns(valid)
         mask = None if columns is None else columns.to(x.dtype)
+        read = _hidden(rows, columns)
         with full_precision(x):
-            raw = self.network(rows, self._context(context), mask)
+            raw = self.network(read, self._context(context), mask)
         u, log_derivative = self._move(rows, raw, columns, inverse=True)
         return self._unfold(u).view(x.shape), log_derivative.flatten(1).sum(1).view(x.shape[:2])
 
@@ -135,7 +136,7 @@ class HeightAutoregressive(Bijection):
                 noise, self._context(context), None if columns is None else columns.to(u.dtype)
             )
             for i in range(self.height):
-                raw, cache = self.network.step(row, cache)
+                raw, cache = self.network.step(_hidden(row, columns), cache)
                 row, log_derivative = self._move(noise[:, :, i : i + 1], raw, columns, inverse=False)
                 rows.append(row)
                 total = total + log_derivative.flatten(1).sum(1)
@@ -146,12 +147,15 @@ class HeightAutoregressive(Bijection):
     ) -> tuple[Tensor, Tensor]:
         """Move rows (N, C, R, w) by raw parameters (N, P C, R, w), padding excepted; log-derivatives of that shape."""
         raw = raw.view(len(rows), self.transform.size, *rows.shape[1:]).movedim(1, 0)
-        if (
-            columns is not None
-        ):  # zero raw parameters are the identity, and `where` keeps overflow out of gradients
-            raw = raw.masked_fill(~columns, 0.0)
-        moved, log_derivative = (self.transform.inverse if inverse else self.transform.forward)(rows, raw)
+        raw = _hidden(raw, columns)  # zero raw parameters are the identity
+        move = self.transform.inverse if inverse else self.transform.forward
+        moved, log_derivative = move(_hidden(rows, columns), raw)
         log_derivative = log_derivative.expand(rows.shape)
         if columns is None:
             return moved, log_derivative
         return torch.where(columns, moved, rows), log_derivative.masked_fill(~columns, 0.0)
+
+
+def _hidden(rows: Tensor, columns: Tensor | None) -> Tensor:
+    """Return rows (..., R, w) with zeros on padding, so that no arithmetic and no gradient meets what lies there."""
+    return rows if columns is None else rows.masked_fill(~columns, 0.0)

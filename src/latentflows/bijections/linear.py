@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from latentflows.bijections.base import Bijection, DataDependent
-from latentflows.core.errors import ConfigurationError, DataError
+from latentflows.bijections.base import Bijection, DataDependent, hide_padding
+from latentflows.core.errors import ConfigurationError, DataError, NonFiniteError
 from latentflows.core.shapes import Shape, as_shape, size
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class Permutation(Bijection):
@@ -24,7 +26,7 @@ class Permutation(Bijection):
         u, x: (*batch, *event_shape); log_det: (*batch).
 
     Raises:
-        ConfigurationError: if `order` is not a permutation of that many numbers.
+        ConfigurationError: if `order` is not a tensor of integers, or not a permutation of that many numbers.
     """
 
     order: Tensor
@@ -33,7 +35,15 @@ class Permutation(Bijection):
     def __init__(self, event_shape: int | Shape, order: Tensor, *, channels: bool = False) -> None:
         super().__init__(event_shape, passes=(0, 0))
         count = _length(self.event_shape, channels)
-        if order.shape != (count,) or not torch.equal(order.sort().values, torch.arange(count)):
+        if not isinstance(order, Tensor) or order.dtype not in _INTEGERS:
+            kind = order.dtype if isinstance(order, Tensor) else type(order).__name__
+            raise ConfigurationError(
+                f"`order` must be a tensor of integers, a permutation of 0 ... {count - 1}; got {kind}. Give "
+                f"`torch.tensor([...])`, or use `Permutation.random` or `Permutation.reversal`."
+            )
+        order = order.long()
+        numbers = torch.arange(count, device=order.device)
+        if order.shape != (count,) or not torch.equal(order.sort().values, numbers):
             raise ConfigurationError(
                 f"`order` must be a permutation of 0 ... {count - 1}; got shape {tuple(order.shape)}."
             )
@@ -118,10 +128,16 @@ class ActNorm(DataDependent):
                 f"`initialize` needs two or more values of each channel to normalize them; got a batch of shape "
                 f"{tuple(value.shape[1:])} with {int(total.min())}. Give more rows."
             )
+        value = hide_padding(value, valid)
         mean = (value * counts).sum(axes, keepdim=True) / total
         variance = ((value - mean).square() * counts).sum(axes, keepdim=True) / total
         scale = variance.sqrt().clamp_min(1e-3)  # a channel that never varies keeps a finite scale
         log_scale, shift = (-scale.log(), -mean / scale) if forward else (scale.log(), mean)
+        if not (log_scale.isfinite() & shift.isfinite()).all():
+            raise NonFiniteError(
+                "`ActNorm.initialize` needs a finite mean and standard deviation of every channel; got NaN or "
+                "infinity. Remove rows that are not finite, and scale values whose square overflows."
+            )
         self.log_scale.copy_(log_scale[0, 0])
         self.shift.copy_(shift[0, 0])
 
@@ -129,7 +145,10 @@ class ActNorm(DataDependent):
         self, u: Tensor, context: Tensor | None, valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         self._start(u, valid, forward=True)
-        x, log_det = torch.addcmul(self.shift, u, self.log_scale.exp()), self.log_scale.sum()
+        x, log_det = (
+            torch.addcmul(self.shift, hide_padding(u, valid), self.log_scale.exp()),
+            self.log_scale.sum(),
+        )
         if valid is None:
             return x, log_det * self.repeats
         return torch.where(valid.unsqueeze(2), x, u), log_det * valid.sum(-1)
@@ -138,7 +157,7 @@ class ActNorm(DataDependent):
         self, x: Tensor, context: Tensor | None, valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         self._start(x, valid, forward=False)
-        u, log_det = (x - self.shift) * (-self.log_scale).exp(), -self.log_scale.sum()
+        u, log_det = (hide_padding(x, valid) - self.shift) * (-self.log_scale).exp(), -self.log_scale.sum()
         if valid is None:
             return u, log_det * self.repeats
         return torch.where(valid.unsqueeze(2), u, x), log_det * valid.sum(-1)

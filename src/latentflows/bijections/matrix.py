@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from latentflows.bijections.base import Bijection, ParameterSource
+from latentflows.bijections.base import Bijection, ParameterSource, hide_padding
 from latentflows.core.errors import ConfigurationError
 from latentflows.core.precision import full_precision, soft_bound
 from latentflows.core.shapes import Shape, as_shape, size
@@ -50,7 +50,7 @@ class _ChannelMixing(Bijection):
     ) -> tuple[Tensor, Tensor]:
         parameters = self.source(context)
         with full_precision(u):
-            x = _mix(self._matrix(parameters, inverse=False), u)
+            x = _mix(self._matrix(parameters, inverse=False), hide_padding(u, valid))
         shift = self._shift(parameters)
         if shift is not None:
             x = x + _over_positions(shift, u)
@@ -61,7 +61,9 @@ class _ChannelMixing(Bijection):
     ) -> tuple[Tensor, Tensor]:
         parameters = self.source(context)
         shift = self._shift(parameters)
-        centered = x if shift is None else x - _over_positions(shift, x)
+        centered = hide_padding(x, valid)
+        if shift is not None:
+            centered = centered - _over_positions(shift, x)
         with full_precision(x):
             u = _mix(self._matrix(parameters, inverse=True), centered)
         return self._masked(u, x, -self._log_det(parameters), valid)
@@ -288,4 +290,5 @@ def _rotation(channels: int) -> tuple[Tensor, Tensor, Tensor]:
     log_scale = diagonal.abs().log().clamp(-0.99 * _BOUND, 0.99 * _BOUND)
     raw = log_scale / (1 - log_scale.abs() / _BOUND)  # undoes the soft bound
     factors = lower.tril(-1) + upper.triu(1) + raw.diag()
-    return factors.float(), permutation.argmax(1), diagonal.sign().float()
+    dtype = torch.get_default_dtype()
+    return factors.to(dtype), permutation.argmax(1), diagonal.sign().to(dtype)

@@ -260,7 +260,7 @@ class TransformerAutoregressive(Bijection):
             NonFiniteError: if a value is NaN or infinite.
         """
         shape = self.context_shape
-        if shape is None or not isinstance(self.transform, (Affine, Additive)):
+        if shape is None or type(self.transform) not in (Affine, Additive):
             raise CombinationError(
                 "Guidance needs a layer with a context and an affine or additive map; got context shape "
                 f"{shape} and {type(self.transform).__name__}."

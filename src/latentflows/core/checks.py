@@ -8,6 +8,12 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+from torch._C._functorch import (
+    get_unwrapped,
+    is_batchedtensor,
+    is_functorch_wrapped_tensor,
+    is_legacy_batchedtensor,
+)
 
 _OFF: ContextVar[bool] = ContextVar("values_unchecked", default=False)
 
@@ -25,12 +31,26 @@ def values_unchecked() -> Iterator[None]:
 def all_finite(value: Tensor) -> bool:
     """Whether no entry is NaN or infinite; True wherever looking is not possible, or not wanted.
 
-    That is inside `values_unchecked`, under `torch.compile` and `torch.func.vmap`, and on a GPU while gradients are
-    recorded, where every look would wait for the device.
+    That is inside `values_unchecked`; for values that do not exist (a compiler, a tracer or another mode sees the
+    operations, or the device is "meta"); for vectorized values, as under `torch.func.vmap`; and on a GPU while
+    gradients are recorded, where every look would wait for the device. Any other error is not hidden.
     """
     if torch.compiler.is_compiling() or _OFF.get() or (value.is_cuda and torch.is_grad_enabled()):
         return True
-    try:
-        return bool(value.isfinite().all())
-    except RuntimeError:  # under vmap no single value can be looked at
+    if (
+        value.is_meta
+        or torch._C._len_torch_dispatch_stack()
+        or torch.jit.is_tracing()
+        or _is_vectorized(value)
+    ):
         return True
+    return bool(value.isfinite().all())
+
+
+def _is_vectorized(value: Tensor) -> bool:
+    """Whether the value is many values, behind any number of `torch.func` transforms."""
+    while is_functorch_wrapped_tensor(value):
+        if is_batchedtensor(value):
+            return True
+        value = get_unwrapped(value)
+    return is_legacy_batchedtensor(value)

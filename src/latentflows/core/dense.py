@@ -32,28 +32,47 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Large float32 products on a CPU go through oneDNN, forward and backward: PyTorch takes them to MKL, which on
     processors of other makers needs about twice the time (AMD EPYC with AVX-512, torch 2.13: 512 rows, 256 to 256
-    features, 0.29 ms for 0.65 ms). Everything else is `functional.linear`.
+    features, 0.29 ms for 0.65 ms). Everything else is `functional.linear`: other types and devices, a bias that is
+    broadcast, `torch.backends.mkldnn` switched off, and wherever operations are traced or counted.
 
     Shape:
         x: (N, in_features); weight: (out_features, in_features); bias: (out_features,); output: (N, out_features).
     """
-    if (
-        _PRODUCT is None
-        or x.device.type != "cpu"
-        or x.dtype != torch.float32
-        or weight.dtype != torch.float32
-        or is_traced()  # before sizes are looked at: a compiler would guard them
-        or torch.is_autocast_enabled("cpu")
-        or x.ndim != 2
-        or x.shape[1] != weight.shape[1]
-        or x.shape[0] * weight.numel() < _WORTH
-    ):
-        return functional.linear(x, weight, bias)
-    return _Linear.apply(x, weight, bias)
+    return _Linear.apply(x, weight, bias) if _gains(x, weight, bias) else functional.linear(x, weight, bias)
+
+
+def _gains(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the other library is quicker, computes the same, and nobody looks at the operations that run."""
+    return (
+        _PRODUCT is not None
+        and x.is_cpu
+        and weight.is_cpu
+        and x.dtype == torch.float32
+        and weight.dtype == torch.float32
+        and not _is_observed()  # before sizes are looked at: a compiler would guard them
+        and not torch.is_autocast_enabled("cpu")
+        and x.ndim == 2
+        and weight.ndim == 2
+        and x.shape[1] == weight.shape[1]
+        and x.shape[0] * weight.numel() >= _WORTH
+        and (bias is None or _fits(bias, len(weight)))
+        and torch._C._get_mkldnn_enabled()
+    )
+
+
+def _fits(bias: Tensor, features: int) -> bool:
+    """Whether it is the bias that the other library takes for granted: any other gives wrong numbers, not an error."""
+    return bias.is_cpu and bias.dtype == torch.float32 and bias.shape == (features,)
+
+
+def _is_observed() -> bool:
+    """Whether a compiler, a tracer or a mode (one that counts FLOPs, say) should see a product it knows."""
+    return is_traced() or torch._C._len_torch_dispatch_stack() > 0 or torch.jit.is_tracing()
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a b^T + bias. Rows without gaps, or their transpose, or it is a thousand times slower."""
+    bias = None if bias is None else bias.contiguous()  # its strides are ignored
     return _PRODUCT(a, b, bias, "none", [], "")
 
 
@@ -63,15 +82,9 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     Shape:
         a: (M, K); b: (N, K); bias: (N,); output: (M, N).
     """
-    if (
-        _PRODUCT is None
-        or a.device.type != "cpu"
-        or a.dtype != torch.float32
-        or b.dtype != torch.float32
-        or len(a) * b.numel() < _WORTH
-    ):
-        return a @ b.t() if bias is None else torch.addmm(bias, a, b.t())
-    return _product(_without_gaps(a), _without_gaps(b), bias)
+    if _gains(a, b, bias):
+        return _product(_without_gaps(a), _without_gaps(b), bias)
+    return a @ b.t() if bias is None else torch.addmm(bias, a, b.t())
 
 
 def _without_gaps(matrix: Tensor) -> Tensor:
@@ -90,7 +103,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         gradient, (of_x, of_weight, of_bias) = gradients[0], ctx.needs_input_grad
-        if torch.is_grad_enabled() or is_traced():  # to be differentiated or vectorized once more
+        if torch.is_grad_enabled() or _is_observed():  # to be differentiated, vectorized or counted
             return (
                 gradient @ weight if of_x else None,
                 gradient.t() @ x if of_weight else None,

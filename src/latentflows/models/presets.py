@@ -264,16 +264,16 @@ def sylvester_orthogonal(
 
 
 def sylvester_householder(
-    dim: int, *, num_layers: int = 4, num_householder: int = 8, context: int | None = None
+    dim: int, *, num_layers: int = 4, num_householder: int | None = None, context: int | None = None
 ) -> Bijection:
-    """Sylvester layers rotated by Householder reflections. Cheap to sample, no inverse: for posteriors only.
+    """Sylvester layers rotated by reflections (min(dim, 8) if None). Cheap to sample: posteriors only.
 
     Source: van den Berg et al., Sylvester Normalizing Flows, 2018, arXiv 1803.05649, section 4.2.
     """
     return Sylvester(
         dim,
         kind="householder",
-        num_householder=num_householder,
+        num_householder=min(dim, 8) if num_householder is None else num_householder,
         num_layers=num_layers,
         context_shape=context,
     )
@@ -288,6 +288,10 @@ def sylvester_triangular(dim: int, *, num_layers: int = 4, context: int | None =
 
 
 def _check_two(dim: int) -> None:
+    if not isinstance(dim, int):
+        raise ConfigurationError(
+            f"`dim` must be the number of variables; got {dim!r}. For images take `real_nvp_image` or `glow`."
+        )
     if dim < 2:
         raise CombinationError(f"A coupling flow needs two or more variables; got {dim}. Use `maf` or `iaf`.")
 

@@ -130,7 +130,7 @@ def sample_guided(
     Cost: that of a draw, on twice the rows in guided layers.
 
     Args:
-        bijection: A stack made by `tarflow`, or any `Chain` with such layers.
+        bijection: A stack made by `tarflow`, or any `Chain`, of chains too, with such layers.
         u: Base noise (*batch, *event_shape).
         context: (*batch, *context_shape).
         unconditional: What stands for no context, (*context_shape) or with batch axes; it must have been trained.
@@ -140,31 +140,61 @@ def sample_guided(
         lengths: Frames of each padded sequence (*batch).
 
     Raises:
-        CombinationError: if no layer can be guided.
+        CombinationError: if no layer can be guided, or one that can stands where it cannot be reached, as in an
+            `Inverse`.
         ConfigurationError: for a negative weight, or an unknown rule or choice of blocks.
         ShapeError: if a shape is not the declared one.
     """
     check_guidance(weight, rule)
     _check_blocks("blocks", blocks)
-    members = list(bijection.members) if isinstance(bijection, Chain) else [bijection]
-    able = [m for m in members if isinstance(m, TransformerAutoregressive) and m.context_shape]
-    if not able:
-        raise CombinationError(
-            "Guidance needs a `TransformerAutoregressive` with a context, alone or in a `Chain`; got "
-            f"{type(bijection).__name__} without one."
-        )
+    members = _flat(bijection)
+    able = _able(bijection, members)
     guided = able if blocks == "all" else able[:1]
-    value = u
+    value, frames = u, bijection.event_shape[-1]
     for member in members:
-        assert isinstance(member, Bijection)
+        left = (
+            None if lengths is None else lengths * member.event_shape[-1] // frames
+        )  # squeezed ones have fewer
         if any(member is one for one in guided):
             assert isinstance(member, TransformerAutoregressive)
             value = member.sample_guided(
-                value, context, unconditional, weight=weight, rule=rule, lengths=lengths
+                value, context, unconditional, weight=weight, rule=rule, lengths=left
             )
         else:
-            value, _ = member(value, context if member.context_shape else None, lengths=lengths)
+            value, _ = member(value, context if member.context_shape else None, lengths=left)
     return value
+
+
+def _flat(bijection: Bijection) -> list[Bijection]:
+    """Return the members of a chain and of the chains within it, in order."""
+    if not isinstance(bijection, Chain):
+        return [bijection]
+    members = [member for member in bijection.members if isinstance(member, Bijection)]
+    return [inner for member in members for inner in _flat(member)]
+
+
+def _able(bijection: Bijection, members: Sequence[Bijection]) -> list[TransformerAutoregressive]:
+    """Return the members that can be guided.
+
+    Raises:
+        CombinationError: if there is none, or another one within a member.
+    """
+    able = [m for m in members if isinstance(m, TransformerAutoregressive) and m.context_shape]
+    everywhere = [
+        m for m in bijection.modules() if isinstance(m, TransformerAutoregressive) and m.context_shape
+    ]
+    hidden = [m for m in everywhere if not any(m is one for one in able)]
+    if hidden:
+        raise CombinationError(
+            f"Guidance reaches a `TransformerAutoregressive` alone or as a member of a `Chain`; got {len(hidden)} of "
+            f"{len(everywhere)} inside something else, such as an `Inverse` or a `Split`. Make them members."
+        )
+    if not able:
+        raise CombinationError(
+            "Guidance needs a `TransformerAutoregressive` with a context, alone or in a `Chain`; got "
+            f"{type(bijection).__name__} without one. Build the layer with `context_shape`."
+        )
+    return able
 
 
 def _check_blocks(name: str, blocks: Blocks) -> None:

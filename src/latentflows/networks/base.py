@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentflows.core.dense import linear
-from latentflows.core.errors import ConfigurationError
+from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.core.shapes import Shape, as_shape, size
 
 # Builds a network from what goes in and what comes out: (in_shape, out_shape, context) -> module. `context` is 0 for
@@ -118,6 +118,30 @@ def multiply_over_samples(features: Tensor, context_features: Tensor) -> Tensor:
 def num_features(context: int | Shape) -> int:
     """Return how many numbers a context has, given as a `NetworkMaker` gets it; 0 for none."""
     return context if isinstance(context, int) else size(as_shape(context, "context"))
+
+
+def check_context(network: nn.Module, projection: nn.Module | None, context: Tensor | None) -> None:
+    """Refuse a context that the network was not built for, and none where it was built for one.
+
+    Args:
+        network: The network, for its name.
+        projection: What takes the context in; None in a network built without one.
+        context: What the network was called with.
+
+    Raises:
+        CombinationError: naming the network.
+    """
+    if (projection is None) == (context is None):
+        return
+    name = type(network).__name__
+    if context is None:
+        raise CombinationError(
+            f"`{name}` was built for a context; got none. Call it with one, or build it with `context=0`."
+        )
+    raise CombinationError(
+        f"`{name}` was built without a context; got one of shape {tuple(context.shape)}. Build it with `context`: a "
+        "maker `network(in_shape, out_shape, context)` passes its third argument on."
+    )
 
 
 def map_shape(shape: int | Shape, name: str) -> Shape:

@@ -15,6 +15,7 @@ from latentflows.networks.base import (
     MapContext,
     activation,
     add_over_samples,
+    check_context,
     check_sizes,
     keep_frames,
     map_shape,
@@ -72,6 +73,7 @@ class CouplingConvolution(FrameMasked):
 
     Raises:
         ConfigurationError: for vectors, an even kernel, or a context over another space.
+        CombinationError: on a call, for a context that it was not built for, or none where it was built for one.
 
     References:
         Kingma & Dhariwal, Glow, 2018, arXiv 1807.03039, section 5: 3 x 3, 1 x 1, 3 x 3, with 512 channels.
@@ -98,6 +100,7 @@ class CouplingConvolution(FrameMasked):
         self.activation = activation(activation_name)
 
     def forward(self, x: Tensor, context: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        check_context(self, self.context, context)
         h = self.first(keep_frames(x, valid))
         if self.context is not None and context is not None:
             h = add_over_samples(h, self.context(context))
@@ -131,6 +134,7 @@ class ResidualConvolution(FrameMasked):
 
     Raises:
         ConfigurationError: for vectors, an even kernel, or a context over another space.
+        CombinationError: on a call, for a context that it was not built for, or none where it was built for one.
 
     References:
         Dinh et al., Density estimation using Real NVP, 2017, arXiv 1605.08803, section 4.1.
@@ -159,6 +163,7 @@ class ResidualConvolution(FrameMasked):
         self.activation = activation(activation_name)
 
     def forward(self, x: Tensor, context: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        check_context(self, self.context, context)
         h = self.first(keep_frames(x, valid))
         if self.context is not None and context is not None:
             h = add_over_samples(h, self.context(context))

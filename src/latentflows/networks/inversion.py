@@ -80,10 +80,9 @@ class _Inversion(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, problem: Problem, x: Tensor, *tensors: Tensor) -> Pair:
         weights, biases = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+        solve = _jacobi if problem.method == "jacobi" else _incremental
         with torch.inference_mode():  # spares a tenth of the time: nothing counts versions or views
-            u, log_det = (_jacobi if problem.method == "jacobi" else _incremental)(
-                problem, x, weights, biases
-            )
+            u, log_det = solve(problem, x, weights, biases)
         u, log_det = u.clone(), log_det.clone()  # tensors that may be saved
         ctx.problem = problem
         ctx.save_for_backward(u, x, *tensors)
@@ -92,13 +91,9 @@ class _Inversion(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         u, x, *tensors = ctx.saved_tensors
-        weights, biases = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
         if torch.is_grad_enabled() or is_traced(*gradients):  # to be differentiated or vectorized once more
-            wanted = [value for value in (x, *tensors) if value.requires_grad]
-            with torch.enable_grad():
-                out = _unrolled(ctx.problem, x, weights, biases)
-            found = iter(torch.autograd.grad(out, wanted, gradients, create_graph=torch.is_grad_enabled()))
-            return None, *(next(found) if value.requires_grad else None for value in (x, *tensors))
+            return None, *_by_unrolling(ctx.problem, gradients, x, *tensors)
+        weights, biases = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
         with full_precision(u):
             return None, *_gradients(ctx.problem, x, u, weights, biases, *gradients)
 
@@ -134,9 +129,8 @@ class _AffineRows(_Rows):
 
     def find(self, i: int) -> None:
         shifted, scale, u = self.rows[i]
-        log = scale / torch.add(
-            self.one, scale.abs(), alpha=self.slope
-        )  # no plain number: those cost a microsecond
+        # no plain number: those cost a microsecond
+        log = scale / torch.add(self.one, scale.abs(), alpha=self.slope)
         torch.mul(shifted, log.exp(), out=u)
         self.logs.append(log)
 
@@ -257,6 +251,18 @@ def _unrolled(problem: Problem, x: Tensor, weights: Tensors, biases: Tensors) ->
         u = torch.cat([u[:i], value[None], u[i + 1 :]])
         logs.append(log.expand(x.shape[1]))
     return u, torch.stack(logs).sum(0)
+
+
+def _by_unrolling(problem: Problem, gradients: Tensors, *inputs: Tensor) -> list[Tensor | None]:
+    """Return the gradients in x, the weights and the biases by operations that autograd sees once more."""
+    with torch.enable_grad():
+        x, *rest = own = [value.view_as(value) for value in inputs]  # one input may be a function of another
+        out = _unrolled(problem, x, rest[: len(rest) // 2], rest[len(rest) // 2 :])
+    wanted, pairs = [v for v in own if v.requires_grad], zip(out, gradients, strict=True)
+    outputs, given = zip(*((value, g) for value, g in pairs if value.requires_grad), strict=True)
+    again = torch.is_grad_enabled()
+    found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=again, allow_unused=True))
+    return [next(found) if value.requires_grad else None for value in own]
 
 
 def _states(

@@ -31,6 +31,9 @@ class MaskedMLP(nn.Module):
     the first variable hears it), and every one of them must occur in every hidden layer: an allowed dependency is
     lost otherwise. Hidden units are sorted by degree.
 
+    Activations whose derivative follows from what comes out (relu, elu) overwrite what a masked layer returns: a
+    forward hook that keeps its output must clone it.
+
     Cost: 2 N (dim W + (depth - 1) W^2 + W dim outputs) FLOPs, masked entries included.
 
     Args:

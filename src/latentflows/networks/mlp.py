@@ -11,6 +11,7 @@ from latentflows.networks.base import (
     LastLayer,
     activation,
     add_over_samples,
+    check_context,
     check_sizes,
     num_features,
 )
@@ -34,6 +35,10 @@ class MLP(nn.Module):
 
     Shape:
         x: (N, *in_shape); context: (B, *context) with N = K * B; output: (N, *out_shape).
+
+    Raises:
+        ConfigurationError: if a size is not positive.
+        CombinationError: on a call, for a context that it was not built for, or none where it was built for one.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class MLP(nn.Module):
         self.out_shape = self.last.out_shape
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        check_context(self, self.context, context)
         features = self.first(x.flatten(1))
         if self.context is not None and context is not None:
             features = add_over_samples(features, self.context(context.flatten(1)))
@@ -103,6 +109,10 @@ class GatedMLP(nn.Module):
 
     Shape:
         x: (N, *in_shape); context: (B, *context) with N = K * B; output: (N, *out_shape).
+
+    Raises:
+        ConfigurationError: if a size is not positive.
+        CombinationError: on a call, for a context that it was not built for, or none where it was built for one.
     """
 
     def __init__(
@@ -126,6 +136,7 @@ class GatedMLP(nn.Module):
         self.out_shape = self.last.out_shape
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        check_context(self, self.context, context)
         features = self.first.linear(x.flatten(1))
         if self.context is not None and context is not None:
             features = add_over_samples(features, self.context(context.flatten(1)))

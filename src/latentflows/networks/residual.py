@@ -11,6 +11,7 @@ from latentflows.networks.base import (
     LastLayer,
     activation,
     add_over_samples,
+    check_context,
     check_sizes,
     multiply_over_samples,
     num_features,
@@ -50,7 +51,7 @@ class ResidualMLP(nn.Module):
               h_l = h_{l-1} + W_{l,2}\, a(W_{l,1}\, a(h_{l-1})) \odot \sigma(V_l c), \quad y = W h_L + b
 
     The context enters the first layer by addition and every block by a gate. Without normalization and dropout.
-    It starts as a linear map; prefer it to an `MLP` where more than three hidden layers are wanted.
+    It starts close to a linear map; prefer it to an `MLP` where more than three hidden layers are wanted.
 
     Cost: 2 N (in W + 2 L W^2 + W out) FLOPs; the context costs 2 B C W (L + 1), once for all samples.
 
@@ -65,6 +66,10 @@ class ResidualMLP(nn.Module):
 
     Shape:
         x: (N, *in_shape); context: (B, *context) with N = K * B; output: (N, *out_shape).
+
+    Raises:
+        ConfigurationError: if a size is not positive.
+        CombinationError: on a call, for a context that it was not built for, or none where it was built for one.
 
     References:
         Durkan et al., Neural Spline Flows, 2019, arXiv 1906.04032, appendix B (the gate is in
@@ -96,6 +101,7 @@ class ResidualMLP(nn.Module):
         self.out_shape = self.last.out_shape
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        check_context(self, self.context, context)
         h = self.first(x.flatten(1))
         if self.context is not None and context is not None:
             context = context.flatten(1)

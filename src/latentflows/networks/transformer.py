@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from latentflows.core.errors import ConfigurationError, ShapeError
 from latentflows.core.precision import at_least_float32
-from latentflows.networks.base import Dense, LastLayer, check_sizes
+from latentflows.networks.base import Dense, LastLayer, check_context, check_sizes
 
 ROTARY_BASE = 10_000.0  # the longest wavelength, in tokens, over 2 pi; Su et al. 2021, section 3
 
@@ -114,6 +114,7 @@ class CausalTransformer(nn.Module):
 
     Raises:
         ConfigurationError: if a size is not positive, or the head width is not even.
+        CombinationError: on a call, for a context that it was not built for, or none where it was built for one.
 
     References:
         Zhai et al., Normalizing Flows are Capable Generative Models (TarFlow), 2024, arXiv 2412.06329;
@@ -150,7 +151,9 @@ class CausalTransformer(nn.Module):
         self.layers = nn.ModuleList(CausalLayer(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = LastLayer(width, out_features, zero=True)
+        # Not saved, as weights fit sequences of any length; so loading fills it, which a module built on `meta` needs.
         self.register_buffer("rotation", _rotation(num_tokens, width // heads), persistent=False)
+        self.register_load_state_dict_post_hook(_fill_rotation)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         tokens = x.shape[1]
@@ -205,6 +208,7 @@ class CausalTransformer(nn.Module):
             raise ShapeError(f"At most {self.num_tokens} tokens can be read; got {position + 1}.")
 
     def _projected(self, context: Tensor | None) -> Tensor | None:
+        check_context(self, self.context, context)
         return None if self.context is None or context is None else self.context(context)
 
     def _with_context(self, h: Tensor, context: Tensor | None) -> Tensor:
@@ -227,6 +231,15 @@ def _rotation(num_tokens: int, head_width: int) -> Tensor:
     frequency = ROTARY_BASE ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
     angle = torch.arange(num_tokens, dtype=torch.float64)[:, None] * frequency
     return torch.stack([angle.cos(), angle.sin()]).to(torch.get_default_dtype())
+
+
+def _fill_rotation(network: nn.Module, _keys: object) -> None:
+    assert isinstance(network, CausalTransformer)
+    fresh = _rotation(network.num_tokens, 2 * network.rotation.shape[-1]).to(network.rotation.dtype)
+    if network.rotation.is_meta:  # the weights were assigned
+        network.rotation = fresh.to(network.start.device)
+    else:
+        network.rotation.copy_(fresh)
 
 
 def _rotated(h: Tensor, rotation: Tensor) -> Tensor:

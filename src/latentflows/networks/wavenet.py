@@ -6,7 +6,14 @@ from torch import Tensor, nn
 
 from latentflows.core.errors import ConfigurationError
 from latentflows.core.shapes import Shape, as_shape
-from latentflows.networks.base import FrameMasked, MapContext, add_over_samples, check_sizes, keep_frames
+from latentflows.networks.base import (
+    FrameMasked,
+    MapContext,
+    add_over_samples,
+    check_context,
+    check_sizes,
+    keep_frames,
+)
 
 
 class WaveNet(FrameMasked):
@@ -43,6 +50,7 @@ class WaveNet(FrameMasked):
 
     Raises:
         ConfigurationError: for anything but sequences of one length, an even kernel, or a context of another length.
+        CombinationError: on a call, for a context that it was not built for, or none where it was built for one.
 
     References:
         Prenger et al., WaveGlow, 2018, arXiv 1811.00002, section 2.1; Kim et al., FloWaveNet, 2018, arXiv 1811.02155,
@@ -90,6 +98,7 @@ class WaveNet(FrameMasked):
                 nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, context: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
+        check_context(self, self.context, context)
         features = None if self.context is None or context is None else self.context(context)
         h, skip = self.first(x), None
         for i, (convolution, mix) in enumerate(zip(self.gates, self.mixes, strict=True)):

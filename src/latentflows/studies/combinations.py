@@ -11,7 +11,7 @@ from latentflows.studies.configuration import (
     RunConfiguration,
     Standard,
 )
-from latentflows.studies.flow_settings import FlowSettings
+from latentflows.studies.flow_settings import FlowSettings, TarFlow
 from latentflows.studies.options import tag_of
 
 
@@ -69,13 +69,13 @@ def _size_faults(c: RunConfiguration) -> list[str]:
     for name, part in (("posterior", c.posterior), ("prior", c.prior)):
         if not isinstance(part, FlowSettings):
             continue
-        tokens = c.latent_dim // getattr(part, "patch", 1)
-        if part.needs_two and tokens < 2:
+        if part.needs_two and c.latent_dim < 2:
             other = "iaf" if name == "posterior" else "maf"
             faults.append(
                 f"`{name}.kind`={tag_of(type(part))} lets parts of z decide on each other and needs two or more; got "
                 f"latent_dim={c.latent_dim}. Use {name}={other}, or more latents."
             )
+        faults += _shape_faults(name, part, c.latent_dim)
         # With a context every variable needs a degree of its own; without, the first one has none.
         needed = c.latent_dim - (name == "prior")
         width = getattr(part, "width", needed)
@@ -83,5 +83,30 @@ def _size_faults(c: RunConfiguration) -> list[str]:
             faults.append(
                 f"`{name}.width` must be at least {needed} to carry every dependency among {c.latent_dim} latents; "
                 f"got {width}. Widen it, or lower latent_dim."
+            )
+    return faults
+
+
+def _shape_faults(name: str, part: FlowSettings, latents: int) -> list[str]:
+    """Return what of a flow's own sizes does not fit the number of latents, or each other."""
+    faults = []
+    if isinstance(part, TarFlow) and latents >= 2:
+        fitting = [n for n in range(1, latents) if latents % n == 0]
+        if part.patch not in fitting:
+            faults.append(
+                f"`{name}.patch` must divide latent_dim={latents} into two tokens or more; got {part.patch}. "
+                f"Use one of {', '.join(map(str, fitting))}."
+            )
+    if isinstance(part, TarFlow) and part.width % (2 * part.heads):
+        faults.append(
+            f"`{name}.width` must be an even multiple of `{name}.heads`; got {part.width} and {part.heads}. "
+            f"Use {name}.width={2 * part.heads * max(1, round(part.width / (2 * part.heads)))}, or other heads."
+        )
+    limits = {"rank": "directions", "num_householder": "reflections"}
+    for key, what in limits.items():
+        given = getattr(part, key, None)
+        if given is not None and given > latents and key in part.model_fields_set:
+            faults.append(
+                f"`{name}.{key}` must be at most latent_dim={latents}, as there are no more {what}; got {given}."
             )
     return faults

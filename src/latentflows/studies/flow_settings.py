@@ -26,7 +26,7 @@ def _depth() -> Any:
 
 
 def _bins() -> Any:
-    return Field(default=8, ge=2, description="Pieces of each spline.")
+    return Field(default=8, ge=2, le=128, description="Pieces of each spline.")
 
 
 def _bound() -> Any:
@@ -76,7 +76,11 @@ class SylvesterHouseholder(FlowSettings):
 
     kind: Literal["sylvester_householder"] = "sylvester_householder"
     num_layers: Integer = _layers(4, "Sylvester layers")
-    num_householder: Integer = Field(default=8, gt=0, description="Reflections of each layer.")
+    num_householder: Integer | None = Field(
+        default=None,
+        gt=0,
+        description="Reflections of each layer; null for 8, or latent_dim if that is less.",
+    )
 
 
 class SylvesterTriangular(FlowSettings):
@@ -107,7 +111,7 @@ class MAF(FlowSettings):
 
 
 class NSFAutoregressive(FlowSettings):
-    """Autoregressive splines; cheap to score as a prior, turned round as a posterior (arXiv 1906.04032)."""
+    """Autoregressive splines; a prior scores in one pass per layer, a posterior draws so (arXiv 1906.04032)."""
 
     masked = True
     kind: Literal["nsf_autoregressive"] = "nsf_autoregressive"
@@ -157,7 +161,7 @@ class NSFCoupling(FlowSettings):
 
 
 class TarFlow(FlowSettings):
-    """Transformer autoregressive flow; cheap to score as a prior, turned round as a posterior (arXiv 2412.06329)."""
+    """Transformer flow; a prior scores in one pass per layer, a posterior draws so (arXiv 2412.06329)."""
 
     needs_two = True
     kind: Literal["tarflow"] = "tarflow"
@@ -165,7 +169,9 @@ class TarFlow(FlowSettings):
     width: Integer = Field(default=128, gt=0, description="Width of each Transformer.")
     depth: Integer = Field(default=2, gt=0, description="Attention layers of each Transformer.")
     heads: Integer = Field(default=4, gt=0, description="Attention heads; width / heads must be even.")
-    patch: Integer = Field(default=1, gt=0, description="Latents of a token; must divide latent_dim.")
+    patch: Integer = Field(
+        default=1, gt=0, description="Latents of a token; must divide latent_dim, into two tokens or more."
+    )
 
 
 class CNF(FlowSettings):
@@ -215,4 +221,8 @@ class BPF(FlowSettings):
     num_layers: Integer = _layers(3, "autoregressive layers")
     width: Integer = _width(64)
     depth: Integer = _depth()
-    degree: Integer = Field(default=16, gt=0, description="Degree of the polynomials, less four.")
+    degree: Integer = Field(
+        default=16,
+        gt=0,
+        description="Degree of the polynomials minus 4, as the ends are fixed: 16 gives degree 20.",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -78,19 +78,15 @@ def options() -> list[Option]:
 
 
 def _options_of_part(part: str, classes: dict[str, type[Settings]]) -> list[Option]:
-    """Return the keys of a part; kinds that share a key with its default share its line."""
-    having: dict[tuple[str, str], list[str]] = {}
-    fields: dict[tuple[str, str], FieldInfo] = {}
+    """Return the keys of a part; kinds that share a key in all that is said of it share its line."""
+    having: dict[Option, list[str]] = {}
     for name, kind in classes.items():
         for key, field in kind.model_fields.items():
-            if name and key == kind.tag:
-                continue
-            line = (key, written(field.get_default(call_default_factory=True)))
-            having.setdefault(line, []).append(name)
-            fields[line] = field
+            if not name or key != kind.tag:
+                having.setdefault(_option(f"{part}.{key}", (), field), []).append(name)
     return [
-        _option(f"{part}.{key}", () if len(names) == len(classes) else tuple(names), fields[key, default])
-        for (key, default), names in having.items()
+        option if len(names) == len(classes) else replace(option, kinds=tuple(names))
+        for option, names in having.items()
     ]
 
 

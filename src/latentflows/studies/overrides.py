@@ -27,6 +27,7 @@ _MISPLACED = {
     ("prior", "sylvester_triangular"): _NO_INVERSE,
     ("prior", "iaf"): "it needs one network pass per latent to score a z; use maf, which is its inverse",
     ("posterior", "maf"): "it needs one network pass per latent to draw a z; use iaf, which is its inverse",
+    ("prior", "glow"): "it is a flow over images, for use in Python; see docs/multiscale.md",
     ("posterior", "standard"): "a posterior must depend on the data; use gaussian",
 }
 
@@ -243,8 +244,10 @@ def _unknown_kind(part: str, tag: str, value: Any) -> str:
 
 
 def _suggestion(value: Any, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(value).lower(), known, n=1)
-    return f" Did you mean {close[0]}?" if close else ""
+    word = str(value).lower()
+    close = [name for name in known if len(word) > 2 and name.startswith(f"{word}_")]
+    close = close or difflib.get_close_matches(word, known, n=1)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def _shown(value: Any) -> str:

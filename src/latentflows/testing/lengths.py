@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -67,11 +69,20 @@ def _other_padding(
 ) -> list[tuple[str, Tensor, Tensor | None]]:
     """Return what goes in with other padding in the value, and in a context that has the same frames."""
     valid = _valid(subject, lengths, subject.shape_in(direction))
-    trials = [("value", torch.where(valid, value, value + 1 + torch.randn_like(value).abs()), context)]
+    kinds = _junk(subject, direction, value)
+    trials = [("value", torch.where(valid, value, junk), context) for junk in kinds]
     if context is not None and context.ndim == 3 and context.shape[-1] == subject.event_shape[-1]:
         heard = _valid(subject, lengths, subject.event_shape)
         trials.append(("context", value, torch.where(heard, context, torch.randn_like(context))))
     return trials
+
+
+def _junk(subject: Subject, direction: Direction, value: Tensor) -> list[Tensor]:
+    """Return what padding may hold: other numbers, and the largest finite ones of the support, of either sign."""
+    low, high = subject.support_in(direction)
+    limits, junk = torch.finfo(value.dtype), [value + 1 + torch.randn_like(value).abs()]
+    junk += [torch.full_like(value, limits.min)] if math.isinf(low) else []
+    return junk + ([torch.full_like(value, limits.max)] if math.isinf(high) else [])
 
 
 def _log_det_of_the_padded_map(subject: Subject, direction: Direction) -> None:

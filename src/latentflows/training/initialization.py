@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from latentflows.bijections.base import waiting_layers
+from latentflows.bijections.base import DataDependent, waiting_layers
 from latentflows.core import noise
 from latentflows.core.batches import Batch, DataSource
 from latentflows.core.errors import CombinationError
@@ -32,21 +33,44 @@ def initialize_once(
     The first process alone draws the batch, under the noise of `key`; the others receive its numbers when the learner
     wraps the model in DistributedDataParallel. A resumed run, or a loaded model, finds its layers set and does nothing.
 
+    A layer with a frozen parameter keeps what it holds. To keep values that you set by hand in a layer that learns, say
+    that it is set: `layer.initialized.fill_(True)`.
+
     Raises:
         CombinationError: if a layer waits where no batch comes by.
     """
     parts = {name: getattr(model, name) for name in stage.train}
+    frozen = [
+        layer
+        for part in parts.values()
+        for layer in waiting_layers(part)
+        if not all(p in trainable for p in layer.parameters())
+    ]
     waiting = [
         name
         for name, part in parts.items()
-        if waiting_layers(part) and any(p in trainable for p in part.parameters())
+        if any(layer not in frozen for layer in waiting_layers(part))
+        and any(p in trainable for p in part.parameters())
     ]
     if waiting and world.first:
         model.eval()
         noise.reseed(*key)
         points = max(stage.batch_size, _POINTS)
         batch = train.batch(noise.permutation(len(train))[:points])
-        initialize(model, waiting, batch.to(world.device))
+        with _left_alone(frozen):
+            initialize(model, waiting, batch.to(world.device))
+
+
+@contextmanager
+def _left_alone(layers: Sequence[DataDependent]) -> Iterator[None]:
+    """Let layers pass for set while a batch goes by."""
+    for layer in layers:
+        layer.initialized.fill_(True)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.initialized.fill_(False)
 
 
 def initialize(model: VAE, parts: Sequence[str], batch: Batch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from latentflows.core.batches import Batch
 from latentflows.core.checks import values_unchecked
-from latentflows.core.errors import NonFiniteError
+from latentflows.core.errors import DataError, NonFiniteError
 from latentflows.models.vae import VAE
 from latentflows.objectives import Objective, Value
 from latentflows.training.base import PARTS, Options, Stage
@@ -76,7 +77,7 @@ class Learner:
         for parameter in self.parameters:
             parameter.requires_grad_(True)
         self.vectors: list[Tensor] = self._flattened()
-        self.flattened = len(self.vectors) < len(self.parameters)
+        self.flattened = self.vectors[0] is not self.parameters[0]
         self.optimizer = _optimizer(self.vectors, stage)
         step = Step(model, stage.objective)
         if options.compile:  # with eager's random numbers, so that compiling changes rounding alone
@@ -129,13 +130,23 @@ class Learner:
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> Tensor:
-        """Return the sums of the objective's metrics over a batch, every schedule at its end; NaN where z diverged."""
+        """Return the sums of the objective's metrics over a batch, every schedule at its end.
+
+        They are NaN where z diverged, or where a part refuses what another gives it, such as a prior that ends in a
+        `Sigmoid` a z outside its interval, which training takes for the border. The run goes on, with a warning.
+        """
         objective = self.stage.objective
         try:
             with self._autocast():
                 value = objective(objective.trace(self.model, batch.x, batch.context))
                 return _sums(value.metrics, objective.metrics)
-        except NonFiniteError:
+        except DataError as error:
+            if not isinstance(error, NonFiniteError):
+                warnings.warn(
+                    f"Validation figures of stage {self.stage.name!r} are NaN. {error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
             return torch.full((len(objective.metrics),), torch.nan, device=batch.x.device)
 
     @contextmanager

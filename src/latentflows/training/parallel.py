@@ -96,7 +96,17 @@ def wrap(step: nn.Module, world: World) -> nn.Module:
         return step
     devices = [world.device.index] if world.device.type == "cuda" else None
     ddp = nn.parallel.DistributedDataParallel
-    # Masks and permutations never change: nothing to send at every step. Torch 2.13 renamed the switch.
-    renamed = "forward_sync_buffers" in inspect.signature(ddp.__init__).parameters
-    switch = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-    return ddp(step, device_ids=devices, **switch)  # type: ignore[arg-type]
+    # Masks and permutations never change: sent once, not at every step. Before torch 2.13 that switch sent none at all.
+    if "forward_sync_buffers" in inspect.signature(ddp.__init__).parameters:
+        return ddp(step, device_ids=devices, forward_sync_buffers=False)
+    _send_buffers(step)
+    return ddp(step, device_ids=devices, broadcast_buffers=False)
+
+
+@torch.no_grad()
+def _send_buffers(step: nn.Module) -> None:
+    """Give every process the first one's buffers: what a batch has set, permutations that were drawn, masks."""
+    for buffer in step.buffers():
+        numbers = buffer.contiguous()
+        dist.broadcast(numbers, 0)
+        buffer.copy_(numbers)

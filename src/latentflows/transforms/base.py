@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from latentflows.core.errors import ConfigurationError
+
 
 class Transform(ABC):
     """A strictly increasing map of one variable, u <-> x, given raw parameters. All raw zeros is the identity.
@@ -33,3 +35,20 @@ class Transform(ABC):
     @abstractmethod
     def inverse(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Return u and log du/dx, entry by entry; shapes as in `forward`."""
+
+
+def check_transform(transform: object) -> Transform:
+    """Return a transform; refuse its class, its name, and anything else.
+
+    Raises:
+        ConfigurationError: naming what was given.
+    """
+    if isinstance(transform, Transform):
+        return transform
+    if isinstance(transform, type):
+        raise ConfigurationError(
+            f"`transform` must be a `Transform` with its settings; got the class. Write `{transform.__name__}()`."
+        )
+    raise ConfigurationError(
+        f"`transform` must be a `Transform`, such as `Affine()` or `RationalQuadraticSpline()`; got {transform!r}."
+    )

@@ -85,7 +85,7 @@ class CircularSpline(Transform):
 
     Raw parameters: K widths, K heights and K slopes, that at the cut being shared by both its sides; P = 3 K, with the
     same meaning as in `RationalQuadraticSpline`. All zeros is the identity up to rounding. Angles in [-pi, pi) stay
-    there, and the cut is a fixed point: to move it, put a rotation between two of these
+    there and the cut is a fixed point, both to rounding: to move it, put a rotation between two of these
     (`Elementwise(..., Additive())`).
 
     Outside, the map goes on by full turns, f(u + 2 pi) = f(u) + 2 pi. So it is a bijection of the circle, for angles
@@ -132,8 +132,8 @@ class CircularSpline(Transform):
 
 
 def _check_bins(num_bins: int, min_share: float, min_slope: float) -> None:
-    if num_bins < 2:
-        raise ConfigurationError(f"`num_bins` must be at least 2; got {num_bins!r}.")
+    if not isinstance(num_bins, int) or num_bins < 2:
+        raise ConfigurationError(f"`num_bins` must be an integer of at least 2; got {num_bins!r}.")
     if not 0 < min_share * num_bins < 1:
         raise ConfigurationError(
             f"`min_share` must lie between 0 and 1 / num_bins = {1 / num_bins:g}; got {min_share!r}."
