@@ -1,5 +1,6 @@
 """latentflows: `evaluate_bounds` over given networks."""
 
+import copy
 import time
 
 import torch
@@ -9,6 +10,7 @@ from benchmarks.peers.problem import Problem
 from latentflows import VAE, AmortizedBernoulli, AmortizedGaussian, StandardGaussian
 from latentflows.data.base import ArraySplit
 from latentflows.evaluation import evaluate_bounds
+from latentflows.networks.base import Dense
 
 
 class SoftBoundUndone(nn.Module):
@@ -27,12 +29,21 @@ class SoftBoundUndone(nn.Module):
         return torch.cat([mean, log_scale / (1 - log_scale.abs() / self.bound)], -1)
 
 
+def _with_our_layers(network: nn.Module) -> nn.Module:
+    """Put the library's own dense layers, as in its `MLP`, in the place of `nn.Linear`, with the same weights."""
+    own = copy.deepcopy(network)
+    for module in own.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Dense
+    return own
+
+
 def log_likelihood(
     problem: Problem, networks: nn.ModuleList, images: Tensor, num_samples: int, seed: int
 ) -> tuple[float, float]:
     """The mean of log p(x) over the images, nats, and the seconds it took."""
     bound = 7.0
-    encoder, decoder = networks
+    encoder, decoder = (_with_our_layers(network) for network in networks)
     posterior = AmortizedGaussian(
         problem.latent, problem.data_dim, SoftBoundUndone(encoder, bound), scale_bound=bound
     )

@@ -350,3 +350,15 @@ def test_a_network_too_narrow_is_refused():
 def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(ConfigurationError, match=message):
         InverseAutoregressive(3, width=4, depth=1, **settings)
+
+
+def test_an_unknown_way_to_invert_is_refused_whenever_it_is_set():
+    made = InverseAutoregressive(3, width=4, depth=1)
+    with pytest.raises(ConfigurationError, match=r"`inversion` must be one of .*; got 'fast'"):
+        made.inversion = "fast"
+    assert made.inversion == "auto"
+
+
+def test_a_transform_is_an_instance():
+    with pytest.raises(ConfigurationError, match=r"got the class. Write `Affine\(\)`"):
+        InverseAutoregressive(3, width=4, depth=1, transform=Affine)

@@ -225,3 +225,13 @@ def test_the_interface_is_a_distribution_of_torch():
     assert isinstance(theirs, torch.distributions.Distribution)
     assert isinstance(theirs.distribution, Distribution)
     assert repr(theirs) == "TorchDistribution()"
+
+
+def test_a_flow_is_called_first_and_a_distribution_is_no_conditional():
+    flow = StandardGaussian(2)
+    with pytest.raises(CombinationError, match=r"got `StandardGaussian`\. Call a flow .* as in `flow\(\)`"):
+        as_torch(flow)
+    with pytest.raises(
+        CombinationError, match=r"got `StandardNormal`\. For one distribution take `as_torch`"
+    ):
+        as_zuko(flow())

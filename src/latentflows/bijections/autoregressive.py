@@ -16,6 +16,7 @@ from latentflows.networks.base import Activation
 from latentflows.networks.inversion import Method, Problem, invert
 from latentflows.networks.masked import MaskedMLP
 from latentflows.transforms import Affine, Transform
+from latentflows.transforms.base import check_transform
 
 Inversion = Literal["auto", "loop", "incremental", "jacobi"]
 
@@ -80,15 +81,14 @@ class InverseAutoregressive(Bijection):
     ) -> None:
         dim = size(as_shape(event_shape, "event_shape"))
         super().__init__(event_shape, passes=(1, dim), context_shape=context_shape)
-        if inversion not in get_args(Inversion):
-            raise ConfigurationError(f"`inversion` must be one of {get_args(Inversion)}; got {inversion!r}.")
         if transform is not None and scale_bound is not None:
             raise ConfigurationError(
                 f"`scale_bound` is that of the default map; got {scale_bound} and `transform={transform}`. Give the "
                 "bound to the transform."
             )
-        self.transform = transform or Affine(3.0 if scale_bound is None else scale_bound)
-        self.inversion: Inversion = inversion
+        affine = Affine(3.0 if scale_bound is None else scale_bound)
+        self.transform = affine if transform is None else check_transform(transform)
+        self.inversion = inversion
         self.network = MaskedMLP(
             dim,
             self.transform.size,
@@ -98,6 +98,17 @@ class InverseAutoregressive(Bijection):
             context=size(self.context_shape) if self.context_shape else 0,
             order=_permutation(order, dim),
         )
+
+    @property
+    def inversion(self) -> Inversion:
+        """How the inverse is computed; may be changed at any time."""
+        return self._inversion
+
+    @inversion.setter
+    def inversion(self, method: Inversion) -> None:
+        if method not in get_args(Inversion):
+            raise ConfigurationError(f"`inversion` must be one of {get_args(Inversion)}; got {method!r}.")
+        self._inversion: Inversion = method
 
     def extra_repr(self) -> str:
         return f"{self.event_shape}, transform={self.transform}, inversion={self.inversion!r}"

@@ -87,16 +87,16 @@ def _partition(mask: Tensor, event_shape: Shape, layout: Layout) -> Cut | Blank:
     Raises:
         ConfigurationError: if the mask is no tensor, has the wrong shape, is all one value, or does not fit the layout.
     """
-    if not isinstance(mask, Tensor):
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise ConfigurationError(
-            f"`mask` must be a boolean tensor of the event's shape {event_shape}; got {type(mask).__name__}. "
-            "Write `torch.tensor(mask)`, or use `half_mask`, `channel_mask` or another mask of this module."
+            f"`mask` must be a boolean tensor of the event's shape {event_shape}; got {got}. "
+            "Write `torch.tensor(mask, dtype=torch.bool)`, or use `half_mask` or another mask of this module."
         )
     if tuple(mask.shape) != event_shape:
         raise ConfigurationError(
             f"`mask` must have the event's shape {event_shape}; got {tuple(mask.shape)}."
         )
-    mask = mask.bool()
     if mask.all() or not mask.any():
         raise ConfigurationError(
             f"`mask` must let at least one entry stay (True) and one move (False); got shape {event_shape} with "

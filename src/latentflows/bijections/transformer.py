@@ -21,6 +21,7 @@ from latentflows.networks.base import check_sizes
 from latentflows.networks.tokens import cut, join, num_tokens
 from latentflows.networks.transformer import CausalTransformer
 from latentflows.transforms import Additive, Affine, Transform
+from latentflows.transforms.base import check_transform
 from latentflows.transforms.guidance import GuidanceRule, check_guidance, guided
 
 Inversion = Literal["cached", "loop", "jacobi"]
@@ -122,7 +123,7 @@ class TransformerAutoregressive(Bijection):
         if inversion not in get_args(Inversion):
             raise ConfigurationError(f"`inversion` must be one of {get_args(Inversion)}; got {inversion!r}.")
         self.patch, self.reverse, self.inversion = patch, reverse, inversion
-        self.transform = Affine() if transform is None else transform
+        self.transform = Affine() if transform is None else check_transform(transform)
         self.num_tokens, self.token_size = tokens, size(shape) // tokens
         self.variable_lengths = len(shape) == 2
         self.network = CausalTransformer(

@@ -140,7 +140,7 @@ def as_torch(distribution: Distribution) -> TorchDistribution:
         torch.Size([4, 3, 2])
 
     Raises:
-        CombinationError: if its log-probability is not normalized, which torch's users rely on.
+        CombinationError: for anything but a distribution, or if its log-probability is not normalized.
     """
     _check_normalized(distribution)
     return TorchDistribution(distribution, distribution.batch_shape)
@@ -174,6 +174,11 @@ class LazyDistribution(nn.Module):
 
     def __init__(self, conditional: Conditional) -> None:
         super().__init__()
+        if not isinstance(conditional, Conditional):
+            raise CombinationError(
+                f"A conditional is expected, such as a flow; got `{type(conditional).__name__}`. For one distribution "
+                "take `as_torch`."
+            )
         self.conditional = conditional
 
     def forward(self, c: Tensor | None = None) -> TorchDistribution:
@@ -186,6 +191,11 @@ def as_zuko(conditional: Conditional) -> LazyDistribution:
 
 
 def _check_normalized(distribution: Distribution) -> None:
+    if not isinstance(distribution, Distribution):
+        raise CombinationError(
+            f"A distribution is expected; got `{type(distribution).__name__}`. Call a flow or another conditional "
+            "first, as in `flow()` or `flow(context)`."
+        )
     if not distribution.normalized:
         raise CombinationError(
             f"`{type(distribution).__name__}` has an unnormalized log-probability; torch and Pyro need a "
