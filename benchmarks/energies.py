@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -173,6 +173,8 @@ def run(arguments: argparse.Namespace) -> Path:
     load_average = measure.load_average()
     torch.set_num_threads(arguments.threads)
     protocol = Protocol(**({"steps": arguments.steps} if arguments.steps else {}))
+    if arguments.rate:
+        FAMILIES.update({name: replace(family, rate=arguments.rate) for name, family in FAMILIES.items()})
     arguments.work.mkdir(parents=True, exist_ok=True)
     rows = []
     for family in arguments.families:
@@ -283,6 +285,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--depths", nargs="+", type=int, default=list(DEPTHS))
     parser.add_argument("--repeats", type=int, default=3, help="starts of every fit")
     parser.add_argument("--steps", type=int, help="steps of every fit, if not the protocol's")
+    parser.add_argument("--rate", type=float, help="learning rate of every fit, if not the family's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="few steps and one seed: does it run at all")
     parser.add_argument(

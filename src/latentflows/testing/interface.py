@@ -105,8 +105,8 @@ def _network_calls(subject: Subject, direction: Direction, *, loop: bool) -> int
     context = subject.context(5)
     value = subject.values(bijection, direction, 2, 5, context=context)
     for name, module in bijection.named_modules():
-        if loop and "inversion" in vars(module):
-            vars(module)["inversion"] = "loop"
+        if loop and hasattr(module, "inversion"):
+            module.inversion = "loop"
         if name.rpartition(".")[2] == "network":
             module.register_forward_hook(lambda *_: calls.append(1))
             step = getattr(module, "step", None)
