@@ -106,7 +106,7 @@ def _network_calls(subject: Subject, direction: Direction, *, loop: bool) -> int
     value = subject.values(bijection, direction, 2, 5, context=context)
     for name, module in bijection.named_modules():
         if loop and hasattr(module, "inversion"):
-            module.inversion = "loop"
+            module.inversion = "loop"  # type: ignore[assignment]
         if name.rpartition(".")[2] == "network":
             module.register_forward_hook(lambda *_: calls.append(1))
             step = getattr(module, "step", None)
