@@ -87,8 +87,9 @@ Five masked autoregressive layers with two hidden layers of 256 units each, ReLU
 512 rows at once, float32, no gradient. `ms` is wall-clock time of one draw of the batch, after an untimed one (in the
 row of the density pass, of one map from data to noise), the median over rounds with the smallest and the largest;
 `CPU ms` the processor time of it. `x density` is the time over that of our own density pass, `x auto` over that of our
-sampling as it comes, both formed within a round. `round trip` is the largest |u - u'| over (1 + |u|), with u' from the model's own map from
-data to noise. Weights are drawn anew, with variance 1 / (4 inputs): at their start some of the flows are the identity.
+sampling as it comes, both formed within a round. `round trip` is the largest |u - u'| over (1 + |u|), with u' from the
+model's own map from data to noise. Weights are drawn anew, with variance 1 / (4 inputs): at their start some of the
+flows are the identity.
 
 Where the contenders differ:
 
