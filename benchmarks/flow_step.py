@@ -81,7 +81,7 @@ Where the contenders differ:
   spline.
 - normflows' `MaskedAffineAutoregressive` needs D passes for a density; `Reverse` turns it round. Its spline coupling is
   taken without its wrapper, which has a residual network and splines of the other half.
-- Outside training latentflows looks at its input for NaN; here it trains, as the others do.
+- latentflows looks at its input for NaN in every step here, as it does everywhere but inside `fit`; the others do not.
 """
 
 

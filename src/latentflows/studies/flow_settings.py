@@ -25,6 +25,12 @@ def _depth() -> Any:
     return Field(default=2, gt=0, description="Number of hidden layers of the flow's networks.")
 
 
+def _mask() -> Any:
+    return Field(
+        default="half", description="Which entries stay together: the first ones, or every second one."
+    )
+
+
 def _bins() -> Any:
     return Field(default=8, ge=2, le=128, description="Pieces of each spline.")
 
@@ -130,9 +136,7 @@ class RealNVP(FlowSettings):
     num_layers: Integer = _layers(8, "couplings")
     width: Integer = _width(128)
     depth: Integer = _depth()
-    mask: Literal["half", "alternating"] = Field(
-        default="half", description="Which entries stay together: the first ones, or every second one."
-    )
+    mask: Literal["half", "alternating"] = _mask()
 
 
 class NICE(FlowSettings):
@@ -143,9 +147,7 @@ class NICE(FlowSettings):
     num_layers: Integer = _layers(8, "couplings")
     width: Integer = _width(128)
     depth: Integer = _depth()
-    mask: Literal["half", "alternating"] = Field(
-        default="half", description="Which entries stay together: the first ones, or every second one."
-    )
+    mask: Literal["half", "alternating"] = _mask()
 
 
 class NSFCoupling(FlowSettings):
