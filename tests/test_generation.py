@@ -5,12 +5,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from latentflows import generation
 from latentflows.bijections import Permutation
+from latentflows.core import noise
 from latentflows.core.errors import CombinationError, ConfigurationError, DataError, ShapeError
 from latentflows.data import ArraySplit
 from latentflows.distributions import AmortizedBernoulli, AmortizedGaussian, Flow, StandardGaussian
-from latentflows.generation import interpolate, reconstruct, sample, save_grid, write_pictures
+from latentflows.generation import drawing, interpolate, reconstruct, sample, save_grid, write_pictures
 from latentflows.models import VAE
 from latentflows.models.presets import real_nvp
 from latentflows.networks import MLP
@@ -126,7 +126,7 @@ def test_interpolation_runs_from_end_to_end(line, space):
     walk = interpolate(model, x_a, x_b, 5, line=line, space=space)
     assert walk.shape == (3, 5, 1, 4, 4)
     z = seen[0].view(3, 5, 3)
-    with generation.noise.stream(0, generation.noise.Purpose.INTERPOLATE), torch.no_grad():
+    with noise.stream(0, noise.Purpose.INTERPOLATE), torch.no_grad():
         ends = [model.posterior(x).sample() for x in (x_a, x_b)]
     torch.testing.assert_close(z[:, 0], ends[0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(z[:, -1], ends[1], rtol=1e-4, atol=1e-4)
@@ -144,9 +144,9 @@ def test_interpolation_runs_from_end_to_end(line, space):
 def test_spherical_keeps_the_norm_and_falls_back_to_the_line():
     a, b = nn.functional.normalize(torch.randn(2, 4, 9), dim=-1)
     t = torch.linspace(0, 1, 7)
-    assert torch.allclose(generation._spherical(a, b, t).norm(dim=-1), torch.ones(7, 4), atol=1e-5)
+    assert torch.allclose(drawing._spherical(a, b, t).norm(dim=-1), torch.ones(7, 4), atol=1e-5)
     for other in (a, -a, torch.zeros_like(a)):
-        arc = generation._spherical(a, other, t)
+        arc = drawing._spherical(a, other, t)
         assert torch.isfinite(arc).all()
         torch.testing.assert_close(arc[0], a)
 

@@ -1,5 +1,12 @@
 """`python -m latentflows`, also under `torchrun`: the command line."""
 
+import os
+
 from latentflows.cli import main
 
-raise SystemExit(main())
+code = main()
+if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    from latentflows.training.parallel import leave
+
+    leave(code)
+raise SystemExit(code)

@@ -121,7 +121,7 @@ def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(World, "wait", lambda self: None)
     second = World(1, 2, torch.device("cpu"))
     monkeypatch.setattr("latentflows.training.loop.join", lambda accelerator: second)
-    monkeypatch.setattr("latentflows.training.learner.wrap", lambda step, world: step)
+    monkeypatch.setattr("latentflows.training.learner.wrap", lambda step, world, some_unused: step)
     fit(vae(), one_stage(), Images(), out=tmp_path / "new", options=Options(checkpoint_every=1))
     assert not (tmp_path / "new").exists()
     monkeypatch.undo()
@@ -138,12 +138,12 @@ def test_processes_start_from_one_set_of_buffers(monkeypatch: pytest.MonkeyPatch
     switches: dict[str, bool] = {}
 
     class Old(nn.Module):
-        def __init__(self, module: nn.Module, device_ids: None, broadcast_buffers: bool = True) -> None:
+        def __init__(self, module: nn.Module, device_ids: None, broadcast_buffers: bool = True, **_: bool) -> None:
             super().__init__()
             switches["broadcast_buffers"] = broadcast_buffers
 
     class New(nn.Module):
-        def __init__(self, module: nn.Module, device_ids: None, forward_sync_buffers: bool = True) -> None:
+        def __init__(self, module: nn.Module, device_ids: None, forward_sync_buffers: bool = True, **_: bool) -> None:
             super().__init__()
             switches["forward_sync_buffers"] = forward_sync_buffers
 

@@ -79,6 +79,44 @@ def broadcast_shape(first: Shape, second: Shape, what: str) -> Shape:
         ) from None
 
 
+def joined_shape(first: Shape, second: Shape) -> Shape:
+    """Return the shape of `join` of two events of these shapes.
+
+    Raises:
+        ShapeError: if both are maps with different spaces.
+    """
+    space = max(first[1:], second[1:], key=len)
+    if any(shape[1:] not in ((), space) for shape in (first, second)):
+        raise ShapeError(
+            f"Two maps join along their channels where they share a space; got {first} and {second}. "
+            "Bring both to one size."
+        )
+    return (first[0] + second[0], *space)
+
+
+def join(first: Tensor, second: Tensor, first_shape: Shape, second_shape: Shape) -> Tensor:
+    """Concatenate two events along their first axis; beside a map, a vector becomes constant channels.
+
+    Args:
+        first: (*sample, *batch, *first_shape).
+        second: (*batch, *second_shape); batch axes broadcast from the right.
+        first_shape: Shape of one event of `first`.
+        second_shape: Shape of one event of `second`.
+
+    Returns:
+        (*sample, *batch, *joined_shape(first_shape, second_shape)).
+    """
+    space = joined_shape(first_shape, second_shape)[1:]
+    parts = [(first, first_shape), (second, second_shape)]
+    batches = [tuple(value.shape[: value.ndim - len(shape)]) for value, shape in parts]
+    batch = broadcast_shape(*batches, "the two values to join")
+    spread = [
+        value.reshape(*value.shape, *[1] * (1 + len(space) - len(shape))).expand(*batch, shape[0], *space)
+        for value, shape in parts
+    ]
+    return torch.cat(spread, -1 - len(space))
+
+
 def size(shape: Shape) -> int:
     """Return the number of elements of `shape`."""
     return math.prod(shape)

@@ -8,11 +8,13 @@ return *Normal*, *BernoulliValues*, *Pushforward*. A value holds tensors and no 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from latentflows.core.errors import CombinationError, DataError
+from latentflows.core.errors import CombinationError, DataError, ShapeError
+from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, as_shape, batch_shape, check_context, size
 
 
@@ -23,8 +25,11 @@ class Distribution(ABC):
         batch_shape: One distribution each.
         event_shape: Shape of one draw.
         reparameterized: Draws carry gradients to the parameters.
-        normalized: `log_prob` integrates to one.
+        normalized: `log_prob` integrates to one, as far as `density` says.
         discrete: `log_prob` is of a mass, not of a density.
+        density: What `log_prob` gives: "exact"; "estimate", a random number whose exponential is p(x) on average;
+            "approximate", with an error that the class states; "unnormalized", without a known constant.
+        values: Kinds of data that this is a likelihood of: "binary", "unit" (gray levels), "continuous".
     """
 
     batch_shape: Shape
@@ -32,6 +37,8 @@ class Distribution(ABC):
     reparameterized: bool = True
     normalized: bool = True
     discrete: bool = False
+    density: Literal["exact", "estimate", "approximate", "unnormalized"] = "exact"
+    values: frozenset[str] = frozenset({"continuous"})
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
@@ -65,6 +72,17 @@ class Distribution(ABC):
         """
         raise CombinationError(f"`{type(self).__name__}` has no temperature. Use temperature 1.")
 
+    def detached(self) -> Distribution:
+        """Return the same distribution with parameters that carry no gradient; `log_prob` still has one in x.
+
+        Raises:
+            CombinationError: where the class does not offer it.
+        """
+        raise CombinationError(
+            f"`{type(self).__name__}` cannot hold its parameters fixed while it is differentiated in its value. "
+            "Use a Gaussian, or a flow with an inverse."
+        )
+
     def check_support(self, x: Tensor) -> None:
         """Refuse data that this distribution gives no probability to; training and evaluation call it once.
 
@@ -85,9 +103,11 @@ class Conditional(nn.Module, ABC):
         context_shape: Shape of one context, or None.
         has_density: It can score points that it did not draw.
         distribution_type: Class of the distributions it returns; the closed-form KL registry looks it up.
+        values: Kinds of data that it is a likelihood of, as for `Distribution`; here settings may decide.
     """
 
     distribution_type: type[Distribution]
+    values: frozenset[str] = frozenset({"continuous"})
 
     def __init__(
         self,
@@ -112,6 +132,25 @@ class Conditional(nn.Module, ABC):
 
     @abstractmethod
     def _condition(self, context: Tensor | None) -> Distribution: ...
+
+
+def network_output(
+    conditional: Conditional, network: nn.Module, context: Tensor | None, raw_shape: Shape
+) -> Tensor:
+    """Run the network of an amortized conditional: (*batch, *raw_shape), at least float32.
+
+    Raises:
+        ShapeError: if the network gives another shape.
+    """
+    assert context is not None
+    assert conditional.context_shape is not None
+    raw = at_least_float32(over_batch(network, context, conditional.context_shape))
+    batch = context.ndim - len(conditional.context_shape)
+    if tuple(raw.shape[batch:]) != raw_shape:
+        raise ShapeError(
+            f"The network of `{type(conditional).__name__}` must give {raw_shape}; got {tuple(raw.shape[batch:])}."
+        )
+    return raw
 
 
 def over_batch(network: nn.Module, context: Tensor, context_shape: Shape) -> Tensor:

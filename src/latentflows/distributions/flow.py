@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +37,7 @@ class Pushforward(Distribution):
         )
         self.batch_shape = base.batch_shape or rows
         self.reparameterized, self.normalized = base.reparameterized, base.normalized
+        self.density = base.density
 
     def _base_shape(self, sample_shape: Shape) -> Shape:
         return sample_shape if self.base.batch_shape else (*sample_shape, *self.batch_shape)
@@ -73,6 +76,22 @@ class Pushforward(Distribution):
 
     def tempered(self, temperature: float) -> Pushforward:
         return Pushforward(self.base.tempered(temperature), self.bijection, self.context)
+
+    def detached(self) -> Pushforward:
+        """Return the same flow with fixed parameters; its `log_prob` differentiates through the inverse.
+
+        Raises:
+            CombinationError: if the bijection has no inverse, or the base cannot be fixed.
+        """
+        if self.bijection.passes[1] is None:
+            raise CombinationError(
+                f"`{type(self.bijection).__name__}` has no inverse, so log q(z) has no gradient in z alone. Use a "
+                "flow with an inverse (real_nvp, iaf, nsf_coupling) or a Gaussian."
+            )
+        tensors = {id(p): p.detach() for p in self.bijection.parameters()}
+        tensors |= {id(b): b for b in self.bijection.buffers()}
+        context = None if self.context is None else self.context.detach()
+        return Pushforward(self.base.detached(), copy.deepcopy(self.bijection, tensors), context)
 
 
 class Flow(Conditional):

@@ -47,6 +47,9 @@ class StandardNormal(Distribution):
     def mean(self) -> Tensor:
         return torch.zeros(self.event_shape, dtype=self.like.dtype, device=self.like.device)
 
+    def detached(self) -> StandardNormal:
+        return self
+
     def tempered(self, temperature: float) -> StandardNormal:
         check_temperature(temperature)
         return StandardNormal(self.event_shape, like=self.like, scale=self.scale * temperature)
@@ -93,6 +96,9 @@ class DiagonalNormal(Distribution):
     @property
     def mean(self) -> Tensor:
         return self._mean
+
+    def detached(self) -> DiagonalNormal:
+        return DiagonalNormal(self._mean.detach(), self.log_scale.detach(), event_ndim=len(self.event_shape))
 
     def tempered(self, temperature: float) -> DiagonalNormal:
         check_temperature(temperature)
@@ -143,6 +149,9 @@ class FullNormal(Distribution):
     @property
     def mean(self) -> Tensor:
         return self._mean
+
+    def detached(self) -> FullNormal:
+        return FullNormal(self._mean.detach(), self.scale_tril.detach())
 
     def tempered(self, temperature: float) -> FullNormal:
         check_temperature(temperature)
@@ -255,6 +264,8 @@ class AmortizedGaussian(Conditional):
         self.network = network
         self.raw_scale = nn.Parameter(torch.zeros(())) if scale == "shared" else None
         self.raw_shape = gaussian_raw_shape(self.event_shape, covariance=covariance, scale=scale)
+        if not isinstance(scale, str):  # on gray levels a learned scale would shrink without limit
+            self.values = frozenset({"continuous", "unit"})
 
     def _condition(self, context: Tensor | None) -> Distribution:
         assert context is not None

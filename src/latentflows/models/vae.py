@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -10,9 +12,10 @@ from torch import Tensor, nn
 
 from latentflows.core.errors import CombinationError, ConfigurationError, ShapeError
 from latentflows.core.precision import at_least_float32
-from latentflows.core.shapes import Shape, batch_shape
+from latentflows.core.shapes import Shape, as_shape, batch_shape, check_context, join, joined_shape
 from latentflows.distributions.base import Conditional, Distribution
 from latentflows.distributions.flow import Flow
+from latentflows.distributions.gaussian import StandardGaussian
 from latentflows.networks.masked import MaskedLinear
 
 
@@ -28,6 +31,8 @@ class Trace:
         log_posterior: log q(z|x), (K, B), nats.
         levels: (q, p) distributions of each level, top first.
         penalties: Extra terms by name, (B,).
+        context: What the model was conditioned on, (B, *context), or None.
+        auxiliary: The model's extra module, which its objective made, or None.
     """
 
     x: Tensor
@@ -37,6 +42,8 @@ class Trace:
     log_posterior: Tensor
     levels: tuple[tuple[Distribution, Distribution], ...]
     penalties: dict[str, Tensor] = field(default_factory=dict)
+    context: Tensor | None = None
+    auxiliary: nn.Module | None = None
 
     @property
     def log_weight(self) -> Tensor:
@@ -45,31 +52,56 @@ class Trace:
 
 
 class VAE(nn.Module):
-    r"""Posterior q(z|x), prior p(z) or p(z|c), likelihood p(x|z): any three conditionals that fit.
+    r"""Posterior q(z|x), prior p(z), likelihood p(x|z), each also given c: any three conditionals that fit.
 
     .. math:: \log p(x) \ge E_{q(z|x)}[\log p(x|z) + \log p(z) - \log q(z|x)]
 
     The prior is evaluated at the z that the posterior's flow ends in, never at its base noise.
 
+    A conditional VAE is one whose parts are given c, a label as a one-hot vector or another event. The prior takes it
+    as its context. A posterior or likelihood that takes it has the context shape `joined_shape(own, c)`, where own is
+    that of a data point or a latent: it reads both, joined along the first axis, a vector beside a map as constant
+    channels. Which parts take it is read off their context shapes.
+
     Args:
         posterior: From a data point to a distribution over latents; must draw with gradients.
         prior: Over latents; must have a density. With a context it is p(z|c).
         likelihood: From a latent to a distribution over data.
+        context_shape: Shape of c; None for that of the prior's context, if it has one.
+
+    Attributes:
+        auxiliary: A module that an objective needs besides the three (`Objective.auxiliary`), or None.
 
     Raises:
         CombinationError: if the three do not fit; the message says what to use instead.
 
     References:
         Kingma & Welling, Auto-Encoding Variational Bayes, 2014, arXiv 1312.6114;
-        Rezende & Mohamed, Variational Inference with Normalizing Flows, 2015, arXiv 1505.05770.
+        Rezende & Mohamed, Variational Inference with Normalizing Flows, 2015, arXiv 1505.05770; Sohn et al., Learning
+        Structured Output Representation using Deep Conditional Generative Models, 2015 (conditional VAE).
     """
 
-    def __init__(self, posterior: Conditional, prior: Conditional, likelihood: Conditional) -> None:
+    auxiliary: nn.Module | None
+
+    def __init__(
+        self,
+        posterior: Conditional,
+        prior: Conditional,
+        likelihood: Conditional,
+        *,
+        context_shape: int | Shape | None = None,
+    ) -> None:
         super().__init__()
-        _check_shapes(posterior, prior, likelihood)
+        if context_shape is not None:
+            context_shape = as_shape(context_shape, "context_shape")
+        self.context_shape = context_shape or prior.context_shape
+        self._given = _check_shapes(posterior, prior, likelihood, self.context_shape)
         _check_density(posterior, prior, likelihood)
         _warn_of_slow_directions(posterior, prior)
         self.posterior, self.prior, self.likelihood = posterior, prior, likelihood
+        self.auxiliary = None
+        self._start = StandardGaussian(prior.event_shape)
+        self._at_start = False
 
     @property
     def event_shape(self) -> Shape:
@@ -81,14 +113,51 @@ class VAE(nn.Module):
         """Shape of one latent."""
         return self.prior.event_shape
 
+    def encode(self, x: Tensor, context: Tensor | None = None) -> Distribution:
+        """Return q(z|x), or q(z|x, c), for data (B, *event)."""
+        return self.posterior(self._joined("posterior", x, context, self.event_shape))
+
+    def prior_at(self, context: Tensor | None = None) -> Distribution:
+        """Return p(z), or p(z|c)."""
+        if self._at_start:
+            return self._start()
+        return self.prior(context if self.prior.context_shape is not None else None)
+
+    @property
+    def prior_type(self) -> type[Distribution]:
+        """Class of the distributions that `prior_at` returns; the closed-form KL registry looks it up."""
+        return (self._start if self._at_start else self.prior).distribution_type
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
+        """Return p(x|z), or p(x|z, c), for latents (*sample, *batch, *latent)."""
+        return self.likelihood(self._joined("likelihood", z, context, self.latent_shape))
+
+    def _joined(self, part: str, value: Tensor, context: Tensor | None, shape: Shape) -> Tensor:
+        if part not in self._given:
+            return value
+        assert self.context_shape is not None
+        check_context(context, self.context_shape, part)
+        assert context is not None
+        return join(value, context.to(value.dtype), shape, self.context_shape)
+
+    @contextmanager
+    def standard_prior(self) -> Iterator[None]:
+        """Put N(0, I) in the prior's place for a while: the first of two stages."""
+        before, self._at_start = self._at_start, True
+        try:
+            yield
+        finally:
+            self._at_start = before
+
     def num_parameters(self) -> dict[str, int]:
-        """Count the numbers of each part, frozen ones too, and in total.
+        """Count the numbers of each part, frozen ones too, and in total; `auxiliary` is no part of the model.
 
         Entries that a mask removes are not counted, and a parameter that two parts share is counted once in the
         total.
         """
-        parts = {"posterior": [self.posterior], "prior": [self.prior], "likelihood": [self.likelihood]}
-        return {name: count_parameters(*modules) for name, modules in (parts | {"total": [self]}).items()}
+        parts = {"posterior": self.posterior, "prior": self.prior, "likelihood": self.likelihood}
+        counts = {name: count_parameters(module) for name, module in parts.items()}
+        return counts | {"total": count_parameters(*parts.values())}
 
     def trace(
         self,
@@ -106,7 +175,7 @@ class VAE(nn.Module):
         Args:
             x: Data, (B, *event).
             num_samples: K.
-            context: What the prior is conditioned on, (B, *context), if it is.
+            context: What the model is conditioned on, (B, *context), if it is.
             with_likelihood: Whether to decode; without, `log_likelihood` is NaN.
             with_densities: Whether to score z under prior and posterior; without, both are NaN (a closed-form KL
                 reads `levels` alone).
@@ -118,8 +187,7 @@ class VAE(nn.Module):
         batch_shape(x, self.event_shape, "x")
         if num_samples < 1:
             raise ConfigurationError(f"`num_samples` must be at least 1; got {num_samples}.")
-        q = self.posterior(x)
-        p = self.prior(context if self.prior.context_shape is not None else None)
+        q, p = self.encode(x, context), self.prior_at(context)
         if with_densities:
             z, log_q = q.sample_and_log_prob((num_samples,))
             log_p = p.log_prob(z)
@@ -127,13 +195,15 @@ class VAE(nn.Module):
             z = q.sample((num_samples,))
             log_q = log_p = z.new_full((), torch.nan).expand(num_samples, len(x))
         if with_likelihood:
-            log_likelihood = self.likelihood(z).log_prob(at_least_float32(x))
+            log_likelihood = self.decode(z, context).log_prob(at_least_float32(x))
         else:
             log_likelihood = z.new_full((), torch.nan).expand(num_samples, len(x))
-        return Trace(x, z, log_likelihood, log_p, log_q, levels=((q, p),))
+        return Trace(
+            x, z, log_likelihood, log_p, log_q, levels=((q, p),), context=context, auxiliary=self.auxiliary
+        )
 
     @torch.no_grad()
-    def check_data(self, x: Tensor) -> None:
+    def check_data(self, x: Tensor, context: Tensor | None = None) -> None:
         """Refuse data points (B, *event) that the likelihood gives no probability to.
 
         Raises:
@@ -141,7 +211,8 @@ class VAE(nn.Module):
             DataError: for gray values under a Bernoulli likelihood, NaN, and the like.
         """
         batch_shape(x, self.event_shape, "x")
-        self.likelihood(self.posterior(x[:1]).sample()).check_support(x)
+        first = None if context is None else context[:1]
+        self.decode(self.encode(x[:1], first).sample(), first).check_support(x)
 
     @torch.no_grad()
     def sample_latents(self, num: int, *, temperature: float = 1.0, context: Tensor | None = None) -> Tensor:
@@ -150,9 +221,9 @@ class VAE(nn.Module):
         Args:
             num: How many.
             temperature: Scale of the prior's base noise.
-            context: (num, *context) for a conditional prior.
+            context: (num, *context) for a model that is given one.
         """
-        p = self.prior(context if self.prior.context_shape is not None else None)
+        p = self.prior_at(context)
         if p.batch_shape not in ((), (num,)):
             raise ShapeError(
                 f"`context` must hold one row per sample, {num}; got batch shape {p.batch_shape}."
@@ -164,17 +235,18 @@ class VAE(nn.Module):
     @torch.no_grad()
     def sample(self, num: int, *, temperature: float = 1.0, context: Tensor | None = None) -> Tensor:
         """Draw z from the prior and x from p(x|z): (num, *event). For the mean image use `decode_mean`."""
-        return self.likelihood(self.sample_latents(num, temperature=temperature, context=context)).sample()
+        z = self.sample_latents(num, temperature=temperature, context=context)
+        return self.decode(z, context).sample()
 
     @torch.no_grad()
-    def decode_mean(self, z: Tensor) -> Tensor:
+    def decode_mean(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Return E[x|z], (*batch, *event), for latents (*batch, *latent)."""
-        return self.likelihood(z).mean
+        return self.decode(z, context).mean
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return E[x|z] for one z ~ q(z|x), through the posterior's flow: (B, *event)."""
-        return self.decode_mean(self.posterior(x).sample())
+        return self.decode_mean(self.encode(x, context).sample(), context)
 
 
 def count_parameters(*modules: nn.Module) -> int:
@@ -187,18 +259,43 @@ def count_parameters(*modules: nn.Module) -> int:
     return sum(whole.values())
 
 
-def _check_shapes(posterior: Conditional, prior: Conditional, likelihood: Conditional) -> None:
+def _check_shapes(
+    posterior: Conditional, prior: Conditional, likelihood: Conditional, given: Shape | None
+) -> frozenset[str]:
+    """Return which of posterior and likelihood read the context besides their own."""
     latent, event = posterior.event_shape, likelihood.event_shape
-    if not latent == prior.event_shape == likelihood.context_shape:
+    places = (("posterior", posterior, event), ("likelihood", likelihood, latent))
+    joined = {name for name, part, own in places if _reads_both(part.context_shape, own, given)}
+    if latent != prior.event_shape or (likelihood.context_shape != latent and "likelihood" not in joined):
         raise CombinationError(
             f"Latent shapes must agree: the posterior draws {latent}, the prior {prior.event_shape}, and the "
             f"likelihood expects {likelihood.context_shape}. Build all three with one latent shape."
         )
-    if posterior.context_shape != event:
+    if posterior.context_shape != event and "posterior" not in joined:
         raise CombinationError(
             f"The posterior reads data of shape {posterior.context_shape}, but the likelihood gives {event}. "
             "Build both with the data's shape."
         )
+    if given is not None and prior.context_shape not in (None, given):
+        raise CombinationError(
+            f"The prior takes a context of shape {prior.context_shape}; `context_shape` is {given}. Give both one."
+        )
+    if given is not None and prior.context_shape is None and not joined:
+        raise CombinationError(
+            f"`context_shape` is {given}, but no part reads it. Build the prior with it, or the posterior or the "
+            "likelihood with `joined_shape(own shape, context_shape)`; or leave it out."
+        )
+    return frozenset(joined)
+
+
+def _reads_both(shape: Shape | None, own: Shape, given: Shape | None) -> bool:
+    """Whether a part with this context shape takes its own input joined with the model's context."""
+    if given is None or shape == own:
+        return False
+    try:
+        return shape == joined_shape(own, given)
+    except ShapeError:
+        return False
 
 
 def _check_density(posterior: Conditional, prior: Conditional, likelihood: Conditional) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from latentflows.core.batches import DataSource
 from latentflows.core.errors import CombinationError, ConfigurationError, DataError
 from latentflows.models.vae import VAE
-from latentflows.objectives import Objective, PriorLikelihood
+from latentflows.objectives import Objective
 
 PARTS = ("posterior", "prior", "likelihood")
 
@@ -21,7 +22,8 @@ class Stage:
     Args:
         name: Shown in logs; unique within a run.
         objective: What is minimized.
-        train: Parts that learn; the others are frozen.
+        train: Parts that learn; the others are frozen. The auxiliary module of the objective always learns.
+        standard_prior: Whether N(0, I) stands in the prior's place: the first of two stages.
         max_epochs: Passes over the training data at most.
         max_steps: Optimizer steps at most, if given.
         batch_size: Data points per optimizer step, over all devices together.
@@ -43,6 +45,7 @@ class Stage:
     name: str
     objective: Objective
     train: tuple[str, ...] = PARTS
+    standard_prior: bool = False
     max_epochs: int = 100
     max_steps: int | None = None
     batch_size: int = 128
@@ -60,9 +63,13 @@ class Stage:
         unknown = [part for part in self.train if part not in PARTS]
         if unknown or not self.train or len(set(self.train)) < len(self.train):
             raise ConfigurationError(f"`train` must name some of {PARTS}, each once; got {self.train}.")
-        if isinstance(self.objective, PriorLikelihood) and tuple(self.train) != ("prior",):
+        if self.standard_prior and "prior" in self.train:
             raise ConfigurationError(
-                f'`PriorLikelihood` says nothing about the other parts: give `train=("prior",)`; got {self.train}.'
+                "With `standard_prior` the model's own prior is not looked at, so it cannot learn: leave it out of `train`."
+            )
+        if self.objective.prior_only and tuple(self.train) != ("prior",):
+            raise ConfigurationError(
+                f'`{type(self.objective).__name__}` says nothing about the other parts: give `train=("prior",)`; got {self.train}.'
             )
         for name, lowest in _LOWEST.items():
             value = getattr(self, name)
@@ -88,7 +95,13 @@ class Stage:
             raise CombinationError(
                 f"Stage {self.name!r} trains {self.train}, which has no trainable parameters. Train another part."
             )
-        self.objective.check(model)
+        with model.standard_prior() if self.standard_prior else nullcontext():
+            self.objective.check(model)
+        if model.auxiliary is None and self.objective.has_auxiliary:
+            raise CombinationError(
+                f"`{type(self.objective).__name__}` needs a module besides the model's parts. Before `fit`, set "
+                "`model.auxiliary = objective.auxiliary(model)`."
+            )
 
 
 _LOWEST = {

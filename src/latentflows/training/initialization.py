@@ -83,13 +83,12 @@ def initialize(model: VAE, parts: Sequence[str], batch: Batch) -> None:
         CombinationError: if a layer waits where no batch comes by.
     """
     if "posterior" in parts:
-        _pass_through("posterior", model, model.posterior(batch.x))
-    z = model.posterior(batch.x).sample()
+        _pass_through("posterior", model, model.encode(*batch))
+    z = model.encode(*batch).sample()
     if "prior" in parts:
-        context = None if model.prior.context_shape is None else batch.context
-        _pass_through("prior", model, model.prior(context), z)
+        _pass_through("prior", model, model.prior_at(batch.context), z)
     if "likelihood" in parts:
-        _pass_through("likelihood", model, model.likelihood(z), at_least_float32(batch.x))
+        _pass_through("likelihood", model, model.decode(z, batch.context), at_least_float32(batch.x))
 
 
 def _pass_through(part: str, model: VAE, distribution: Distribution, x: Tensor | None = None) -> None:

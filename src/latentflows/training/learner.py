@@ -38,8 +38,11 @@ class Step(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, x: Tensor, context: Tensor | None, epoch: float | Tensor) -> Value:
-        return self.objective(self.objective.trace(self.model, x, context), epoch)
+    def forward(
+        self, x: Tensor, context: Tensor | None, epoch: float | Tensor, objective: Objective | None = None
+    ) -> Value:
+        objective = objective or self.objective
+        return objective(objective.trace(self.model, x, context), epoch)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,10 @@ class Learner:
         self, model: VAE, stage: Stage, options: Options, world: World, trainable: frozenset[nn.Parameter]
     ) -> None:
         self.model, self.stage, self.options, self.world = model, stage, options, world
-        learning = dict.fromkeys(p for part in stage.train for p in getattr(model, part).parameters())
+        modules = [getattr(model, part) for part in stage.train]
+        if stage.objective.has_auxiliary:
+            modules.append(model.auxiliary)
+        learning = dict.fromkeys(p for module in modules for p in module.parameters())
         self.parameters = [p for p in learning if p in trainable]
         model.requires_grad_(False)
         for parameter in self.parameters:
@@ -82,7 +88,7 @@ class Learner:
         step = Step(model, stage.objective)
         if options.compile:  # with eager's random numbers, so that compiling changes rounding alone
             step = torch.compile(step, dynamic=False, options={"fallback_random": True})
-        self.module = wrap(step, world)  # type: ignore[arg-type]
+        self.module = wrap(step, world, some_unused=stage.objective.takes_turns)  # type: ignore[arg-type]
         self.average = [p.detach().clone() for p in self.vectors] if stage.ema_decay is not None else []
         self.best: Tensors = {}
         self.good: Tensors = self.snapshot()
@@ -91,17 +97,20 @@ class Learner:
         """Put learning parts in train mode and frozen ones in eval mode."""
         for part in PARTS:
             getattr(self.model, part).train(part in self.stage.train)
+        if self.model.auxiliary is not None:
+            self.model.auxiliary.train()
 
-    def step(self, pieces: Iterable[Batch], count: int, epoch: float) -> Outcome:
-        """Compute the gradient over `count` pieces of a batch; move nothing yet."""
+    def step(self, pieces: Iterable[Batch], count: int, epoch: float, index: int = 0) -> Outcome:
+        """Compute the gradient over `count` pieces of a batch of the stage's step `index`; move nothing yet."""
         for parameter in self.parameters:
             parameter.grad = None
         values: list[Value] = []
         time = torch.tensor(epoch, device=self.world.device) if self.options.compile else epoch
-        for index, piece in enumerate(pieces):
-            with self._synchronized(index == count - 1):
+        objective = self.stage.objective.at(index) if self.stage.objective.takes_turns else None
+        for number, piece in enumerate(pieces):
+            with self._synchronized(number == count - 1), self._prior():
                 with self._autocast(), values_unchecked():
-                    value = self.module(piece.x, piece.context, time)
+                    value = self.module(piece.x, piece.context, time, objective)
                 (value.loss / count if count > 1 else value.loss).backward()
             values.append(value)
         names = self.stage.objective.metrics
@@ -137,7 +146,7 @@ class Learner:
         """
         objective = self.stage.objective
         try:
-            with self._autocast():
+            with self._autocast(), self._prior():
                 value = objective(objective.trace(self.model, batch.x, batch.context))
                 return _sums(value.metrics, objective.metrics)
         except DataError as error:
@@ -214,6 +223,10 @@ class Learner:
     def _set(self, values: list[Tensor]) -> None:
         torch._foreach_copy_(self.vectors, values)
 
+    def _prior(self) -> AbstractContextManager[object]:
+        """Put N(0, I) in the prior's place, where the stage says so."""
+        return self.model.standard_prior() if self.stage.standard_prior else nullcontext()
+
     def _autocast(self) -> AbstractContextManager[object]:
         if self.options.precision == "32-true":
             return nullcontext()
@@ -232,6 +245,8 @@ class Learner:
         in a small model. In a large one copying the gradients together would cost more than it saves.
         """
         total = sum(p.numel() for p in self.parameters)
+        if self.stage.objective.takes_turns:  # a parameter whose turn it is not must not move
+            return list(self.parameters)
         if total > _SMALL or len({(p.dtype, p.device) for p in self.parameters}) > 1:
             return list(self.parameters)
         vector = torch.cat([p.detach().reshape(-1) for p in self.parameters])

@@ -82,7 +82,7 @@ def fit(
         model.to(world.device).eval()
         for source in (train, validation):
             if source is not None:
-                model.check_data(source.batch(torch.arange(min(len(source), 1000))).to(world.device).x)
+                model.check_data(*source.batch(torch.arange(min(len(source), 1000))).to(world.device))
         run = identity(stages, seed, len(train))
         record = None if out is None else Record(Path(out), run, lengths(stages))
         session = _Run(model, tuple(stages), train, validation, record, seed, options, world, stop)
@@ -219,7 +219,7 @@ class _Run:
     def _step(self, indices: Tensor) -> None:
         progress, count = self.progress, self.stage.accumulate_grad_batches
         epochs = progress.stage_steps / self.steps_per_epoch
-        outcome = self.learner.step(self._pieces(indices, count), count, epochs)
+        outcome = self.learner.step(self._pieces(indices, count), count, epochs, progress.stage_steps)
         rate = progress.rate_scale * learning_rate(self.stage, progress.stage_steps, self.total_steps)
         progress.batch += 1
         progress.stage_steps += 1

@@ -1,4 +1,4 @@
-"""Drawing from a trained model: samples, reconstructions, interpolations, and pictures of them."""
+"""Picture files of a model: data, samples, reconstructions and interpolations, each with its caption."""
 
 from __future__ import annotations
 
@@ -7,177 +7,22 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from latentflows.core import noise
 from latentflows.core.batches import Batch, DataSource
-from latentflows.core.errors import CombinationError, ConfigurationError, DataError, ShapeError
+from latentflows.core.errors import CombinationError, DataError, ShapeError
 from latentflows.core.files import write_atomically
-from latentflows.core.shapes import batch_shape
-from latentflows.distributions.flow import Flow, Pushforward
+from latentflows.distributions.flow import Flow
 from latentflows.distributions.gaussian import StandardGaussian
-from latentflows.models.inference import evaluation_mode, to_model
+from latentflows.generation.drawing import Line, check_positive, interpolate, reconstruct, sample
 from latentflows.models.vae import VAE
 
-Line = Literal["straight", "spherical"]
-Space = Literal["latent", "base"]
-
-_PIECE = 256  # images decoded together, which bounds the memory
 _PADDING = 2  # pixels around every image of a grid
 _GRAY = 128  # of the padding: neither ink nor paper, so that images at their edges stay apart
 _CELL = 56  # pixels; smaller images are enlarged to at least this
-
-
-@torch.no_grad()
-def sample(
-    model: VAE,
-    num: int,
-    *,
-    temperature: float = 1.0,
-    seed: int = 0,
-    mean: bool = False,
-    context: Tensor | None = None,
-) -> Tensor:
-    """Draw z from the prior and x from p(x|z): (num, *event).
-
-    The same seed draws the same latents with and without `mean`.
-
-    Args:
-        model: In any mode; used in eval mode and given back as it was.
-        num: How many.
-        temperature: Scale of the prior's base noise.
-        seed: Seed of all noise.
-        mean: Whether to return E[x|z] instead of a draw.
-        context: (num, *context) for a conditional prior.
-
-    Raises:
-        ConfigurationError: if `num` or `temperature` is not positive.
-        CombinationError: if the prior has no temperature, or the likelihood no mean.
-        ShapeError: if the context is missing, not wanted, or not of length `num`.
-    """
-    _check_positive("num", num)
-    if context is not None and len(context) != num:
-        raise ShapeError(f"`context` must have {num} rows, one for each sample; got {len(context)}.")
-    pieces = []
-    with evaluation_mode(model):
-        for start in range(0, num, _PIECE):
-            part = slice(start, min(start + _PIECE, num))
-            with noise.stream(seed, noise.Purpose.SAMPLE, start):
-                z = model.sample_latents(
-                    part.stop - start,
-                    temperature=temperature,
-                    context=None if context is None else to_model(model, context[part]),
-                )
-                pieces.append(model.decode_mean(z) if mean else model.likelihood(z).sample())
-    return torch.cat(pieces)
-
-
-@torch.no_grad()
-def reconstruct(model: VAE, x: Tensor, *, seed: int = 0) -> Tensor:
-    """Return E[x|z] for one z ~ q(z|x), through the posterior's flow: (B, *event).
-
-    Args:
-        model: In any mode; used in eval mode and given back as it was.
-        x: Data, (B, *event).
-        seed: Seed of z.
-
-    Raises:
-        CombinationError: if the likelihood has no mean.
-        ShapeError: if the shape is not the model's.
-    """
-    pieces = []
-    with evaluation_mode(model):
-        for start, part in enumerate(to_model(model, x).split(_PIECE)):
-            with noise.stream(seed, noise.Purpose.RECONSTRUCT, start):
-                pieces.append(model.reconstruct(part))
-    return torch.cat(pieces)
-
-
-@torch.no_grad()
-def interpolate(
-    model: VAE,
-    x_a: Tensor,
-    x_b: Tensor,
-    steps: int,
-    *,
-    line: Line = "straight",
-    space: Space = "latent",
-    seed: int = 0,
-    context: Tensor | None = None,
-) -> Tensor:
-    r"""Walk from a latent of `x_a` to one of `x_b` and decode the mean at every step: (B, steps, *event).
-
-    The ends are drawn from q(z|x). "straight" is (1 - t) a + t b; "spherical" turns from a to b at constant speed,
-
-    .. math:: \frac{\sin((1 - t) \omega)}{\sin \omega} a + \frac{\sin(t \omega)}{\sin \omega} b,
-        \quad \cos \omega = \frac{a \cdot b}{|a| |b|}
-
-    which stays where a Gaussian in many dimensions has its mass. In the space "base" both ends go back to the
-    noise of the prior's flow, and the line is carried forward again: it stays where the flow prior has its mass.
-
-    Args:
-        model: In any mode; used in eval mode and given back as it was.
-        x_a: Data at the start, (B, *event).
-        x_b: Data at the end, (B, *event).
-        steps: Number of images from end to end, at least 2.
-        line: "straight" or "spherical".
-        space: "latent", or "base" for a prior that is a flow.
-        seed: Seed of the ends.
-        context: (B, *context) for the base space of a conditional prior, the same all along the line.
-
-    Raises:
-        CombinationError: for "base" without a flow prior, or if the likelihood has no mean.
-        ConfigurationError: for an unknown line or space, or fewer than 2 steps.
-        ShapeError: if a shape is not the model's.
-    """
-    if line not in ("straight", "spherical") or space not in ("latent", "base"):
-        raise ConfigurationError(
-            '`line` must be "straight" or "spherical", `space` "latent" or "base"; '
-            f"got {line!r} and {space!r}."
-        )
-    if not isinstance(steps, int) or steps < 2:
-        raise ConfigurationError(f"`steps` must be an integer of at least 2; got {steps!r}.")
-    if space == "base" and not isinstance(model.prior, Flow):
-        raise CombinationError(
-            f'`space="base"` needs a flow as the prior; got `{type(model.prior).__name__}`. Use "latent".'
-        )
-    if x_a.shape != x_b.shape:
-        raise ShapeError(f"Both ends must have one shape; got {tuple(x_a.shape)} and {tuple(x_b.shape)}.")
-    batch_shape(x_a, model.event_shape, "x_a")
-    with evaluation_mode(model):
-        with noise.stream(seed, noise.Purpose.INTERPOLATE):
-            ends = [model.posterior(to_model(model, x)).sample() for x in (x_a, x_b)]
-        t = torch.linspace(0, 1, steps).to(ends[0])
-        between = _straight if line == "straight" else _spherical
-        if space == "base":
-            p = model.prior(None if context is None else to_model(model, context))
-            assert isinstance(p, Pushforward)
-            u_a, u_b = (p.bijection.inverse(z, p.context)[0] for z in ends)
-            z = p.bijection(between(u_a, u_b, t), p.context)[0]
-        else:
-            z = between(ends[0], ends[1], t)
-        rows = z.transpose(0, 1).flatten(0, 1)
-        decoded = torch.cat([model.decode_mean(part) for part in rows.split(_PIECE)])
-    return decoded.view(len(x_a), steps, *model.event_shape)
-
-
-def _straight(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Return points (T, B, *event) on the line between two points (B, *event)."""
-    return torch.lerp(a, b, t.view(-1, *[1] * a.ndim))
-
-
-def _spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Return points (T, B, *event) on the arc; on the line where the angle is 0 or pi."""
-    shape = (-1, *[1] * (a.ndim - 1))
-    cosine = torch.cosine_similarity(a.flatten(1), b.flatten(1), dim=1).clamp(-1, 1)
-    angle = cosine.acos().view(shape)
-    t = t.view(-1, *[1] * a.ndim)
-    sine = angle.sin()
-    arc = ((1 - t) * angle).sin() / sine * a + (t * angle).sin() / sine * b
-    return torch.where(sine < 1e-4, _straight(a, b, t.flatten()), arc)
 
 
 def save_grid(images: Tensor, path: Path, *, columns: int) -> None:
@@ -198,7 +43,7 @@ def save_grid(images: Tensor, path: Path, *, columns: int) -> None:
     """
     from PIL import Image
 
-    _check_positive("columns", columns)
+    check_positive("columns", columns)
     if images.ndim != 4 or not len(images) or images.shape[1] not in (1, 3):
         raise ShapeError(
             f"`images` must have shape (N, C, H, W), N at least 1 and C 1 or 3; got {tuple(images.shape)}."
@@ -333,7 +178,9 @@ def _reconstructions(task: _Task) -> tuple[Tensor, int, str]:
     columns = 10
     x = task.batch.x[:40]
     x = x[: len(x) // columns * columns] if len(x) > columns else x
-    decoded, note = _in_range(task, reconstruct(task.model, x, seed=task.seed))
+    context = _context(task)
+    given = None if context is None else context[: len(x)]
+    decoded, note = _in_range(task, reconstruct(task.model, x, seed=task.seed, context=given))
     pairs = zip(x.split(columns), decoded.to(x).split(columns), strict=True)
     images = torch.cat([row for pair in pairs for row in pair])
     caption = f"First, third, ... row: {task.what}; below each the mean of p(x|z) for one z ~ q(z|x)"
@@ -344,7 +191,7 @@ def _interpolations(task: _Task) -> tuple[Tensor, int, str]:
     steps, rows = 10, min(8, len(task.batch.x))
     flow = isinstance(task.model.prior, Flow) and task.model.prior.context_shape is None
     line: Line = "spherical" if flow or isinstance(task.model.prior, StandardGaussian) else "straight"
-    x = task.batch.x
+    x, context = task.batch.x, _context(task)
     decoded = interpolate(
         task.model,
         x[:rows],
@@ -353,6 +200,7 @@ def _interpolations(task: _Task) -> tuple[Tensor, int, str]:
         line=line,
         space="base" if flow else "latent",
         seed=task.seed,
+        context=None if context is None else context[:rows],
     )
     images, note = _in_range(task, decoded.flatten(0, 1))
     where = "the base noise of the prior's flow" if flow else "the latent space"
@@ -368,14 +216,9 @@ def _in_range(task: _Task, images: Tensor) -> tuple[Tensor, str]:
 
 
 def _context(task: _Task) -> Tensor | None:
-    return None if task.model.prior.context_shape is None else task.batch.context
+    return None if task.model.context_shape is None else task.batch.context
 
 
 def _check_images(x: Tensor) -> None:
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise ShapeError(f"the data are no images (C, H, W) with 1 or 3 channels, but {tuple(x.shape[1:])}.")
-
-
-def _check_positive(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"`{name}` must be a positive integer; got {value!r}.")
