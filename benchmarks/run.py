@@ -11,7 +11,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("training", "likelihood", "transformer_cache", "flow_step", "inversion", "energies")
+SCRIPTS = (
+    "training",
+    "likelihood",
+    "transformer_cache",
+    "flow_step",
+    "inversion",
+    "energies",
+    "likelihood_choice",
+)
 READS_IMAGES = ("training", "likelihood")
 
 

@@ -618,6 +618,21 @@ FAULTS: dict[str, list[Fault]] = {
         ("matrix: samples take each other's contexts", ".permute(1, 2, 0, 3)", ".permute(0, 2, 1, 3)"),
     ],
     "training/initialization.py": [
+        (
+            "initialization: priors start again in every stage",
+            "    waiting = waiting_priors(model.prior)\n",
+            "    waiting = [p for p in model.prior.modules() if isinstance(p, DataDependentPrior)]\n",
+        ),
+        (
+            "initialization: the base is given z itself",
+            "yield from _reached(prior.base, u,",
+            "yield from _reached(prior.base, z,",
+        ),
+        (
+            "initialization: frozen parameters of a prior are set",
+            'if prior.reads == "latents" and any(p in trainable for p in prior.parameters())',
+            'if prior.reads == "latents"',
+        ),
         ("initialization: frozen parts too", "and any(p in trainable for p in part.parameters())", ""),
         (
             "initialization: prior meets the base noise",
@@ -703,6 +718,58 @@ FAULTS: dict[str, list[Fault]] = {
             "(draws > self.logits.sigmoid())",
         ),
         ("Bernoulli: gray values accepted", "((x == 0) | (x == 1)).all()", "((x >= 0) & (x <= 1)).all()"),
+        ("gray Bernoulli: passes for a likelihood", "normalized = False", "normalized = True"),
+    ],
+    "distributions/continuous_bernoulli.py": [
+        (
+            "continuous Bernoulli: wrong side of large logits",
+            "self.logits > 0, 1 - x, x)",
+            "self.logits > 0, x, x)",
+        ),
+        ("continuous Bernoulli: no series near one half", "_SMALL = 0.5", "_SMALL = 0.0"),
+        (
+            "continuous Bernoulli: draws of the mirrored logits",
+            "torch.where(self.logits > 0, 1 - rest, rest).clamp",
+            "torch.where(self.logits > 0, rest, 1 - rest).clamp",
+        ),
+    ],
+    "distributions/continuous_likelihoods.py": [
+        ("Laplace: constant of one dimension", "- size(self.event_shape) * _LOG_2", "- _LOG_2"),
+        ("Student t: exponent of another density", "0.5 * (self.degrees + 1)", "0.5 * self.degrees"),
+        (
+            "Student t: one radius for all degrees of freedom",
+            "torch.expm1(-2 / self.degrees * torch.log1p(-u))",
+            "torch.expm1(-torch.log1p(-u))",
+        ),
+        (
+            "batch-optimal: fits to what it evaluates",
+            "fit = self._fit if self.training else None",
+            "fit = self._fit",
+        ),
+        (
+            "batch-optimal: a bad step stays in the average",
+            "torch.where(finite, (mean_square - self.mean_square) * weight, 0.0)",
+            "(mean_square - self.mean_square) * weight",
+        ),
+    ],
+    "distributions/discretized.py": [
+        (
+            "discretized logistic: the highest bin is closed",
+            "torch.where(level >= levels - 1, above_lower, inside)",
+            "inside",
+        ),
+        (
+            "discretized: levels are cut, not rounded",
+            "(x * (levels - 1)).round()",
+            "(x * (levels - 1)).floor()",
+        ),
+        (
+            "mixture of logistics: weights do not add up to one",
+            "entries = (self.logits.log_softmax(-1) + masses).logsumexp(-1)\n        return sum_event(entries, len",
+            "entries = (self.logits + masses).logsumexp(-1)\n        return sum_event(entries, len",
+        ),
+        ("coupled logistics: blue ignores green", "beta * red + gamma * green", "beta * red"),
+        ("discretized: a level without mass is drawn", "columns, right=True)", "columns)"),
     ],
     "distributions/flow.py": [
         ("flow: sign of the log-det of a draw", "return x, log_p - log_det", "return x, log_p + log_det"),
@@ -716,6 +783,100 @@ FAULTS: dict[str, list[Fault]] = {
             "return sample_shape if self.base.batch_shape else (*sample_shape, *self.batch_shape)",
             "return sample_shape",
         ),
+    ],
+    "distributions/mixture.py": [
+        (
+            "mixture: the sum leaves log space",
+            "        return (log_p + self.log_weights).logsumexp(-1).to(dtype)",
+            "        return (log_p.exp() * self.log_weights.exp()).sum(-1).log().to(dtype)",
+        ),
+        (
+            "mixture: weights forgotten in the density",
+            "(log_p + self.log_weights)",
+            "(log_p - math.log(log_p.shape[-1]))",
+        ),
+        (
+            "mixture: a component without weight is drawn",
+            "by_row, right=True).movedim",
+            "by_row, right=False).movedim",
+        ),
+        (
+            "mixture: the rows of a batch all draw the first row's components",
+            "return index + first.expand(index.shape[cut:])",
+            "return index",
+        ),
+        (
+            "mixture: products in float32",
+            "x.double(), mean.double(), log_scale.double()",
+            "x, mean, log_scale",
+        ),
+        ("mixture: EM is kept where it is worse", ".mean()) >= score:", ".mean()) >= -math.inf:"),
+        (
+            "mixture: a soft label is not normalized",
+            ".log_softmax(-1)\n        self.batch_shape",
+            "\n        self.batch_shape",
+        ),
+        ("mixture: the start is too wide", "0.5 * math.log(1 - spread**2)", "math.log(1 - spread**2)"),
+    ],
+    "distributions/em.py": [
+        (
+            "EM: no floor",
+            "spread.clamp_min(self.floor)",
+            "spread.clamp_min(1e-9)",
+        ),
+        (
+            "EM: labels are ignored",
+            "(labels.unsqueeze(-1) + self.log_weights)",
+            "(0 * labels.exp().unsqueeze(-1) + self.log_weights)",
+        ),
+        ("EM: weights are over all classes", "by_class.sum(-1, keepdim=True)", "by_class.sum()"),
+        (
+            "EM: products of two variables count once",
+            "torch.where(self.rows == self.columns, 0.5, 1.0)",
+            "0.5",
+        ),
+        ("EM: the scale is not given back", "else run.scales * scale", "else run.scales"),
+    ],
+    "distributions/vamp.py": [
+        ("vamp: kept components go stale", "or not _all_equal(self._kept[1], state)", ""),
+        ("vamp: kept components of another precision", "or self._kept[0] != low ", ""),
+        (
+            "vamp: the posterior is registered",
+            "self._shared = (posterior,)",
+            "self._shared = nn.ModuleList([posterior])",
+        ),
+        ("vamp: weights are not learned", "if self.raw_weights is None else self.raw_weights\n", "\n"),
+        ("vamp: data at the border cannot learn", "inputs.clamp(_MARGIN, 1 - _MARGIN)", "inputs.clamp(0, 1)"),
+        ("exemplar: evaluation takes a subset", "sampled = self.training and", "sampled ="),
+        ("exemplar: always the same subset", "noise.permutation(len(inputs))", "torch.arange(len(inputs))"),
+    ],
+    "distributions/hierarchical.py": [
+        ("hierarchy: a level is not scored", "log_p = log_p + log_q", "log_p = log_p + 0 * log_q"),
+        (
+            "hierarchy: the lower levels stay warm",
+            "return d if self.temperature == 1 else",
+            "return d if True else",
+        ),
+        (
+            "hierarchy: detached levels carry gradients",
+            "tensors = {id(p): p.detach() for p in level.parameters()}",
+            "tensors = {id(p): p for p in level.parameters()}",
+        ),
+        (
+            "hierarchy: levels are joined before their features",
+            "return join(own, joined, own_shape, stacked)",
+            "return join(joined, own, stacked, own_shape)",
+        ),
+    ],
+    "distributions/low_rank.py": [
+        (
+            "low rank: determinant of the diagonal alone",
+            ".log().sum(-1) + self.log_scale.sum(-1)",
+            ".log().sum(-1) * 0 + self.log_scale.sum(-1)",
+        ),
+        ("low rank: the norm of the shared part is forgotten", " + a.square().sum((-2, -1))", ""),
+        ("low rank: only the diagonal is cooled", "self.factor * temperature", "self.factor"),
+        ("low rank: the KL forgets the prior's scale", "+ dim * math.log(p.scale)", ""),
     ],
     "distributions/kl.py": [
         ("KL: p and q swapped", "_FORMULAS[type(q), type(p)](q, p)", "_FORMULAS[type(q), type(p)](p, q)"),
@@ -732,6 +893,12 @@ FAULTS: dict[str, list[Fault]] = {
         ("KL full: dimension dropped", "- mean_q.shape[-1])", "- 1)"),
     ],
     "models/vae.py": [
+        ("vae: a prior of another posterior is accepted", "part.posterior not in own", "False"),
+        (
+            "vae: a flow hides that its base has no gradient",
+            "        return drawn_parts(part.base)",
+            "        return [part]",
+        ),
         (
             "trace: prior at the base noise, not at z",
             "log_p = p.log_prob(z)",
@@ -769,6 +936,81 @@ FAULTS: dict[str, list[Fault]] = {
             '(("posterior", posterior, 1, "sampling"), ("prior", prior, 0, "density"))',
         ),
     ],
+    "models/flow_decoder.py": [
+        ("flow likelihood: the order is taken backwards", "argsort().argsort()", "argsort()"),
+    ],
+    "evaluation/base.py": [
+        (
+            "evaluation: masses get the offset of densities",
+            "return 0.0 if model.likelihood.distribution_type.discrete else",
+            "return",
+        ),
+        ("evaluation: what is no likelihood has an NLL", "if not kind.normalized:", "if False:"),
+    ],
+    "evaluation/annealing.py": [
+        (
+            "annealing: the last kick is a whole one",
+            "(1 if i + 1 < num_steps else 0.5) * size_of_step",
+            "size_of_step",
+        ),
+        (
+            "annealing: momentum at the end is free",
+            "change = log_f - 0.5 * momentum.double().square().flatten(2).sum(-1) - energy",
+            "change = log_f - energy",
+        ),
+        (
+            "annealing: chains back walk forward",
+            "self._anneal(z, self.betas[::-1], self.steps.flip(0), 3)",
+            "self._anneal(z, self.betas, self.steps, 3)",
+        ),
+        (
+            "annealing: noise depends on how many images are wanted",
+            "shape = (len(z), len(self.block.x), *z.shape[2:])",
+            "shape = (len(z), self.count, *z.shape[2:])",
+        ),
+    ],
+    "evaluation/information.py": [
+        (
+            "information: the upper bound counts the own encoding",
+            "rest = log_q.masked_fill(is_own, -torch.inf).logsumexp(1)",
+            "rest = log_q.logsumexp(1)",
+        ),
+        ("units: means of draws look active", "activity=spread - error.mean(0)", "activity=spread"),
+    ],
+    "evaluation/gaps.py": [
+        (
+            "gaps: the encoder's posterior is scored twice",
+            "_log_weights(model, one, block, num_samples, seed) for one in (q, best, early)",
+            "_log_weights(model, one, block, num_samples, seed) for one in (q, q, early)",
+        ),
+        (
+            "gaps: a fixed scale is optimized",
+            'if isinstance(conditional, AmortizedGaussian) and conditional.scale != "amortized":',
+            "if False:",
+        ),
+        ("gaps: context features stay", "return [*parameters, change], lambda", "return parameters, lambda"),
+    ],
+    "evaluation/holes.py": [
+        ("mmd: points are paired with themselves", "        values[rows - start, rows] = 0\n", ""),
+        (
+            "mmd: the given labels are no relabeling",
+            "p_value=(1 + as_large) / (1 + num_permutations)",
+            "p_value=as_large / num_permutations",
+        ),
+        (
+            "classifier test: tested on what it was trained on",
+            "order[:, count // 2 :].flatten()",
+            "order[:, : count // 2].flatten()",
+        ),
+    ],
+    "evaluation/neighbors.py": [
+        ("neighbors: norms count twice", "norms - 2 * part @ references.T", "norms - part @ references.T"),
+        (
+            "neighbors: the share of samples farther than the test images",
+            "(nearest < baseline.quantile(level))",
+            "(nearest > baseline.quantile(level))",
+        ),
+    ],
     "models/image_flows.py": [
         ("levels: one too many is let through", "if halvings > fit:", "if halvings > fit + 1:"),
         (
@@ -796,39 +1038,121 @@ FAULTS: dict[str, list[Fault]] = {
             "chain += [layer]",
         ),
     ],
-    "objectives.py": [
+    "objectives/base.py": [
+        ("loss: summed over the batch", "return Value(points.mean(),", "return Value(points.sum(),"),
+        (
+            "KL of the wrong sign",
+            "return mean_over_samples(trace.log_posterior - trace.log_prior)",
+            "return mean_over_samples(trace.log_prior - trace.log_posterior)",
+        ),
+        (
+            "closed-form KL taken from p to q",
+            "kl_divergence(q, p) for q, p in trace.levels",
+            "kl_divergence(p, q) for q, p in trace.levels",
+        ),
+        ("warm-up never ends", "return min(epoch / length, 1.0)", "return epoch / length"),
+        (
+            "stick the landing: the score stays in",
+            "path = q.detached().log_prob(trace.z)",
+            "path = q.log_prob(trace.z)",
+        ),
+    ],
+    "objectives/elbo.py": [
         (
             "ELBO: beta on the reconstruction",
             "else beta * kl - reconstruction",
             "else kl - beta * reconstruction",
         ),
         (
-            "ELBO: KL of the wrong sign",
-            "        else:\n            kl = _mean_over_samples(trace.log_posterior - trace.log_prior)",
-            "        else:\n            kl = _mean_over_samples(trace.log_prior - trace.log_posterior)",
+            "ELBO: free bits of each point, not on average",
+            "paid = groups.detach().mean(0) > self.free_bits",
+            "paid = groups.detach() > self.free_bits",
         ),
         (
-            "ELBO: closed form taken from p to q",
-            "kl_divergence(q, p) for q, p in trace.levels",
-            "kl_divergence(p, q) for q, p in trace.levels",
+            "ELBO: what is annealed jointly leaves the prior out",
+            "mean_over_samples(trace.log_likelihood + trace.log_prior)",
+            "mean_over_samples(trace.log_likelihood)",
         ),
-        ("loss: summed over the batch", "return Value(points.mean(),", "return Value(points.sum(),"),
+    ],
+    "objectives/iwae.py": [
         (
             "IWAE: sign inside the soft maximum",
-            "trace.log_weight.logsumexp(0) - math",
-            "-(-trace.log_weight).logsumexp(0) + math",
+            "bound = log_weight.logsumexp(0) - math",
+            "bound = -(-log_weight).logsumexp(0) + math",
         ),
-        ("IWAE: log K forgotten", ".logsumexp(0) - math.log(len(trace.log_weight))", ".logsumexp(0)"),
+        ("IWAE: log K forgotten", ".logsumexp(0) - math.log(len(log_weight))", ".logsumexp(0)"),
         (
             "IWAE: mean of the logs",
-            "trace.log_weight.logsumexp(0) - math.log(len(trace.log_weight))",
-            "trace.log_weight.mean(0)",
+            "bound = log_weight.logsumexp(0) - math.log(len(log_weight))",
+            "bound = log_weight.mean(0)",
         ),
-        ("warm-up never ends", "return min(epoch / length, 1.0)", "return epoch / length"),
+        ("IWAE: weights of the paths not squared", "(share - share**2)", "(share - share)"),
+    ],
+    "objectives/prior.py": [
         (
             "second stage: z enters with the posterior's density",
             "nll = -trace.log_prior.mean(0)",
             "nll = -trace.log_posterior.mean(0)",
+        ),
+    ],
+    "objectives/divergence.py": [
+        ("MMD: a point is compared with itself", " - within.diagonal(dim1=-2, dim2=-1)", ""),
+        (
+            "MMD: against N(0, I), whatever the prior",
+            "drawn = p.sample(",
+            "drawn = type(p)(0 * p.mean, 0 * p.log_scale).sample(",
+        ),
+    ],
+    "objectives/total_correlation.py": [
+        (
+            "beta-TC: the point itself counts as another one",
+            "return weights.fill_diagonal_(-math.log(points))",
+            "return weights",
+        ),
+        ("beta-TC: marginals after the sum", ".logsumexp(-2).sum(-1)", ".sum(-1).logsumexp(-1)"),
+        (
+            "FactorVAE: the discriminator learns from the model's term",
+            "{name: p.detach() for name, p in",
+            "{name: p for name, p in",
+        ),
+        (
+            "FactorVAE: the encoder learns from the discriminator's loss",
+            "own = discriminator(z.detach()",
+            "own = discriminator(z",
+        ),
+    ],
+    "objectives/constraint.py": [
+        ("GECO: the multiplier descends", "(ascent.detach() - ascent)", "(ascent - ascent.detach())"),
+        ("GECO: validation moves the average", "multiplier.training and torch.is_grad_enabled()", "True"),
+        (
+            "capacity: the KL is only held from above",
+            ".mean().sign() * excess",
+            ".mean().sign().clamp(min=0) * excess",
+        ),
+    ],
+    "objectives/autoencoder.py": [
+        ("RAE: decay of all parts", "for p in model.likelihood.parameters()", "for p in model.parameters()"),
+        ("sparse: activity of each point", "count = math.log(len(z))", "count = 0.0"),
+    ],
+    "objectives/density.py": [
+        (
+            "reverse KL: the energy is never annealed",
+            "loss = log_density + joint_warm_up(epoch, self.warmup_epochs) * energy",
+            "loss = log_density + energy",
+        ),
+    ],
+    "objectives/requirements.py": [
+        (
+            "a flow over a base without a constant passes",
+            "return density_of(part.base) if isinstance(part, Flow) else",
+            "return",
+        ),
+    ],
+    "evaluation/exact.py": [
+        (
+            "bits per dimension: nats",
+            "self.nll / (self.num_dimensions * math.log(2))",
+            "self.nll / self.num_dimensions",
         ),
     ],
     "testing/density.py": [
@@ -899,5 +1223,107 @@ FAULTS: dict[str, list[Fault]] = {
             '_tensors(bijection), before, f"after use',
             'before, before, f"after use',
         ),
+    ],
+    "evaluation/distances.py": [
+        ("frechet: divisor n", "(len(x) - 1) ** 0.5", "len(x) ** 0.5"),
+        ("kernel distance: points are paired with themselves", " - _cubic(a.square().sum(1), a).sum()", ""),
+        ("manifold: a point is its own neighbor", "        squared[rows, rows + start] = torch.inf\n", ""),
+        ("manifold: the border is outside", "inside = squared <= radius", "inside = squared < radius"),
+        (
+            "coverage by the balls of the samples",
+            "covered.append(inside.any(1))",
+            "covered.append(inside.any(0))",
+        ),
+    ],
+    "distributions/resampled.py": [
+        (
+            "LARS: one attempt too many",
+            "logsumexp(0), (max_attempts - 1) * log_rejection",
+            "logsumexp(0), max_attempts * log_rejection",
+        ),
+        ("LARS: a rejected proposal is drawn", "accepted.int().argmax(0)", "accepted.int().argmin(0)"),
+    ],
+    "distributions/normalizer.py": [
+        ("normalizer: no gradient", "        return fresh\n", "        return fresh.detach()\n"),
+    ],
+    "distributions/energy.py": [
+        (
+            "energy: weights upside down",
+            "            return -self.energy(z)",
+            "            return self.energy(z)",
+        ),
+    ],
+    "distributions/sampling.py": [
+        (
+            "Langevin: the move's own density is left out",
+            " + 0.5 * (xi.flatten(1).square() - back.flatten(1).square()).sum(1)",
+            "",
+        ),
+    ],
+    "distributions/ode.py": [
+        ("dopri5: one error for the whole batch", ".mean(1).sqrt()", ".mean().sqrt().expand(len(y))"),
+    ],
+    "distributions/flow_matching.py": [
+        (
+            "flow matching: the scale of the latents is forgotten",
+            "return self.scale.expand(self.event_shape).log().sum()",
+            "return self.scale.sum() * 0",
+        ),
+        (
+            "flow matching: probes are summed",
+            "integrals.mean(1) - self._log_scale()\n            parts",
+            "integrals.sum(1) - self._log_scale()\n            parts",
+        ),
+    ],
+    "objectives/contrastive.py": [
+        (
+            "noise contrast: both sides have one label",
+            'softplus(-terms["energy_base"])',
+            'softplus(terms["energy_base"])',
+        ),
+    ],
+    "objectives/adversarial.py": [
+        ("game: the critic learns in the sampler's turn", "else _Frozen(prior.critic)", "else prior.critic"),
+    ],
+    "models/second_stage.py": [
+        (
+            "second stage: draws without the inner noise",
+            "self._likelihood(u, context).sample()",
+            "self._likelihood(u, context).mean",
+        ),
+    ],
+    "evaluation/intervals.py": [
+        ("jackknife: error of independent values", "(num_groups - 1) / math.sqrt(num_groups) *", "1 /"),
+    ],
+    "evaluation/protocol.py": [
+        (
+            "protocol: figures of means and draws in one column",
+            'if name != "seed" and',
+            'if name not in ("seed", "shown") and',
+        ),
+    ],
+    "evaluation/disentanglement.py": [
+        (
+            "MIG: gap to the worst latent",
+            "best[0] - best[1]) / entropy",
+            "best[0] - information.min(0).values) / entropy",
+        ),
+        ("DCI: latents count alike", "(rows / total * torch", "(torch.ones_like(rows) / len(rows) * torch"),
+    ],
+    "generation/latents.py": [
+        (
+            "traversal: another latent than its row says",
+            "z[rows, :, torch.tensor(chosen)]",
+            "z[rows, :, rows]",
+        ),
+        ("attribute: with the sign of its absence", "means[1] - means[0]", "means[0] - means[1]"),
+    ],
+    "data/readers/shapes2d.py": [
+        (
+            "shapes2d: factors stay behind in the shuffle",
+            "factors[rows, 0], rows, factors[rows])",
+            "factors[rows, 0], rows, factors[: len(rows)])",
+        ),
+        ("shapes2d: hearts upside down", "q = 1.2 * u, -1.2 * v + 0.1", "q = 1.2 * u, 1.2 * v + 0.1"),
     ],
 }

@@ -32,7 +32,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOT_RUN = {  # page: why its blocks are skipped
     "docs/data.md": ["needs the MNIST files"],
+    "docs/disentanglement.md": ["takes minutes"],
     "docs/runs.md": ["needs a server"],
+    "docs/sample-quality.md": ["needs weights"],
     "docs/training.md": ["starts a compiler", "needs a GPU"],
 }
 SHELLS = ("console", "bash", "sh")

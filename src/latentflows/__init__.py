@@ -22,8 +22,8 @@ _HOMES = {
         "StandardGaussian",
     ),
     "latentflows.bijections": ("Bijection", "Chain", "Inverse"),
-    "latentflows.models": ("VAE", "Trace"),
-    "latentflows.objectives": ("ELBO", "IWAE", "Objective", "PriorLikelihood"),
+    "latentflows.models": ("VAE", "DensityModel", "Trace"),
+    "latentflows.objectives": ("ELBO", "IWAE", "MaximumLikelihood", "Objective", "PriorLikelihood"),
     "latentflows.training": ("Options", "Stage", "fit"),
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
         LearnedGaussian,
         StandardGaussian,
     )
-    from latentflows.models import VAE, Trace
-    from latentflows.objectives import ELBO, IWAE, Objective, PriorLikelihood
+    from latentflows.models import VAE, DensityModel, Trace
+    from latentflows.objectives import ELBO, IWAE, MaximumLikelihood, Objective, PriorLikelihood
     from latentflows.training import Options, Stage, fit
 
 __all__ = [
@@ -68,10 +68,12 @@ __all__ = [
     "Bijection",
     "Chain",
     "Conditional",
+    "DensityModel",
     "Distribution",
     "Flow",
     "Inverse",
     "LearnedGaussian",
+    "MaximumLikelihood",
     "Objective",
     "Options",
     "PriorLikelihood",

@@ -116,7 +116,8 @@ def test_rows_select_from_shared_pixels_also_after_a_move():
         assert len(each) == 3
         assert (x.flatten() * 255).round().tolist() == [5, 4]
         assert context is not None
-        assert context.tolist() == [50, 40]
+        assert context.shape == (2, 51)
+        assert context.argmax(1).tolist() == [50, 40]
 
 
 def test_labels_come_only_when_asked():
@@ -128,7 +129,25 @@ def test_labels_come_only_when_asked():
         ):
             context = split.batch(torch.tensor([1])).context
             assert (context is not None) == with_labels
-            assert context is None or (context.tolist(), context.dtype) == ([8], torch.int64)
+            assert context is None or (context.tolist(), context.dtype) == (
+                [[0.0] * 8 + [1.0]],
+                torch.float32,
+            )
+
+
+def test_labels_are_one_hot_over_all_classes():
+    labels = torch.tensor([2, 0])
+    split = ArraySplit(torch.zeros(2, 3), values="continuous", labels=labels, with_labels=True, num_classes=4)
+    for each in (split, split.to("cpu")):
+        context = each.batch(torch.tensor([0, 1])).context
+        assert context is not None
+        assert context.tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
+    for bad, message in (
+        (torch.tensor([4, 0]), "below `num_classes` = 4; got 0 to 4"),
+        (torch.tensor([-1, 0]), "-1 to 0"),
+    ):
+        with pytest.raises(DataError, match=message):
+            ArraySplit(torch.zeros(2, 3), values="continuous", labels=bad, num_classes=4, with_labels=True)
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,18 @@ def test_unfit_preparations_are_refused(data, preparation, error, message):
         prepare(data, preparation)
 
 
+def test_every_split_knows_the_classes_of_all():
+    splits = tuple(RawSplit(PIXELS[:3], np.array(labels)) for labels in ([0, 1, 0], [2, 0, 0], [4, 0, 1]))
+    for names, count in (((), 5), (tuple("abcdefg"), 7)):
+        for preparation in ("unit", "fixed_binary", "dequantized"):
+            data = prepare(RawData("toy", splits, "", labels=names), preparation, with_labels=True)
+            for split in (data.train, data.validation, data.test):
+                assert split.batch(torch.arange(3)).context.shape == (3, count)
+    floats = tuple(RawSplit(np.random.rand(3, 2).astype(np.float32), np.array([0, i, 1])) for i in range(3))
+    data = prepare(RawData("toy", floats, ""), "unit", with_labels=True)
+    assert data.train.batch(torch.arange(3)).context.shape == (3, 3)
+
+
 def test_labels_that_are_not_there_are_refused():
     with pytest.raises(DataError, match="have none"):
         prepare(raw(labels=None), "unit", with_labels=True)

@@ -8,6 +8,7 @@ import torch
 
 from latentflows.core import noise
 from latentflows.core.errors import CombinationError, ConfigurationError, DataError, ShapeError
+from latentflows.distributions import Pushforward
 from tests.distributions.cases import CASES, CONDITIONED, PLANE, SCORED, build, context_of
 
 every = pytest.mark.parametrize("name", CASES)
@@ -94,11 +95,12 @@ def test_each_row_answers_to_its_own_context(name):
         x, log_p = conditional(context).sample_and_log_prob()
     with noise.stream(1):
         y, other = conditional(context.roll(1, 0)).sample_and_log_prob()
-    moved = (
-        (x - y)
-        if CASES[name].reparameterized
-        else conditional(context).mean - conditional(context.roll(1, 0)).mean
-    )
+    if not CASES[name].reparameterized:
+        x, y = (
+            d.mean if CASES[name].mean else d.sample((2000,)).mean(0)
+            for d in (conditional(context), conditional(context.roll(1, 0)))
+        )
+    moved = x - y
     assert (moved.flatten(1).abs().amax(1) > 1e-4).all()
     if "fixed" not in name and "shared" not in name:
         assert (log_p != other).all()
@@ -157,7 +159,7 @@ def test_a_mean_in_closed_form_is_that_of_the_draws_or_refused(name):
     conditional = build(name)
     distribution = conditional(context_of(conditional, 2))
     if not CASES[name].mean:
-        with pytest.raises(CombinationError, match="`Pushforward` has no mean in closed form"):
+        with pytest.raises(CombinationError, match=r"`\w+` has no mean in closed form"):
             _ = distribution.mean
         return
     x = distribution.sample((4000,))
@@ -171,9 +173,8 @@ def test_temperature_scales_the_noise(name):
     conditional = build(name)
     distribution = conditional(context_of(conditional, 5))
     if not CASES[name].temperature:
-        with pytest.raises(
-            CombinationError, match=r"`BernoulliValues` has no temperature\. Use temperature 1"
-        ):
+        kind = type(distribution).__name__
+        with pytest.raises(CombinationError, match=rf"`{kind}` has no temperature\. Use temperature 1"):
             distribution.tempered(0.5)
         return
     cold = distribution.tempered(0.5)
@@ -181,13 +182,13 @@ def test_temperature_scales_the_noise(name):
         x, log_p = cold.sample_and_log_prob((3,))
     with noise.stream(1):
         warm = distribution.sample((3,))
-    if CASES[name].mean:
+    if CASES[name].mean and distribution.reparameterized:
         torch.testing.assert_close(x - distribution.mean, 0.5 * (warm - distribution.mean))
-    else:
+    elif isinstance(distribution, Pushforward):
         with noise.stream(1):
             u = distribution.base.tempered(0.5).sample(distribution._base_shape((3,)))
         torch.testing.assert_close(x, distribution.bijection(u, distribution.context)[0])
-        assert (x != warm).any()
+    assert (x != warm).any()
     if conditional.has_density:
         torch.testing.assert_close(log_p, cold.log_prob(x))
 
@@ -211,7 +212,7 @@ def test_data_that_is_not_finite_is_refused(name, bad):
     x = torch.zeros(2, *conditional.event_shape).double()
     distribution.check_support(x)
     x.view(-1)[0] = bad
-    with pytest.raises(DataError, match=r"must be finite|needs binary data"):
+    with pytest.raises(DataError, match=r"must be finite|needs (binary data|values|gray levels)"):
         distribution.check_support(x)
 
 

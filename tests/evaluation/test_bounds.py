@@ -21,6 +21,7 @@ from latentflows.evaluation import evaluate_bounds
 from latentflows.models import VAE
 from latentflows.models.presets import iaf, maf, planar, real_nvp
 from latentflows.networks import MLP
+from tests.distributions import cases
 from tests.linear_gaussian import LinearGaussian
 
 
@@ -263,6 +264,56 @@ def test_a_density_on_binary_data_and_probabilities_of_others_are_refused():
     for values in ("unit", "continuous"):
         with pytest.raises(CombinationError, match=f"discrete, but the data have {values} values.*Binarize"):
             evaluate_bounds(bernoulli_vae(), Points(binary(3).x, values=values))
+
+
+LEARNED_SCALES = ["laplace", "student_t", "optimal_shared", "amortized", "amortized_shared"]
+
+
+@pytest.mark.parametrize("name", LEARNED_SCALES)
+def test_a_learned_scale_on_gray_levels_is_refused(name):
+    model = vae_of(cases.build(name, dtype=torch.float32))
+    source = ArraySplit(torch.ones(3, *model.event_shape), values="unit")
+    with pytest.raises(
+        CombinationError, match=r"grow without bound on gray levels, but the data have unit values"
+    ):
+        evaluate_bounds(model, source, num_importance_samples=2)
+
+
+def vae_of(likelihood):
+    latent = likelihood.context_shape[0]
+    encoder = network(likelihood.event_shape, 2 * latent)
+    return VAE(
+        AmortizedGaussian(latent, likelihood.event_shape, encoder), StandardGaussian(latent), likelihood
+    )
+
+
+@pytest.mark.parametrize("name", ["categorical", "logistic_mixture", "logistic_coupled"])
+def test_bits_of_gray_levels_are_those_of_their_mass(name):
+    model = vae_of(cases.build(name, dtype=torch.float32))
+    with noise.stream(1):
+        x = torch.randint(4, (5, *model.event_shape)) / 3
+    source = ArraySplit(x, values="unit")
+    assert source.bits_offset is None
+    figures = evaluate_bounds(model, source, num_importance_samples=6).figures()
+    bits = figures["nll"]["mean"] / (x[0].numel() * math.log(2))
+    assert figures["bits_per_dim"]["mean"] == pytest.approx(bits)
+    for values in ("continuous", "binary"):
+        with pytest.raises(CombinationError, match=f"discrete, but the data have {values} values.*as unit"):
+            evaluate_bounds(model, Points(x.round(), values=values), num_importance_samples=2)
+
+
+def test_a_density_gives_no_bits_of_gray_levels():
+    fixed = vae_of(cases.gaussian((4,), (2,), scale=0.3))
+    source = ArraySplit(torch.rand(5, 4).mul(255).round() / 255, values="unit")
+    assert evaluate_bounds(fixed, source, num_importance_samples=2).figures()["bits_per_dim"] is None
+
+
+def test_a_likelihood_that_is_none_has_no_figures():
+    with pytest.warns(UserWarning, match="no likelihood"):
+        likelihood = AmortizedBernoulli(6, 2, network(2, 6), gray=True)
+    source = ArraySplit(torch.rand(5, 6), values="unit")
+    with pytest.raises(CombinationError, match="`GrayBernoulliValues` is no likelihood: no NLL"):
+        evaluate_bounds(vae_of(likelihood), source, num_importance_samples=2)
 
 
 POSTERIORS = {

@@ -131,3 +131,12 @@ def test_run_dots_show_every_run_and_arms_without_one():
 def _epoch(number, *, elbo, beta):
     train = {"elbo": elbo, "beta": beta}
     return Epoch(stage="joint", epoch=number, step=number, seconds=1.0, learning_rate=1e-3, train=train)
+
+
+def test_diagnostics_have_their_curves(staged):
+    looked = {"posterior_scale": 0.5, "latent_scale": 1.5, "active_units": 3.0, "mmd": 0.01}
+    epochs = [epoch.model_copy(update={"diagnostics": looked}) for epoch in staged]
+    drawings = {drawing.name: drawing for drawing in run_figures(epochs)}
+    assert [*drawings][-3:] == ["posterior_scale", "active_units", "mmd"]
+    assert "one posterior: 0.5 at epoch 1" in drawings["posterior_scale"].alt
+    assert "all latents: 1.5 at epoch 1" in drawings["posterior_scale"].alt

@@ -296,3 +296,16 @@ def test_validation_figures_are_called_so_and_come_with_a_caution(fake, tmp_path
 def test_a_page_is_the_same_when_written_again(comparison):
     page, folder = comparison
     assert write_comparison_report(folder).read_text(encoding="utf-8") == page.html
+
+
+def test_events_of_the_training_are_told_on_the_page(fake, tmp_path):
+    folder = fake.write_run(tmp_path / "run", epochs=12)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for number, line in enumerate(lines):
+        line["events"] = [f"event number {number} <b>"]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_run_report(folder).read_text()
+    assert "event number 0 &lt;b&gt;" in page
+    assert "event number 9 " in page
+    assert "event number 10 " not in page
+    assert "2 more events are in metrics.jsonl." in page

@@ -11,9 +11,8 @@ from latentflows import data as data_room
 from latentflows.core.errors import CheckpointError, CombinationError, ConfigurationError
 from latentflows.data.load import DATASETS
 from latentflows.data.prepare import Preparation
-from latentflows.distributions import LearnedGaussian, StandardGaussian
+from latentflows.distributions import StandardGaussian
 from latentflows.objectives import ELBO, IWAE, PriorLikelihood
-from latentflows.studies import build as build_room
 from latentflows.studies.build import build_data, build_model, build_options, build_stages, load_run
 from latentflows.studies.configuration import USUAL_PREPARATION, DataSettings
 from latentflows.studies.options import parts
@@ -22,10 +21,19 @@ from latentflows.training import save_weights
 
 SMALL = ["latent_dim=3", "network.width=8", "network.depth=1"]
 SHAPE = (1, 8, 8)
+SIZES = {
+    "num_layers": 2, "num_blocks": 2, "width": 6, "heads": 1, "depth": 1, "num_components": 3, "num_exemplars": 4,
+}  # fmt: skip
 POSTERIORS = sorted(parts()["posterior"])
 PRIORS = sorted(parts()["prior"])
-ZUKO = ("cnf", "naf", "unaf", "sospf", "bpf")  # flows that do not start as N(0, I)
-LEARNED_PRIORS = [name for name in PRIORS if name not in ("standard", *ZUKO)]
+ZUKO = ("cnf", "naf", "unaf", "sospf", "bpf")
+ELSEWHERE = ("mixture", "vamp", "exemplar", *ZUKO)
+MADE_OF_POSTERIOR = {  # the posteriors that a prior made of them can be made of
+    "exemplar": {"gaussian", "full_gaussian", "low_rank_gaussian", "noisy"},
+    "vamp": set(POSTERIORS)
+    - {"planar", "delta", "sylvester_orthogonal", "sylvester_householder", "sylvester_triangular"},
+}
+LEARNED_PRIORS = [name for name in PRIORS if name != "standard"]
 
 
 def small(*overrides):
@@ -39,7 +47,7 @@ def _small_flow(part, overrides):
     keys = parts()[part][kind].model_fields if kind else {}
     return [
         f"{part}.{key}={value}"
-        for key, value in (("num_layers", 2), ("num_blocks", 2), ("width", 6), ("heads", 1), ("depth", 1))
+        for key, value in SIZES.items()
         if key in keys
     ]
 
@@ -51,18 +59,27 @@ def binary(count=5, shape=SHAPE):
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("posterior", POSTERIORS)
 def test_every_pair_builds_and_takes_a_step(posterior, prior):
-    configuration = small(f"posterior={posterior}", f"prior={prior}")
+    objective = ["objective=autoencoder", "training.plan=two_stage"] if posterior == "delta" else []
+    objective = objective[: 1 + (prior != "standard")]
+    overrides = [f"posterior={posterior}", f"prior={prior}", *objective]
+    if prior in MADE_OF_POSTERIOR and posterior not in MADE_OF_POSTERIOR[prior]:
+        with pytest.raises(CombinationError, match=r"`prior.kind`=.* Use posterior=gaussian"):
+            small(*overrides)
+        return
+    configuration = small(*overrides)
     model = build_model(configuration, SHAPE)
-    (stage,) = build_stages(configuration, model)
+    stage = build_stages(configuration, model)[0]
     stage.check(model)
-    loss = stage.objective(model.trace(binary(), 2)).loss
+    loss = stage.objective(stage.objective.trace(model, binary())).loss
     loss.backward()
     assert torch.isfinite(loss)
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    learning = [p for part in ("posterior", "likelihood") for p in getattr(model, part).parameters()]
+    learning += [] if posterior == "delta" else model.prior.parameters()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in learning)
 
 
 @pytest.mark.parametrize("variance", ["shared", "amortized", "fixed"])
-@pytest.mark.parametrize("network", ["mlp", "gated_mlp", "gated_convolution"])
+@pytest.mark.parametrize("network", ["mlp", "gated_mlp", "gated_convolution", "residual_convolution"])
 def test_every_network_builds_with_every_variance(network, variance):
     overrides = ["data.preparation=dequantized", "likelihood=gaussian", f"likelihood.variance={variance}"]
     overrides += ["likelihood.scale=0.5"] if variance == "fixed" else []
@@ -103,7 +120,7 @@ def test_building_leaves_the_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("prior", LEARNED_PRIORS)
+@pytest.mark.parametrize("prior", [name for name in LEARNED_PRIORS if name not in ELSEWHERE])
 def test_an_untrained_prior_is_the_standard_normal(prior):
     configuration = small(f"prior={prior}", "training.plan=two_stage")
     model = build_model(configuration, SHAPE)
@@ -111,10 +128,21 @@ def test_an_untrained_prior_is_the_standard_normal(prior):
     torch.testing.assert_close(model.prior().log_prob(z), StandardGaussian(3)().log_prob(z))
 
 
-@pytest.mark.parametrize("prior", ZUKO)
-def test_two_stages_refuse_a_prior_that_starts_elsewhere(prior):
-    with pytest.raises(CombinationError, match="this prior starts as another distribution"):
-        build_model(small(f"prior={prior}", "training.plan=two_stage"), SHAPE)
+@pytest.mark.parametrize("prior", ["maf", "cnf"])
+def test_the_first_of_two_stages_sees_the_standard_prior_wherever_its_own_starts(prior):
+    configuration = small(f"prior={prior}", "training.plan=two_stage")
+    model = build_model(configuration, SHAPE)
+    first, second = build_stages(configuration, model)
+    assert first.standard_prior
+    assert first.objective.kl == "closed_form"  # of a Gaussian to N(0, I)
+    assert not second.standard_prior
+    with torch.no_grad():
+        for parameter in model.prior.parameters():
+            parameter.fill_(torch.nan)
+    first.check(model)
+    with model.standard_prior():
+        value = first.objective(first.objective.trace(model, binary()))
+    assert torch.isfinite(value.loss)
 
 
 @pytest.mark.parametrize("posterior", ["tarflow", "nsf_autoregressive", "naf", "iaf"])
@@ -134,7 +162,7 @@ def test_the_first_stage_is_that_of_a_vae_with_a_fixed_prior(prior):
     configuration = small(f"prior={prior}", "training.plan=two_stage")
     model = build_model(configuration, SHAPE)
     baseline = build_model(small(), SHAPE)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), model.standard_prior():
         torch.manual_seed(5)
         trace = model.trace(binary())
         torch.manual_seed(5)
@@ -223,13 +251,28 @@ def test_a_likelihood_without_probability_for_the_data_is_refused(tmp_path):
         build_data(configuration)
 
 
-def test_two_stages_refuse_a_prior_that_does_not_start_as_standard():
-    prior = LearnedGaussian(3)
-    build_room._check_start(prior)
-    with torch.no_grad():
-        next(prior.parameters()).add_(1.0)
-    with pytest.raises(CombinationError, match=r"which must be N.0, I.; this prior starts as another"):
-        build_room._check_start(prior)
+def test_a_conditional_model_is_built_and_loaded_with_the_shape_of_its_labels(tmp_path):
+    configuration = small("prior=maf", "condition.on=labels")
+    model = build_model(configuration, SHAPE, (10,))
+    assert model.context_shape == (10,)
+    assert model.posterior.context_shape == (11, 8, 8)  # labels are constant channels beside an image
+    assert model.likelihood.context_shape == (13,)
+    label = torch.nn.functional.one_hot(torch.arange(5), 10).float()
+    assert model.trace(binary(), context=label).log_weight.shape == (1, 5)
+    (tmp_path / "config.yaml").write_text(to_yaml(configuration))
+    record = {"status": "finished", "event_shape": list(SHAPE), "context_shape": [10]}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    save_weights(model, tmp_path / "checkpoint" / "model.safetensors")
+    assert load_run(tmp_path)[1].context_shape == (10,)
+
+
+@pytest.mark.parametrize("part", ["posterior", "prior", "likelihood"])
+def test_one_part_alone_may_be_given_the_label(part):
+    model = build_model(small("prior=maf", "condition.on=labels", f"condition.parts=[{part}]"), SHAPE, (10,))
+    shapes = {"posterior": (1, 8, 8), "prior": None, "likelihood": (3,)}
+    given = {"posterior": (11, 8, 8), "prior": (10,), "likelihood": (13,)}
+    for name, shape in (shapes | {part: given[part]}).items():
+        assert getattr(model, name).context_shape == shape
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from latentflows.core.errors import CombinationError, ConfigurationError
+from latentflows.studies.combinations import LIKELIHOODS_OF
 from latentflows.studies.comparison import read_study
-from latentflows.studies.configuration import GaussianLikelihood, RunConfiguration
+from latentflows.studies.configuration import RunConfiguration
+from latentflows.studies.likelihood_settings import GaussianLikelihood
 from latentflows.studies.options import kinds, options, parts
 from latentflows.studies.overrides import configuration_from, differences, read_configuration, to_yaml
 
@@ -90,7 +92,8 @@ def test_a_written_file_is_complete_and_reads_back(part, tmp_path):
     for name in parts()[part]:
         overrides = [f"{part}={name}"]
         overrides += ["prior=real_nvp"] if part == "training" else []
-        overrides += ["data.preparation=dequantized"] if name == "gaussian" and part == "likelihood" else []
+        overrides += [f"data.preparation={LIKELIHOODS_OF[name][0]}"] if part == "likelihood" else []
+        overrides += ["objective=autoencoder"] if name == "delta" else []
         configuration = configuration_from({}, overrides)
         path = tmp_path / f"{name}.yaml"
         path.write_text(to_yaml(configuration))
@@ -193,8 +196,8 @@ def test_all_faults_are_reported_at_once():
 
 
 DO_NOT_FIT = {
-    "Bernoulli on gray": (["data.preparation=unit"], "bernoulli needs binary data"),
-    "Gaussian on binary": (["likelihood=gaussian"], "density has no upper bound"),
+    "Bernoulli on gray": (["data.preparation=unit"], "bernoulli is a probability of binary data"),
+    "Gaussian on binary": (["likelihood=gaussian"], "which on discrete values has no upper bound"),
     "a learned variance on gray": (
         ["data.preparation=unit", "likelihood=gaussian"],
         "variance`=shared does not fit .*without a lower bound.*data.preparation=dequantized, or .*=fixed",
@@ -295,7 +298,8 @@ def test_every_option_is_described_and_its_default_is_accepted():
             else []
         )
         overrides += ["prior=maf"] if part == "training" and kind not in (None, "one_stage") else []
-        overrides += ["data.preparation=dequantized"] if part == "likelihood" else []
+        overrides += ["prior=maf"] if part == "prior_base" else []
+        overrides += [f"data.preparation={LIKELIHOODS_OF[kind][0]}"] if part == "likelihood" and kind else []
         configuration_from({}, overrides)
 
 

@@ -10,6 +10,7 @@ from latentflows.core.errors import ConfigurationError
 from latentflows.objectives import ELBO, PriorLikelihood
 from latentflows.training import Options, Stage
 from latentflows.training.base import Progress
+from tests.training.tiny import vae
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,15 @@ def test_a_stage_refuses(settings: dict[str, Any]) -> None:
     (name,) = settings
     with pytest.raises(ConfigurationError, match=f"`{name}` must"):
         Stage("s", ELBO(), **settings)
+
+
+def test_all_parts_learn_where_none_is_named() -> None:
+    assert Stage("s", ELBO()).parts(vae()) == ("posterior", "prior", "likelihood")
+    assert Stage("s", ELBO(), ("likelihood",)).parts(vae()) == ("likelihood",)
+    with pytest.raises(ConfigurationError, match=r"must name some of .*'prior', 'likelihood'.*got .'density'"):
+        Stage("s", ELBO(), ("density",)).check(vae())
+    with pytest.raises(ConfigurationError, match="leave it out of `train`"):
+        Stage("s", ELBO(), standard_prior=True)
 
 
 def test_the_priors_objective_trains_the_prior_alone() -> None:

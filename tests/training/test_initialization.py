@@ -174,7 +174,7 @@ def test_models_without_such_layers_read_no_batch_more() -> None:
         model = posterior_of(iaf(2, num_layers=1, width=4, depth=1, context=6))
         model.prior = Flow(StandardGaussian(2), real_nvp(2, num_layers=1, width=4, depth=1))
     fit(model, one_stage(max_epochs=1), source)
-    assert source.reads == 1 + 4  # the check of the data, and one per step
+    assert source.reads == 1 + 4 + 1  # the check of the data, one per step, and the diagnostics of the epoch
 
 
 def test_a_frozen_layer_keeps_what_it_holds_in_a_part_that_learns() -> None:

@@ -138,12 +138,16 @@ def test_processes_start_from_one_set_of_buffers(monkeypatch: pytest.MonkeyPatch
     switches: dict[str, bool] = {}
 
     class Old(nn.Module):
-        def __init__(self, module: nn.Module, device_ids: None, broadcast_buffers: bool = True, **_: bool) -> None:
+        def __init__(
+            self, module: nn.Module, device_ids: None, broadcast_buffers: bool = True, **_: bool
+        ) -> None:
             super().__init__()
             switches["broadcast_buffers"] = broadcast_buffers
 
     class New(nn.Module):
-        def __init__(self, module: nn.Module, device_ids: None, forward_sync_buffers: bool = True, **_: bool) -> None:
+        def __init__(
+            self, module: nn.Module, device_ids: None, forward_sync_buffers: bool = True, **_: bool
+        ) -> None:
             super().__init__()
             switches["forward_sync_buffers"] = forward_sync_buffers
 

@@ -29,7 +29,7 @@ class DataSource(Protocol):
 
     `values` is "binary" for {0, 1}, "unit" for gray values in [0, 1] (no density is defined on them),
     "continuous" for real values with a density. Bits per dimension are nll / (D ln 2) + `bits_offset`, and
-    are undefined where `bits_offset` is None.
+    are undefined where `bits_offset` is None; for the probability mass of gray levels nothing is added.
     """
 
     @property

@@ -32,6 +32,11 @@ class Purpose(IntEnum):
     INTERPOLATE = 7
     DATA = 8
     INITIALIZATION = 9
+    SAMPLE_QUALITY = 10
+    CLASSIFIER = 11
+    LATENTS = 12
+    DIAGNOSTICS = 13
+    NORMALIZER = 14
 
 
 def mix(*key: int) -> int:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from latentflows.core.batches import Batch, DataSource, Values
 from latentflows.core.errors import ConfigurationError, DataError, ShapeError
@@ -29,12 +30,14 @@ class ArraySplit:
         values: "binary" for {0, 1}, "unit" for [0, 1] without a density, "continuous" for real values.
         bits_offset: Constant of bits per dimension for "continuous" values. Leave it out where they have no
             natural unit, and bits per dimension stay undefined. Always 0 for "binary".
-        labels: Integers (N,), given out as the context of a batch when `with_labels` is set.
-        with_labels: Whether batches carry the labels.
+        labels: Integers (N,) from 0, given out as the context of a batch when `with_labels` is set.
+        with_labels: Whether batches carry the labels, as one-hot float32 vectors (B, C).
+        num_classes: C; None for the highest label plus 1.
+        factors: Integers (N, F), what each data point was made from, where that is known; never in a batch.
 
     Raises:
         DataError: if a value is not finite or not in the range that `values` promises, or N is 0.
-        ShapeError: if `x` has no event axis, or `labels` is not of shape (N,).
+        ShapeError: if `x` has no event axis, or `labels` is not of shape (N,), or `factors` not (N, F).
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class ArraySplit:
         bits_offset: float | None = None,
         labels: Tensor | None = None,
         with_labels: bool = False,
+        num_classes: int | None = None,
+        factors: Tensor | None = None,
     ) -> None:
         if values not in ("binary", "unit", "continuous"):
             raise ConfigurationError(f'`values` must be "binary", "unit" or "continuous"; got {values!r}.')
@@ -57,6 +62,8 @@ class ArraySplit:
         self.event_shape: Shape = tuple(x.shape[1:])
         self.labels = _checked_labels(labels, len(x), with_labels)
         self.with_labels = with_labels
+        self.num_classes = _checked_classes(self.labels, num_classes, with_labels)
+        self.factors = _checked_factors(factors, len(x))
 
     def __len__(self) -> int:
         return len(self.x)
@@ -64,7 +71,7 @@ class ArraySplit:
     def batch(self, indices: Tensor) -> Batch:
         """Return the data points at `indices`, int64 of shape (B,), as float32 (B, *event)."""
         _check_indices(indices)
-        context = self.labels[indices] if self.with_labels and self.labels is not None else None
+        context = _one_hot(self.labels, indices, self.num_classes) if self.with_labels else None
         return Batch(self.x[indices].to(torch.float32), context)
 
     def to(self, device: torch.device | str) -> ArraySplit:
@@ -75,6 +82,8 @@ class ArraySplit:
             bits_offset=self.bits_offset,
             labels=None if self.labels is None else self.labels.to(device),
             with_labels=self.with_labels,
+            num_classes=self.num_classes,
+            factors=None if self.factors is None else self.factors.to(device),
         )
 
 
@@ -98,10 +107,12 @@ class ImageSplit:
         pixels: uint8 (N, C, H, W).
         drawing: How a batch is made from the pixels, as above.
         levels: Number of values that a pixel can take, 2 to 256.
-        labels: Integers (N,), given out as the context of a batch when `with_labels` is set.
-        with_labels: Whether batches carry the labels.
+        labels: Integers (N,) from 0, given out as the context of a batch when `with_labels` is set.
+        with_labels: Whether batches carry the labels, as one-hot float32 vectors (B, C).
+        num_classes: C; None for the highest label plus 1.
         rows: int64 (M,); the split is `pixels[rows]`, and `labels` has M entries. Lets several splits share
             one memory map without copying it.
+        factors: Integers (N, F), or (M, F) with `rows`: what each image was made from; never in a batch.
 
     Raises:
         DataError: if a pixel is not below `levels`, or there are no images.
@@ -116,7 +127,9 @@ class ImageSplit:
         levels: int = 256,
         labels: Tensor | None = None,
         with_labels: bool = False,
+        num_classes: int | None = None,
         rows: Tensor | None = None,
+        factors: Tensor | None = None,
     ) -> None:
         if drawing not in VALUES:
             raise ConfigurationError(f"`drawing` must be one of {', '.join(VALUES)}; got {drawing!r}.")
@@ -138,6 +151,8 @@ class ImageSplit:
         self.event_shape: Shape = tuple(pixels.shape[1:])
         self.labels = _checked_labels(labels, len(self), with_labels)
         self.with_labels = with_labels
+        self.num_classes = _checked_classes(self.labels, num_classes, with_labels)
+        self.factors = _checked_factors(factors, len(self))
 
     def __len__(self) -> int:
         return len(self.pixels) if self.rows is None else len(self.rows)
@@ -145,7 +160,7 @@ class ImageSplit:
     def batch(self, indices: Tensor) -> Batch:
         """Return the images at `indices`, int64 of shape (B,), as float32 (B, C, H, W)."""
         _check_indices(indices)
-        context = self.labels[indices] if self.with_labels and self.labels is not None else None
+        context = _one_hot(self.labels, indices, self.num_classes) if self.with_labels else None
         pixels = self.pixels[indices if self.rows is None else self.rows[indices]]
         return Batch(self._draw(pixels.contiguous()), context)  # pixels may be stored channels last
 
@@ -168,6 +183,8 @@ class ImageSplit:
             levels=self.levels,
             labels=None if self.labels is None else self.labels.to(device),
             with_labels=self.with_labels,
+            num_classes=self.num_classes,
+            factors=None if self.factors is None else self.factors.to(device),
         )
 
 
@@ -182,6 +199,7 @@ class ImageData:
         test: Data to report.
         description: How the values were made, and from which files, in words for a protocol.
         labels: Names of the classes: label k of a split means `labels[k]`. Empty where there are none.
+        factors: Names of the columns of the splits' `factors`. Empty where there are none.
     """
 
     name: str
@@ -190,6 +208,7 @@ class ImageData:
     test: DataSource
     description: str
     labels: tuple[str, ...] = ()
+    factors: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> ImageData:
         """Return the same data with the memory of every split on `device`."""
@@ -268,6 +287,35 @@ def _checked_labels(labels: Tensor | None, count: int, with_labels: bool) -> Ten
             f"got {labels.dtype} of shape {tuple(labels.shape)}."
         )
     return labels.to(torch.int64)
+
+
+def _checked_classes(labels: Tensor | None, num_classes: int | None, with_labels: bool) -> int | None:
+    if labels is None or not with_labels:
+        return num_classes
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or (num_classes is not None and highest >= num_classes):
+        bound = "" if num_classes is None else f" and below `num_classes` = {num_classes}"
+        raise DataError(
+            f"`labels` must be at least 0{bound}; got {lowest} to {highest}. Renumber the classes."
+        )
+    return highest + 1 if num_classes is None else num_classes
+
+
+def _one_hot(labels: Tensor | None, indices: Tensor, num_classes: int | None) -> Tensor:
+    assert labels is not None
+    assert num_classes is not None
+    return functional.one_hot(labels[indices], num_classes).to(torch.float32)
+
+
+def _checked_factors(factors: Tensor | None, count: int) -> Tensor | None:
+    if factors is None:
+        return None
+    if factors.ndim != 2 or len(factors) != count or factors.is_floating_point():
+        raise ShapeError(
+            f"`factors` must be integers of shape ({count}, F); "
+            f"got {factors.dtype} of shape {tuple(factors.shape)}."
+        )
+    return factors.to(torch.int64)
 
 
 def _check_values(x: Tensor, values: Values) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 from latentflows.core.errors import ConfigurationError
 from latentflows.data.base import ImageData
 from latentflows.data.prepare import Preparation, prepare
-from latentflows.data.readers import arrays, cifar10, digits, folder, mnist, omniglot
+from latentflows.data.readers import arrays, cifar10, digits, folder, mnist, omniglot, shapes2d
 from latentflows.data.readers.base import Amount, RawData, Request
 
 
@@ -30,6 +30,7 @@ DATASETS: dict[str, Entry] = {
     "fashion_mnist": Entry(mnist.read, "dynamic_binary", frozenset({"root", "validation"})),
     "omniglot": Entry(omniglot.read, "dynamic_binary", frozenset({"root", "validation", "size"})),
     "cifar10": Entry(cifar10.read, "dequantized", frozenset({"root", "validation"})),
+    "shapes2d": Entry(shapes2d.read, "dynamic_binary", frozenset({"root", "validation", "test"})),
     "folder": Entry(folder.read, "dequantized", frozenset({"root", "validation", "test", "size", "mode"})),
     "arrays": Entry(arrays.read, None, frozenset({"root", "validation", "test", "memory_map"})),
 }
@@ -61,6 +62,7 @@ def load(
     | mnist, fashion_mnist | official IDX files | dynamic_binary | first 50,000 / last 10,000 / 10,000 |
     | omniglot | official zips, or npz | dynamic_binary | 23,000 / 1,345 drawn with `seed` / 8,115 |
     | cifar10 | official binary files, or PNG strips | dequantized | 45,000 / last 5,000 / 10,000 |
+    | shapes2d | 64 x 64 shapes of 5 known factors | dynamic_binary | 73,728 / 9,216 / 9,216, drawn with `seed` |
     | folder | every image file below `root` | dequantized | about 80 / 10 / 10 %, by a hash of each name |
     | arrays | `.npy`, `.npz`, folder of `.npy` | dequantized, or continuous | 80 / 10 / 10 %, or given |
 
@@ -75,7 +77,7 @@ def load(
         size: Height and width of images: 28 or 105 for omniglot; needed for "folder".
         mode: "rgb" (the default) or "gray", for "folder".
         memory_map: For "arrays": leave a uint8 `.npy` on disk and read the rows of each batch.
-        with_labels: Whether batches carry the labels as their context.
+        with_labels: Whether batches carry the labels as their context, as one-hot float32 vectors (B, C).
 
     Returns:
         The three splits, with a description for protocols.

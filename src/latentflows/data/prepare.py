@@ -67,7 +67,11 @@ def prepare(raw: RawData, preparation: Preparation, *, with_labels: bool = False
     else:
         splits = _from_floats(raw, preparation, with_labels)
     return ImageData(
-        raw.name, *splits, description=f"{raw.description}; {WORDS[preparation]}", labels=raw.labels
+        raw.name,
+        *splits,
+        description=f"{raw.description}; {WORDS[preparation]}",
+        labels=raw.labels,
+        factors=raw.factors,
     )
 
 
@@ -79,25 +83,44 @@ def _from_floats(raw: RawData, preparation: Preparation, with_labels: bool) -> l
         )
     return [
         ArraySplit(
-            torch.from_numpy(split.values), values=preparation, labels=_labels(split), with_labels=with_labels
+            torch.from_numpy(split.values),
+            values=preparation,
+            labels=_labels(split),
+            with_labels=with_labels,
+            num_classes=_num_classes(raw),
         )
         for split in raw.splits
     ]
 
 
 def _from_pixels(raw: RawData, preparation: Preparation, with_labels: bool) -> list[DataSource]:
+    classes = _num_classes(raw)
+
     def stored(split: RawSplit, drawing: Drawing) -> ImageSplit:
         rows = None if split.rows is None else torch.from_numpy(split.rows)
         pixels = _tensor(split.values)
         return ImageSplit(
-            pixels, drawing, levels=raw.levels, labels=_labels(split), with_labels=with_labels, rows=rows
+            pixels,
+            drawing,
+            levels=raw.levels,
+            labels=_labels(split),
+            with_labels=with_labels,
+            num_classes=classes,
+            rows=rows,
+            factors=_factors(split),
         )
 
     def drawn(split: RawSplit, draw: Draw, values: Values) -> ArraySplit:
         x = torch.from_numpy(np.concatenate([draw(pixels, raw.levels) for pixels in _chunks(split)]))
         offset = math.log2(raw.levels) if values == "continuous" else None
         return ArraySplit(
-            x, values=values, bits_offset=offset, labels=_labels(split), with_labels=with_labels
+            x,
+            values=values,
+            bits_offset=offset,
+            labels=_labels(split),
+            with_labels=with_labels,
+            num_classes=classes,
+            factors=_factors(split),
         )
 
     if preparation == "continuous":
@@ -150,3 +173,15 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
 
 def _labels(split: RawSplit) -> torch.Tensor | None:
     return None if split.labels is None else _tensor(split.labels)
+
+
+def _num_classes(raw: RawData) -> int | None:
+    """Count the classes over all splits: as many as names, or the highest label plus 1, if that is more."""
+    found = [
+        int(split.labels.max()) for split in raw.splits if split.labels is not None and len(split.labels)
+    ]
+    return max(max(found) + 1, len(raw.labels)) if found else None
+
+
+def _factors(split: RawSplit) -> torch.Tensor | None:
+    return None if split.factors is None else _tensor(split.factors)

@@ -29,6 +29,10 @@ class Distribution(ABC):
         discrete: `log_prob` is of a mass, not of a density.
         density: What `log_prob` gives: "exact"; "estimate", a random number whose exponential is p(x) on average;
             "approximate", with an error that the class states; "unnormalized", without a known constant.
+        weighable: The exponential of `log_prob` is p(x), or p(x) on average, up to what `density` says; where it is
+            not, a bound from importance weights can exceed the truth.
+        log_normalizer_error: Error of `log_prob` from a normalizer that was estimated, nats; infinite where that was
+            never measured, None where there is none.
         values: Kinds of data that this is a likelihood of: "binary", "unit" (gray levels), "continuous".
     """
 
@@ -38,6 +42,8 @@ class Distribution(ABC):
     normalized: bool = True
     discrete: bool = False
     density: Literal["exact", "estimate", "approximate", "unnormalized"] = "exact"
+    weighable: bool = True
+    log_normalizer_error: Tensor | None = None
     values: frozenset[str] = frozenset({"continuous"})
 
     @abstractmethod

@@ -37,7 +37,7 @@ class Pushforward(Distribution):
         )
         self.batch_shape = base.batch_shape or rows
         self.reparameterized, self.normalized = base.reparameterized, base.normalized
-        self.density = base.density
+        self.density, self.weighable = base.density, base.weighable
 
     def _base_shape(self, sample_shape: Shape) -> Shape:
         return sample_shape if self.base.batch_shape else (*sample_shape, *self.batch_shape)

@@ -158,7 +158,7 @@ class FullNormal(Distribution):
         return FullNormal(self._mean, self.scale_tril * temperature)
 
 
-def _to_tril(raw: Tensor, dim: int, scale_bound: float) -> Tensor:
+def to_tril(raw: Tensor, dim: int, scale_bound: float) -> Tensor:
     """Fill a lower triangle from (*batch, D (D + 1) / 2) numbers; the diagonal is e^(soft-bounded)."""
     rows, columns = torch.tril_indices(dim, dim, device=raw.device)
     tril = raw.new_zeros(*raw.shape[:-1], dim, dim)
@@ -210,7 +210,7 @@ class LearnedGaussian(Conditional):
 
     def _condition(self, context: Tensor | None) -> Distribution:
         if self.covariance == "full":
-            return FullNormal(self.mean, _to_tril(self.raw_scale, self.event_shape[0], self.scale_bound))
+            return FullNormal(self.mean, to_tril(self.raw_scale, self.event_shape[0], self.scale_bound))
         log_scale = soft_bound(self.raw_scale, self.scale_bound)
         return DiagonalNormal(self.mean, log_scale, event_ndim=len(self.event_shape))
 
@@ -279,7 +279,7 @@ class AmortizedGaussian(Conditional):
             )
         if self.covariance == "full":
             dim = self.event_shape[0]
-            return FullNormal(raw[..., :dim], _to_tril(raw[..., dim:], dim, self.scale_bound))
+            return FullNormal(raw[..., :dim], to_tril(raw[..., dim:], dim, self.scale_bound))
         if self.scale == "amortized":
             mean, scale = raw.chunk(2, -ndim)
             return DiagonalNormal(mean, soft_bound(scale, self.scale_bound), event_ndim=ndim)

@@ -106,3 +106,31 @@ def _(q: FullNormal, p: DiagonalNormal) -> Tensor:
 @register_kl(DiagonalNormal, FullNormal)
 def _(q: DiagonalNormal, p: FullNormal) -> Tensor:
     return _full_kl(q.mean, torch.diag_embed(q.log_scale.exp()), p.mean, p.scale_tril)
+
+
+def check_factorized_kl(q: type[Distribution], p: type[Distribution]) -> None:
+    """Refuse a pair whose KL is no sum over single latents in closed form.
+
+    Raises:
+        CombinationError: naming both and what to use.
+    """
+    if q is not DiagonalNormal or p not in (DiagonalNormal, StandardNormal):
+        raise CombinationError(
+            f"The KL of every single latent is known for diagonal Gaussians alone; got `{q.__name__}` and "
+            f"`{p.__name__}`. Take the whole KL as one group."
+        )
+
+
+def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor:
+    """Return KL(q_j || p_j) of every latent of two diagonal Gaussians, nats: (*batch, *event).
+
+    Raises:
+        CombinationError: for other distributions.
+    """
+    check_factorized_kl(type(q), type(p))
+    assert isinstance(q, DiagonalNormal)
+    assert isinstance(p, DiagonalNormal | StandardNormal)
+    log_scale = p.log_scale if isinstance(p, DiagonalNormal) else math.log(p.scale)
+    widened = q.log_scale - log_scale
+    shift = (q.mean - p.mean) * (-p.log_scale).exp() if isinstance(p, DiagonalNormal) else q.mean / p.scale
+    return 0.5 * ((2 * widened).exp() + shift.square() - 1) - widened

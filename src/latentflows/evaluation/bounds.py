@@ -9,10 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from latentflows.core.batches import Batch, DataSource
-from latentflows.core.errors import CombinationError, ConfigurationError, LatentFlowsError
+from latentflows.core.errors import CombinationError, LatentFlowsError
 from latentflows.core.noise import Purpose, stream
 from latentflows.core.shapes import size
-from latentflows.models.inference import evaluation_mode, to_model
+from latentflows.distributions import Distribution
+from latentflows.evaluation.base import (
+    Figure,
+    Figures,
+    bits_offset,
+    check_positive_integers,
+    check_values,
+    checked_count,
+    figure,
+    finite,
+    log_mean_weight,
+    on_model,
+)
+from latentflows.models.inference import evaluation_mode
 from latentflows.models.vae import VAE
 
 _BLOCK_LATENTS = 8192  # latents drawn together: enough for full speed of a small decoder's matrix products
@@ -35,6 +48,9 @@ class Bounds:
         num_importance_samples: K.
         num_dimensions: Numbers in one data point, D.
         bits_offset: What is added to nll / (D ln 2) in bits per dimension; None where those are undefined.
+        prior_density: What the prior's log p(z) is: "exact", "estimate" or "approximate" (see `Distribution`).
+        normalizer_error: Error of log p(z) from an estimated normalizer, the same for every image, nats; infinite
+            where it was never measured, None where there is none.
     """
 
     reconstruction: Tensor
@@ -46,8 +62,10 @@ class Bounds:
     num_importance_samples: int
     num_dimensions: int
     bits_offset: float | None
+    prior_density: str = "exact"
+    normalizer_error: float | None = None
 
-    def figures(self) -> dict[str, dict[str, float | str | None] | None]:
+    def figures(self) -> Figures:
         r"""Return the means over images with their errors, as `evaluation.json` holds them.
 
         `standard_error` is s / sqrt(n) over images. `monte_carlo_error` is from finite K alone:
@@ -63,24 +81,31 @@ class Bounds:
                 f"{self.num_importance_samples} samples (the first is image {impossible[0]}; `Bounds.nll` has all). "
                 "Use a prior and a likelihood that are positive everywhere, or more importance samples."
             )
-        monte_carlo_error = float(self.monte_carlo_variance.sum().sqrt()) / len(self.nll)
-        nll = _figure(self.nll, "nats") | {"monte_carlo_error": _finite(monte_carlo_error)}
         bits = None
         if self.bits_offset is not None:
             scale = self.num_dimensions * math.log(2)
-            bits = _figure(self.nll / scale + self.bits_offset, "bits/dim")
-            bits["monte_carlo_error"] = _finite(monte_carlo_error / scale)
+            variance = self.monte_carlo_variance / scale**2
+            bits = figure(self.nll / scale + self.bits_offset, "bits/dim", variance)
         return {
-            "elbo": _figure(self.elbo, "nats"),
-            "reconstruction": _figure(self.reconstruction, "nats"),
-            "kl": _figure(self.kl, "nats"),
-            "nll": nll,
+            "elbo": figure(self.elbo, "nats"),
+            "reconstruction": figure(self.reconstruction, "nats"),
+            "kl": figure(self.kl, "nats"),
+            "nll": figure(self.nll, "nats", self.monte_carlo_variance),
             "bits_per_dim": bits,
             "effective_sample_size": {
                 "mean": float(self.effective_sample_size.mean()),
                 "minimum": float(self.effective_sample_size.min()),
                 "unit": "samples",
             },
+        }
+
+    def protocol(self) -> dict[str, int | float | str | None]:
+        """Return what the figures rest on: K, and what the prior's density is, with its error in nats."""
+        error = self.normalizer_error
+        return {
+            "num_importance_samples": self.num_importance_samples,
+            "prior_density": self.prior_density,
+            "normalizer_error": None if error is None else finite(error),
         }
 
 
@@ -104,7 +129,8 @@ def evaluate_bounds(
 
     A weight of zero is legal and counts as zero. The NLL of an image does not depend on which images stand beside
     it: noise is a function of the seed, of K, of the model's shapes and of the image's index, so the first n
-    images of a larger evaluation give the same numbers, and `memory_mib` changes rounding only.
+    images of a larger evaluation give the same numbers, and `memory_mib` changes rounding only. With a prior whose
+    density is itself an estimate from draws (`prior_density` "estimate"), `memory_mib` changes those draws too.
 
     Memory: K_piece * B_piece * (decoder activations + 4 * data size) * 4 bytes at most `memory_mib`, on a CPU at
     most 10 MiB, where more is slower. The activations are counted on one latent; without gradients most are freed
@@ -124,8 +150,10 @@ def evaluate_bounds(
 
     Raises:
         ConfigurationError: for settings out of range.
-        CombinationError: for a density on binary data, or a discrete likelihood on others.
+        CombinationError: for a likelihood that is none, or not one of these values (see `Distribution.values`).
         DataError: if the likelihood gives no probability to a data point, as Bernoulli to gray values.
+        CombinationError: for a prior without a normalizer, or, with more than one importance sample, one whose
+            exp(log p(z)) is biased.
         LatentFlowsError: if a log weight is NaN or +inf; it is never left out of a mean.
 
     References:
@@ -133,39 +161,59 @@ def evaluate_bounds(
         Backpropagation, 2014, arXiv 1401.4082, appendix E (importance-sampled likelihood); Owen, Monte Carlo
         theory, methods and examples, 2013, section 9.3 (effective sample size).
     """
-    _check_settings(num_importance_samples, num_images, len(source), memory_mib)
-    _check_values(model, source)
-    count = len(source) if num_images is None else num_images
+    check_positive_integers(num_importance_samples=num_importance_samples, memory_mib=memory_mib)
+    count = checked_count(num_images, len(source))
+    check_values(model, source)
     block = min(_BLOCK_LATENTS // num_importance_samples, _BLOCK_NUMBERS // size(model.event_shape))
     block = max(1, block)
     blocks = []
     with evaluation_mode(model), torch.no_grad():
-        rows = None
+        rows, prior = None, None
         for start in range(0, count, block):
             indices = torch.arange(start, min(start + block, len(source)))
             with stream(seed, Purpose.EVALUATION, start, 0):
-                batch = _on_model(model, source.batch(indices))
+                batch = on_model(model, source.batch(indices))
             if rows is None:
+                prior = _checked_prior(model, batch.context, num_importance_samples)
                 rows = _rows_in_memory(model, batch.context, memory_mib)
             parts = _log_weights(
                 model, batch, num_importance_samples, rows, (seed, Purpose.EVALUATION, start)
             )
             _check_weights(parts, start)
             blocks.append(_summary(*parts))
+    error = None if prior is None else prior.log_normalizer_error
     columns = {name: torch.cat([block[name] for block in blocks])[:count].cpu() for name in blocks[0]}
     return Bounds(
         **columns,
         num_importance_samples=num_importance_samples,
         num_dimensions=size(model.event_shape),
-        bits_offset=source.bits_offset,
+        bits_offset=bits_offset(model, source),
+        prior_density=prior.density if prior is not None else "exact",
+        normalizer_error=None if error is None else float(error),
     )
+
+
+def _checked_prior(model: VAE, context: Tensor | None, num_samples: int) -> Distribution:
+    """Return the prior, after refusing one whose figures would be none."""
+    p = model.prior_at(None if context is None else context[:1])
+    if p.density == "unnormalized":
+        raise CombinationError(
+            f"`{type(model.prior).__name__}` knows its density up to a constant only: a bound computed from it would be "
+            "off by that constant. Call `model.prior.estimate_normalizer()` before; sample quality needs no density."
+        )
+    if not p.weighable and num_samples > 1:
+        raise CombinationError(
+            f"exp(log p(z)) of `{type(model.prior).__name__}` is biased upward, since log p(z) is an estimate: a mean "
+            'of importance weights could exceed p(x). Use divergence="exact", or `num_importance_samples` 1 for the ELBO.'
+        )
+    return p
 
 
 def _log_weights(
     model: VAE, batch: Batch, num_samples: int, rows: int, key: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
     """Encode once and score K samples: log p(x|z) and log q(z|x) - log p(z), each (K, B) in float64."""
-    q = model.posterior(batch.x)
+    q = model.encode(*batch)
     latents = min(_BLOCK_LATENTS, _LATENT_NUMBERS // size(model.latent_shape))
     step = max(1, latents // len(batch.x))
     likelihoods, ratios = [], []
@@ -184,12 +232,12 @@ def _score(model: VAE, z: Tensor, batch: Batch, rows: int, *, check: bool) -> tu
     for first in range(0, len(batch.x), rows):
         part = slice(first, first + rows)
         x, context = batch.x[part], None if batch.context is None else batch.context[part]
-        prior = model.prior(context)
+        prior = model.prior_at(context)
         step = max(1, rows // len(x))
         pieces = z[:, part].split(step)
         decoded = []
         for i, piece in enumerate(pieces):
-            likelihood = model.likelihood(piece)
+            likelihood = model.decode(piece, context)
             if check and i == 0:
                 likelihood.check_support(x)
             decoded.append(likelihood.log_prob(x).double())
@@ -201,17 +249,13 @@ def _score(model: VAE, z: Tensor, batch: Batch, rows: int, *, check: bool) -> tu
 def _summary(log_likelihood: Tensor, ratio: Tensor) -> dict[str, Tensor]:
     """Reduce (K, B) over the samples to the per-image tensors of `Bounds`, each (B,)."""
     log_weight = log_likelihood - ratio
-    num_samples = len(log_weight)
-    log_sum = log_weight.logsumexp(0)
-    effective = (2 * log_sum - (2 * log_weight).logsumexp(0)).exp()
-    effective = torch.where(torch.isinf(log_sum), 0, effective)
-    spread = (num_samples / effective - 1).clamp(min=0)
+    log_mean, variance, effective = log_mean_weight(log_weight)
     return {
         "reconstruction": log_likelihood.mean(0),
         "kl": ratio.mean(0),
         "elbo": log_weight.mean(0),
-        "nll": math.log(num_samples) - log_sum,
-        "monte_carlo_variance": spread / (num_samples - 1) if num_samples > 1 else spread * torch.nan,
+        "nll": -log_mean,
+        "monte_carlo_variance": variance,
         "effective_sample_size": effective,
     }
 
@@ -241,48 +285,11 @@ def _rows_in_memory(model: VAE, context: Tensor | None, memory_mib: int) -> int:
     leaves = [module for part in parts for module in part.modules() if not list(module.children())]
     hooks = [module.register_forward_hook(count) for module in leaves]
     try:
-        model.prior(None if context is None else context[:1]).log_prob(z)
-        model.likelihood(z)
+        first = None if context is None else context[:1]
+        model.prior_at(first).log_prob(z)
+        model.decode(z, first)
     finally:
         for hook in hooks:
             hook.remove()
     budget = min(memory_mib, _CACHE_MIB) if like.device.type == "cpu" else memory_mib
     return max(1, budget * 2**20 // (4 * total))
-
-
-def _on_model(model: VAE, batch: Batch) -> Batch:
-    """Bring data to the model; drop a context that is not used."""
-    context = batch.context if model.prior.context_shape is not None else None
-    return Batch(to_model(model, batch.x), None if context is None else to_model(model, context))
-
-
-def _check_values(model: VAE, source: DataSource) -> None:
-    discrete = model.likelihood.distribution_type.discrete
-    if discrete != (source.values == "binary"):
-        kind, fix = (
-            ("discrete", "Binarize the data") if discrete else ("a density", "Use a Bernoulli likelihood")
-        )
-        raise CombinationError(
-            f"The likelihood is {kind}, but the data have {source.values} values: its figures would not be the "
-            f"likelihood of these data. {fix}, or state other `values`."
-        )
-
-
-def _check_settings(num_samples: int, num_images: int | None, available: int, memory_mib: int) -> None:
-    for name, value in (("num_importance_samples", num_samples), ("memory_mib", memory_mib)):
-        if not isinstance(value, int) or value < 1:
-            raise ConfigurationError(f"`{name}` must be a positive integer; got {value!r}.")
-    if num_images is not None and (not isinstance(num_images, int) or not 1 <= num_images <= available):
-        raise ConfigurationError(
-            f"`num_images` must be from 1 to the {available} images of the data; got {num_images!r}. "
-            "Leave it out for all of them."
-        )
-
-
-def _figure(values: Tensor, unit: str) -> dict[str, float | str | None]:
-    error = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
-    return {"mean": _finite(float(values.mean())), "standard_error": _finite(error), "unit": unit}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

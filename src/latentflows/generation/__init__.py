@@ -1,15 +1,29 @@
-"""Drawing from a trained model: tensors in `drawing`, files with captions in `pictures`."""
+"""Drawing from a trained model: samples and lines, what latents stand for, and files with captions."""
 
 from latentflows.generation.drawing import Line, Space, interpolate, reconstruct, sample
+from latentflows.generation.latents import (
+    ClassMeans,
+    Decoded,
+    apply_attribute,
+    attribute_vector,
+    class_means,
+    traverse,
+)
 from latentflows.generation.pictures import PictureEntry, save_grid, write_pictures
 
 __all__ = [
+    "ClassMeans",
+    "Decoded",
     "Line",
     "PictureEntry",
     "Space",
+    "apply_attribute",
+    "attribute_vector",
+    "class_means",
     "interpolate",
     "reconstruct",
     "sample",
     "save_grid",
+    "traverse",
     "write_pictures",
 ]

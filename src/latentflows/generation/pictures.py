@@ -18,6 +18,8 @@ from latentflows.core.files import write_atomically
 from latentflows.distributions.flow import Flow
 from latentflows.distributions.gaussian import StandardGaussian
 from latentflows.generation.drawing import Line, check_positive, interpolate, reconstruct, sample
+from latentflows.generation.latents import traverse
+from latentflows.models.inference import evaluation_mode, posterior_mean, to_model
 from latentflows.models.vae import VAE
 
 _PADDING = 2  # pixels around every image of a grid
@@ -130,6 +132,7 @@ def write_pictures(
         "sample_means.png": ("Means of the samples", _sample_means),
         "reconstructions.png": ("Reconstructions", _reconstructions),
         "interpolations.png": ("Interpolations", _interpolations),
+        "traversals.png": ("Single latents", _traversals),
     }
     entries = []
     for file, (title, draw) in pictures.items():
@@ -205,6 +208,23 @@ def _interpolations(task: _Task) -> tuple[Tensor, int, str]:
     images, note = _in_range(task, decoded.flatten(0, 1))
     where = "the base noise of the prior's flow" if flow else "the latent space"
     caption = f"Means of p(x|z) on a {line} line in {where} between the latents of two {task.what} a row"
+    return images, steps, f"{caption}, seed {task.seed}.{note}"
+
+
+def _traversals(task: _Task) -> tuple[Tensor, int, str]:
+    steps, rows, model, x = 10, 8, task.model, task.batch.x
+    context = _context(task)
+    with noise.stream(task.seed, noise.Purpose.LATENTS, 9), evaluation_mode(model), torch.no_grad():
+        given = None if context is None else to_model(model, context)
+        means = posterior_mean(model, to_model(model, x), given).flatten(1)
+    dims = means.var(0, correction=0).argsort(descending=True)[:rows].tolist()
+    walk = traverse(
+        model, x[0], dims=dims, steps=steps, seed=task.seed, context=None if context is None else context[0]
+    )
+    images, note = _in_range(task, walk.images.flatten(0, 1))
+    caption = f"Means of p(x|z) from the posterior mean of one of the {task.what}, one latent a row moved through the "
+    places = ", ".join(str(dim) for dim in dims)
+    caption += f"5 to 95 % quantiles of the prior; latents {places}, in the order of how far their posterior means vary"
     return images, steps, f"{caption}, seed {task.seed}.{note}"
 
 

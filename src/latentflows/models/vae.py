@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from latentflows.core.shapes import Shape, as_shape, batch_shape, check_context,
 from latentflows.distributions.base import Conditional, Distribution
 from latentflows.distributions.flow import Flow
 from latentflows.distributions.gaussian import StandardGaussian
+from latentflows.distributions.hierarchical import Hierarchical
+from latentflows.distributions.vamp import SharesPosterior
 from latentflows.networks.masked import MaskedLinear
 
 
@@ -70,6 +73,7 @@ class VAE(nn.Module):
         context_shape: Shape of c; None for that of the prior's context, if it has one.
 
     Attributes:
+        parts: Names of what a `Stage` may train.
         auxiliary: A module that an objective needs besides the three (`Objective.auxiliary`), or None.
 
     Raises:
@@ -81,6 +85,7 @@ class VAE(nn.Module):
         Structured Output Representation using Deep Conditional Generative Models, 2015 (conditional VAE).
     """
 
+    parts: ClassVar[tuple[str, ...]] = ("posterior", "prior", "likelihood")
     auxiliary: nn.Module | None
 
     def __init__(
@@ -97,6 +102,7 @@ class VAE(nn.Module):
         self.context_shape = context_shape or prior.context_shape
         self._given = _check_shapes(posterior, prior, likelihood, self.context_shape)
         _check_density(posterior, prior, likelihood)
+        _check_shared(posterior, prior)
         _warn_of_slow_directions(posterior, prior)
         self.posterior, self.prior, self.likelihood = posterior, prior, likelihood
         self.auxiliary = None
@@ -155,9 +161,9 @@ class VAE(nn.Module):
         Entries that a mask removes are not counted, and a parameter that two parts share is counted once in the
         total.
         """
-        parts = {"posterior": self.posterior, "prior": self.prior, "likelihood": self.likelihood}
-        counts = {name: count_parameters(module) for name, module in parts.items()}
-        return counts | {"total": count_parameters(*parts.values())}
+        modules = {name: getattr(self, name) for name in self.parts}
+        counts = {name: count_parameters(module) for name, module in modules.items()}
+        return counts | {"total": count_parameters(*modules.values())}
 
     def trace(
         self,
@@ -178,7 +184,7 @@ class VAE(nn.Module):
             context: What the model is conditioned on, (B, *context), if it is.
             with_likelihood: Whether to decode; without, `log_likelihood` is NaN.
             with_densities: Whether to score z under prior and posterior; without, both are NaN (a closed-form KL
-                reads `levels` alone).
+                reads `levels` alone). `log_posterior` is NaN for an autoencoder's posterior, which has no density.
 
         Raises:
             ShapeError: if a shape is not the declared one.
@@ -188,12 +194,12 @@ class VAE(nn.Module):
         if num_samples < 1:
             raise ConfigurationError(f"`num_samples` must be at least 1; got {num_samples}.")
         q, p = self.encode(x, context), self.prior_at(context)
-        if with_densities:
+        if with_densities and q.density != "unnormalized":
             z, log_q = q.sample_and_log_prob((num_samples,))
-            log_p = p.log_prob(z)
         else:
             z = q.sample((num_samples,))
-            log_q = log_p = z.new_full((), torch.nan).expand(num_samples, len(x))
+            log_q = z.new_full((), torch.nan).expand(num_samples, len(x))
+        log_p = p.log_prob(z) if with_densities else z.new_full((), torch.nan).expand(num_samples, len(x))
         if with_likelihood:
             log_likelihood = self.decode(z, context).log_prob(at_least_float32(x))
         else:
@@ -306,13 +312,34 @@ def _check_density(posterior: Conditional, prior: Conditional, likelihood: Condi
                 f"The {name} must score points that it did not draw, but `{what}` has no inverse. Use it as the "
                 f"posterior, and take a coupling flow or Inverse(InverseAutoregressive(...)) as the {name}."
             )
-    if not posterior.distribution_type.reparameterized:
-        raise CombinationError(
-            f"The posterior must draw with gradients, but `{posterior.distribution_type.__name__}` does not. "
-            "Use a Gaussian or a flow."
-        )
+    for part in drawn_parts(posterior):
+        if not part.distribution_type.reparameterized:
+            raise CombinationError(
+                f"The posterior must draw with gradients, but `{part.distribution_type.__name__}` does not. "
+                "Use a Gaussian or a flow."
+            )
     if prior.distribution_type.discrete != posterior.distribution_type.discrete:
         raise CombinationError("Prior and posterior must both be continuous; one of them is discrete.")
+
+
+def drawn_parts(part: Conditional) -> list[Conditional]:
+    """Return what a conditional's noise comes from: the bases of its flows, in each of its levels."""
+    if isinstance(part, Flow):
+        return drawn_parts(part.base)
+    if isinstance(part, Hierarchical):
+        return [base for level in part.members for base in drawn_parts(level)]
+    return [part]
+
+
+def _check_shared(posterior: Conditional, prior: Conditional) -> None:
+    """Refuse a prior made of a posterior that is not the model's own, nor a level of it."""
+    own = set(posterior.modules())
+    for part in prior.modules():
+        if isinstance(part, SharesPosterior) and part.posterior not in own:
+            raise CombinationError(
+                f"The `{type(part).__name__}` is made of another posterior than the model's, and would not learn with "
+                "it. Build it with the very module that is the posterior, or a level of a `Hierarchical` one."
+            )
 
 
 def _warn_of_slow_directions(posterior: Conditional, prior: Conditional) -> None:

@@ -7,6 +7,7 @@ from latentflows.networks.height_causal import HeightCausalWaveNet
 from latentflows.networks.masked import MaskedMLP
 from latentflows.networks.mlp import MLP, GatedMLP
 from latentflows.networks.residual import ResidualMLP
+from latentflows.networks.residual_convolution import ResidualConvolutionDecoder, ResidualConvolutionEncoder
 from latentflows.networks.transformer import CausalTransformer, KeyValueCache
 from latentflows.networks.wavenet import WaveNet
 
@@ -23,6 +24,8 @@ __all__ = [
     "MaskedMLP",
     "NetworkMaker",
     "ResidualConvolution",
+    "ResidualConvolutionDecoder",
+    "ResidualConvolutionEncoder",
     "ResidualMLP",
     "WaveNet",
 ]

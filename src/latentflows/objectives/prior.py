@@ -11,6 +11,7 @@ from torch import Tensor
 from latentflows.core.errors import CombinationError
 from latentflows.models.vae import VAE, Trace
 from latentflows.objectives.base import Objective, Value, check_samples, value_of
+from latentflows.objectives.requirements import Need
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ class PriorLikelihood(Objective):
     num_samples: int = 1
     metrics: ClassVar[tuple[str, ...]] = ("loss", "prior_nll", "kl")
     prior_only: ClassVar[bool] = True
+    needs: ClassVar[tuple[Need, ...]] = ("prior_density",)
 
     def __post_init__(self) -> None:
         check_samples(self.num_samples)
 
     def check(self, model: VAE) -> None:
+        super().check(model)
         if model.num_parameters()["prior"] == 0:
             raise CombinationError(
                 "A stage that fits the prior needs a prior with parameters; this one has none. "

@@ -77,6 +77,8 @@ class Epoch(Record):
     rollbacks: int = 0
     train: dict[str, Number]
     validation: dict[str, Number] | None = None
+    diagnostics: dict[str, Number] = {}
+    events: list[str] = []
 
 
 class Quantity(Record):
@@ -97,6 +99,8 @@ class Protocol(Record):
     num_importance_samples: int
     seed: int
     data: str
+    prior_density: str = "exact"
+    normalizer_error: float | None = None
 
     @property
     def conditions(self) -> str:
@@ -108,10 +112,14 @@ class Protocol(Record):
 
     @property
     def caution(self) -> str:
-        """What a reader of the figures must know about their split; empty for test data."""
-        if self.split != "validation":
-            return ""
-        return "The weights were selected on the validation split, so figures on it flatter the model."
+        """What a reader of the figures must know about their split and the prior; empty where all is plain."""
+        notes = []
+        if self.split == "validation":
+            notes.append("The weights were selected on the validation split, so figures on it flatter the model.")
+        if self.prior_density != "exact":
+            error = "" if self.normalizer_error is None else f", with an error of {self.normalizer_error:.2g} nats"
+            notes.append(f"The prior's density is not exact but of the kind {self.prior_density!r}{error}.")
+        return " ".join(notes)
 
 
 class Evaluation(Record):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Band = tuple[int, float, float, float]  # epoch, mean, lowest, highest
 EPOCH_AXIS = "epoch, counted over all stages"
 TRAIN, VALIDATION = SERIES_LIGHT[1], SERIES_LIGHT[0]
+_DASHED = ("train", "one posterior")
 
 
 def elbo_curve(epochs: Sequence[Epoch]) -> Drawing | None:
@@ -59,9 +60,42 @@ def beta_curve(epochs: Sequence[Epoch]) -> Drawing | None:
     return _epoch_figure(epochs, "beta", "Beta", "beta, weight of the KL", {"beta": betas})
 
 
+def scale_curve(epochs: Sequence[Epoch]) -> Drawing | None:
+    """Width of single posteriors and of the aggregate posterior per epoch."""
+    names = {"one posterior": "posterior_scale", "all latents": "latent_scale"}
+    lines = {label: _diagnosed(epochs, name) for label, name in names.items()}
+    return _epoch_figure(epochs, "posterior_scale", "Posterior scale", "standard deviation of z", lines)
+
+
+def active_units_curve(epochs: Sequence[Epoch]) -> Drawing | None:
+    """Number of latent dimensions that depend on the data, per epoch."""
+    lines = {"active": _diagnosed(epochs, "active_units")}
+    return _epoch_figure(epochs, "active_units", "Active units", "latent dimensions that depend on x", lines)
+
+
+def mmd_curve(epochs: Sequence[Epoch]) -> Drawing | None:
+    """Squared MMD between aggregate posterior and prior, per epoch."""
+    lines = {"q(z) to p(z)": _diagnosed(epochs, "mmd")}
+    return _epoch_figure(epochs, "mmd", "Prior holes", "squared MMD of q(z) to p(z)\n(0 is best)", lines)
+
+
+def _diagnosed(epochs: Sequence[Epoch], name: str) -> list[float]:
+    return [epoch.diagnostics.get(name, math.nan) for epoch in epochs]
+
+
 def run_figures(epochs: Sequence[Epoch]) -> list[Drawing]:
     """Every learning curve that the epochs have data for."""
-    curves = (elbo_curve, reconstruction_curve, kl_curve, prior_nll_curve, learning_rate_curve, beta_curve)
+    curves = (
+        elbo_curve,
+        reconstruction_curve,
+        kl_curve,
+        prior_nll_curve,
+        learning_rate_curve,
+        beta_curve,
+        scale_curve,
+        active_units_curve,
+        mmd_curve,
+    )
     return [drawing for drawing in (curve(epochs) for curve in curves) if drawing is not None]
 
 
@@ -178,7 +212,7 @@ def _epoch_figure(
     with styled_axes() as axes:
         axes.set_xlabel(EPOCH_AXIS)
         for label, values in lines.items():
-            color, dashes = (TRAIN, (0, (4, 1.5))) if label == "train" else (VALIDATION, "-")
+            color, dashes = (TRAIN, (0, (4, 1.5))) if label in _DASHED else (VALIDATION, "-")
             for number, (start, end) in enumerate(_stage_spans(epochs)):
                 points = [(i + 1, values[i]) for i in range(start, end) if math.isfinite(values[i])]
                 positions, heights = zip(*points, strict=True) if points else ((), ())

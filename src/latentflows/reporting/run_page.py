@@ -6,6 +6,7 @@ from latentflows.reporting.base import Picture, Run, RunRecord, read_run
 from latentflows.reporting.figures import run_figures
 from latentflows.reporting.page import duration, missing, write_page
 
+MOST_EVENTS = 10
 USUAL_PICTURES = ("data.png", "samples.png", "sample_means.png", "reconstructions.png", "interpolations.png")
 # Key in evaluation.json: name, explanation, decimals.
 QUANTITIES = {
@@ -57,6 +58,7 @@ def write_run_report(run_folder: Path) -> Path:
         "banner": _banner(run.record),
         "missing": {name: missing(run_folder, name) for name in _missing_names(run)},
         "measured": _measured(run),
+        "events": _events(run),
         "pictures": _in_reading_order(run.pictures),
         "absent_pictures": _absent_pictures(run.pictures),
         "picture_command": missing(run_folder, "samples/index.json")[1],
@@ -83,6 +85,12 @@ def _missing_names(run: Run) -> list[str]:
         "samples/index.json": run.pictures,
     }
     return [name for name, content in present.items() if not content]
+
+
+def _events(run: Run) -> tuple[list[str], int]:
+    """The first events of the training, and how many more there were."""
+    events = [event for epoch in run.epochs for event in epoch.events]
+    return events[:MOST_EVENTS], len(events[MOST_EVENTS:])
 
 
 def _measured(run: Run) -> list[tuple[str, str, int, object]]:

@@ -1,8 +1,6 @@
-"""From a configuration to data, model, stages and options, through tables keyed by `kind`; no name is ever imported.
+"""From a configuration to data, model, stages and options; the parts of a model are built in `studies/parts.py`.
 
-Posterior, prior and likelihood each draw their first weights from a stream of their own, and within a part the
-encoder or decoder comes first: two configurations with one seed and one network start with equal networks, whatever
-their flows are.
+Posterior, prior and likelihood each draw their first weights from a stream of their own.
 """
 
 from __future__ import annotations
@@ -13,59 +11,37 @@ import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
-from torch import Tensor, nn
+import torch
 
-from latentflows.bijections import Bijection, Inverse
 from latentflows.core import noise
 from latentflows.core.batches import DataSource
 from latentflows.core.errors import CheckpointError, CombinationError, ConfigurationError
 from latentflows.core.shapes import Shape
 from latentflows.data import ImageData, load
-from latentflows.distributions import (
-    AmortizedBernoulli,
-    AmortizedGaussian,
-    Conditional,
-    Flow,
-    LearnedGaussian,
-    StandardGaussian,
-    gaussian_raw_shape,
-    has_closed_form_kl,
-)
-from latentflows.models import VAE, presets
-from latentflows.networks import MLP, GatedConvolutionDecoder, GatedConvolutionEncoder, GatedMLP, LastLayer
-from latentflows.objectives import ELBO, IWAE, Objective, PriorLikelihood
+from latentflows.models import VAE
+from latentflows.objectives import ELBO, Objective
 from latentflows.studies import configuration as settings
+from latentflows.studies.combinations import LIKELIHOODS_OF, likelihood_faults
 from latentflows.studies.configuration import RunConfiguration
-from latentflows.studies.flow_settings import FlowSettings
-from latentflows.studies.options import tag_of
+from latentflows.studies.likelihood_parts import build_likelihood
 from latentflows.studies.overrides import read_configuration
+from latentflows.studies.parts import (
+    build_auxiliary,
+    build_decoder,
+    build_objective,
+    build_posterior,
+    build_prior,
+    build_prior_objective,
+)
 from latentflows.training import MLflowLog, Options, Stage, TensorBoardLog, Tracker, WandbLog
+from latentflows.training.base import PARTS
 from latentflows.training.checkpoint import load_weights
 
-_FLOWS = {  # the fields of a kind's settings are the arguments of its preset
-    "bpf": presets.bpf,
-    "cnf": presets.cnf,
-    "iaf": presets.iaf,
-    "maf": presets.maf,
-    "naf": presets.naf,
-    "nice": presets.nice,
-    "nsf_autoregressive": presets.nsf_autoregressive,
-    "nsf_coupling": presets.nsf_coupling,
-    "planar": presets.planar,
-    "radial": presets.radial,
-    "real_nvp": presets.real_nvp,
-    "sospf": presets.sospf,
-    "sylvester_householder": presets.sylvester_householder,
-    "sylvester_orthogonal": presets.sylvester_orthogonal,
-    "sylvester_triangular": presets.sylvester_triangular,
-    "tarflow": presets.tarflow,
-    "unaf": presets.unaf,
-}
 _PROJECT = "latentflows"  # of MLflow's experiment and of the Weights & Biases project
-_POSTERIOR, _PRIOR, _LIKELIHOOD = range(3)  # streams of the first weights
+_POSTERIOR, _PRIOR, _LIKELIHOOD, _AUXILIARY = range(4)  # streams of the first weights
 
 
 def build_data(configuration: RunConfiguration) -> ImageData:
@@ -87,6 +63,7 @@ def build_data(configuration: RunConfiguration) -> ImageData:
         size=data.size,
         mode=data.mode,
         memory_map=data.memory_map,
+        with_labels=configuration.condition.on == "labels",
     )
     _check_values(configuration, loaded.train)
     return loaded
@@ -97,149 +74,76 @@ def _amount(value: float | None) -> int | float | None:
 
 
 def _check_values(configuration: RunConfiguration, source: DataSource) -> None:
-    bernoulli = configuration.likelihood.kind == "bernoulli"
-    if bernoulli != (source.values == "binary"):
-        fix = (
-            "Use data.preparation=dynamic_binary, or likelihood=gaussian."
-            if bernoulli
-            else "Use likelihood=bernoulli."
-        )
+    """Refuse values that the likelihood is no likelihood of, also where no preparation was named."""
+    prepared = {"binary": "dynamic_binary", "unit": "unit", "continuous": "continuous"}[source.values]
+    kind = configuration.likelihood.kind
+    if likelihood_faults(configuration.likelihood, prepared):
+        fitting = ", ".join(name for name, values in LIKELIHOODS_OF.items() if prepared in values)
         raise CombinationError(
-            f"`likelihood.kind`={configuration.likelihood.kind} does not fit data with {source.values} values. {fix}"
+            f"`likelihood.kind`={kind} does not fit data with {source.values} values. Use likelihood={fitting}, or "
+            "another data.preparation."
         )
 
 
-def build_model(configuration: RunConfiguration, event_shape: Shape) -> VAE:
+def context_shape_of(data: ImageData) -> Shape | None:
+    """Return the shape of what a batch carries besides its data points, or None."""
+    with noise.stream(0):
+        context = data.train.batch(torch.arange(1)).context
+    return None if context is None else tuple(context.shape[1:])
+
+
+def build_model(
+    configuration: RunConfiguration, event_shape: Shape, context_shape: Shape | None = None
+) -> VAE:
     """Build the model with the first weights of its seed; the caller's generators stay as they are.
+
+    Args:
+        configuration: What to build.
+        event_shape: Shape of one data point.
+        context_shape: Shape of what the model is given besides, if anything.
 
     Raises:
         ConfigurationError: if the networks do not fit the shape of the data.
         CombinationError: if the parts do not fit.
     """
     c = configuration
+    given = {part: context_shape if part in c.condition.parts else None for part in PARTS}
     with noise.stream(c.seed, _POSTERIOR):
-        posterior = _posterior(c, event_shape)
+        posterior = build_posterior(c, event_shape, given["posterior"])
     with noise.stream(c.seed, _PRIOR):
-        prior = _prior(c)
+        prior = build_prior(c, event_shape, posterior, given["prior"])
     with noise.stream(c.seed, _LIKELIHOOD):
-        likelihood = _likelihood(c, event_shape)
-    model = VAE(posterior, prior, likelihood)
-    if c.training.plan != "one_stage":
-        _check_start(prior)
+        decoder = partial(build_decoder, c.network)
+        likelihood = build_likelihood(c, event_shape, given["likelihood"], decoder)
+    model = VAE(posterior, prior, likelihood, context_shape=context_shape)
+    with noise.stream(c.seed, _AUXILIARY):
+        model.auxiliary = build_auxiliary(c.objective, model)
     return model
 
 
-def _posterior(c: RunConfiguration, event_shape: Shape) -> Conditional:
-    part, latent = c.posterior, (c.latent_dim,)
-    encoder, features = _encoder(c.network, event_shape)
-    covariance: Literal["diagonal", "full"] = "full" if part.kind == "full_gaussian" else "diagonal"
-    last = LastLayer(features, gaussian_raw_shape(latent, covariance=covariance))
-    if isinstance(part, settings.Gaussian | settings.FullGaussian):
-        return AmortizedGaussian(latent, event_shape, nn.Sequential(encoder, last), covariance=covariance)
-    bijection = _flow(part, c.latent_dim, context=features)
-    if _turned(bijection):  # a posterior is drawn from in every step, and scored where it was drawn
-        bijection = Inverse(bijection)
-    base = AmortizedGaussian(latent, features, last)
-    return Flow(base, bijection, embed=encoder, context_shape=event_shape)
+def build_stages(configuration: RunConfiguration, model: VAE, num_points: int | None = None) -> list[Stage]:
+    """Return the stages of the plan; some objectives need the number of training points.
 
-
-def _prior(c: RunConfiguration) -> Conditional:
-    part = c.prior
-    if isinstance(part, settings.Standard):
-        return StandardGaussian(c.latent_dim)
-    if isinstance(part, settings.Gaussian | settings.FullGaussian):
-        return LearnedGaussian(
-            c.latent_dim, covariance="full" if part.kind == "full_gaussian" else "diagonal"
-        )
-    return Flow(StandardGaussian(c.latent_dim), _flow(part, c.latent_dim))
-
-
-def _flow(part: FlowSettings, dim: int, context: int | None = None) -> Bijection:
-    arguments = part.model_dump(exclude={part.tag})
-    return _FLOWS[tag_of(type(part))](dim, context=context, **arguments)
-
-
-def _turned(bijection: Bijection) -> bool:
-    """Whether drawing takes more passes than scoring."""
-    forward, inverse = bijection.passes
-    return inverse is not None and (forward is None or forward > inverse)
-
-
-def _likelihood(c: RunConfiguration, event_shape: Shape) -> Conditional:
-    part, latent = c.likelihood, (c.latent_dim,)
-    if isinstance(part, settings.BernoulliLikelihood):
-        return AmortizedBernoulli(event_shape, latent, _decoder(c.network, latent, event_shape))
-    scale: float | Literal["amortized", "shared"] = part.scale or "shared"
-    if part.variance == "amortized":
-        scale = "amortized"
-    network = _decoder(c.network, latent, gaussian_raw_shape(event_shape, scale=scale))
-    return AmortizedGaussian(event_shape, latent, network, scale=scale)
-
-
-def _encoder(network: settings.Network, event_shape: Shape) -> tuple[nn.Module, int]:
-    """Return the network from a data point to features, and how many they are."""
-    if isinstance(network, settings.GatedConvolutionNetwork):
-        encoder = GatedConvolutionEncoder(event_shape, None, width=network.width)
-    elif isinstance(network, settings.GatedMLPNetwork):
-        encoder = GatedMLP(event_shape, None, width=network.width, depth=network.depth)
-    else:
-        encoder = MLP(
-            event_shape, None, width=network.width, depth=network.depth, activation_name=network.activation
-        )
-    return encoder, encoder.out_shape[0]
-
-
-def _decoder(network: settings.Network, latent: Shape, out_shape: Shape) -> nn.Module:
-    if isinstance(network, settings.GatedConvolutionNetwork):
-        return GatedConvolutionDecoder(latent, out_shape, width=network.width)
-    if isinstance(network, settings.GatedMLPNetwork):
-        return GatedMLP(latent, out_shape, width=network.width, depth=network.depth)
-    return MLP(
-        latent, out_shape, width=network.width, depth=network.depth, activation_name=network.activation
-    )
-
-
-def _check_start(prior: Conditional) -> None:
-    """Refuse an untrained prior that is not N(0, I), which the first of two stages relies on."""
-    with noise.stream(0):
-        z: Tensor = StandardGaussian(prior.event_shape)().sample((8,))
-    expected = StandardGaussian(prior.event_shape)().log_prob(z)
-    if not prior().log_prob(z).allclose(expected, rtol=1e-4, atol=1e-4):
-        raise CombinationError(
-            "`training.plan` with two stages trains the first one with the prior as it starts, which must be N(0, I); "
-            "this prior starts as another distribution. Use another prior, or training.plan=one_stage."
-        )
-
-
-def build_stages(configuration: RunConfiguration, model: VAE) -> list[Stage]:
-    """Return the stages of the plan.
-
-    Two stages are: "vae" trains posterior and likelihood while the prior stays at its start, which is N(0, I);
-    "prior" trains the prior alone on z drawn anew from the frozen posterior (Dai & Wipf 2019, arXiv 1903.05789).
+    Two stages are: "vae" trains posterior and likelihood with N(0, I) in the prior's place; "prior" trains the prior
+    alone on z drawn anew from the frozen posterior (Dai & Wipf 2019, arXiv 1903.05789).
     The third, "joint", trains all parts from there, without another warm-up.
     """
     training = configuration.training
-    objective = _objective(configuration.objective, model)
+    objective = build_objective(configuration.objective, model, num_points)
     if isinstance(training, settings.OneStage):
         return [_stage("joint", objective, training, training.epochs)]
+    with model.standard_prior():
+        first = build_objective(configuration.objective, model, num_points)
+    vae = _stage("vae", first, training, training.epochs, train=("posterior", "likelihood"))
+    prior = build_prior_objective(configuration.prior)
     stages = [
-        _stage("vae", objective, training, training.epochs, train=("posterior", "likelihood")),
-        _stage("prior", PriorLikelihood(), training, training.prior_epochs, train=("prior",)),
+        replace(vae, standard_prior=True),
+        _stage("prior", prior, training, training.prior_epochs, train=("prior",)),
     ]
     if isinstance(training, settings.TwoStageJoint):
         joint = replace(objective, warmup_epochs=0.0) if isinstance(objective, ELBO) else objective
         stages.append(_stage("joint", joint, training, training.joint_epochs))
     return stages
-
-
-def _objective(objective: settings.Objective, model: VAE) -> Objective:
-    if isinstance(objective, settings.IWAEObjective):
-        return IWAE(objective.num_samples)
-    kl = objective.kl
-    if kl == "auto":
-        closed = has_closed_form_kl(model.posterior.distribution_type, model.prior.distribution_type)
-        kl = "closed_form" if closed else "monte_carlo"
-    return ELBO(objective.num_samples, beta=objective.beta, warmup_epochs=objective.warmup_epochs, kl=kl)
 
 
 def _stage(
@@ -313,31 +217,33 @@ def load_run(folder: Path) -> tuple[RunConfiguration, VAE]:
             f"{folder} is no run folder: it has no config.yaml. Name a folder that `train` made."
         )
     configuration = read_configuration(folder / "config.yaml")
-    event_shape = _event_shape_of_ended(folder)
-    model = build_model(configuration, event_shape)
+    event_shape, context_shape = _shapes_of_ended(folder)
+    model = build_model(configuration, event_shape, context_shape)
     load_weights(model, folder / "checkpoint" / "model.safetensors")
     return configuration, model.eval()
 
 
-def _event_shape_of_ended(folder: Path) -> Shape:
-    """Read the shape of one data point from the record of a run, and refuse a run that has not ended."""
+def _shapes_of_ended(folder: Path) -> tuple[Shape, Shape | None]:
+    """Read the shapes of a data point and of its context from the record of a run; refuse one that has not ended."""
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        status, shape = record["status"], record["event_shape"]
-        event_shape = tuple(int(n) for n in shape)
+        status, given = record["status"], record.get("context_shape")
+        event_shape = tuple(int(n) for n in record["event_shape"])
+        context_shape = None if given is None else tuple(int(n) for n in given)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder / 'run.json'} does not hold the shape of the data ({error!r}). Continue the run with --resume, "
             "or restore the file."
         ) from None
-    if not event_shape or min(event_shape) < 1 or math.prod(event_shape) > 2**31:
-        raise CheckpointError(
-            f"{folder / 'run.json'}: `event_shape` must hold positive integers; got {shape}."
-        )
+    for name, shape in (("event_shape", event_shape), ("context_shape", context_shape)):
+        if shape is not None and (not shape or min(shape) < 1 or math.prod(shape) > 2**31):
+            raise CheckpointError(
+                f"{folder / 'run.json'}: `{name}` must hold positive integers; got {list(shape)}."
+            )
     if status not in ("finished", "diverged"):
         config = shlex.quote(str(folder / "config.yaml"))
         raise CheckpointError(
             f"{folder} holds a run that is {status}, so its weights are not those it will end with. Resume it first: "
             f"latentflows train {config} --out {shlex.quote(str(folder))} --resume"
         )
-    return event_shape
+    return event_shape, context_shape

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from latentflows.studies.configuration import (
-    ELBOObjective,
+from typing import get_args
+
+from latentflows.studies.configuration import RunConfiguration
+from latentflows.studies.flow_settings import FlowSettings, TarFlow
+from latentflows.studies.likelihood_settings import Likelihood
+from latentflows.studies.objective_settings import WITHOUT_DENSITIES, WITHOUT_PRIOR, BetaTCObjective
+from latentflows.studies.options import tag_of
+from latentflows.studies.part_settings import (
+    Delta,
+    ExemplarPrior,
     FullGaussian,
     Gaussian,
-    GaussianLikelihood,
-    Likelihood,
-    RunConfiguration,
+    LowRankGaussian,
+    Noisy,
     Standard,
+    VampPrior,
 )
-from latentflows.studies.flow_settings import FlowSettings, TarFlow
-from latentflows.studies.options import tag_of
 
 
 def combination_faults(configuration: RunConfiguration) -> list[str]:
@@ -21,47 +27,136 @@ def combination_faults(configuration: RunConfiguration) -> list[str]:
     Cost: none; no data are read. What depends on the data's shape is refused by `studies.build`.
     """
     c = configuration
-    faults = [*_likelihood_faults(c.likelihood, c.data.preparation), *_size_faults(c)]
+    faults = [
+        *likelihood_faults(c.likelihood, c.data.preparation),
+        *_size_faults(c),
+        *_prior_faults(c),
+        *_objective_faults(c),
+    ]
     if c.training.plan != "one_stage" and isinstance(c.prior, Standard):
         faults.append(
             f"`training.plan`={c.training.plan} fits the prior in a stage of its own, but prior N(0, I) has no "
             "parameters. Choose prior=real_nvp (or another flow, gaussian, full_gaussian), or training.plan=one_stage."
         )
-    gaussians = isinstance(c.posterior, Gaussian | FullGaussian) and isinstance(
-        c.prior, Standard | Gaussian | FullGaussian
-    )
-    if isinstance(c.objective, ELBOObjective) and c.objective.kl == "closed_form" and not gaussians:
+    return faults
+
+
+def _objective_faults(c: RunConfiguration) -> list[str]:
+    """Return what the objective needs of posterior and prior and does not get."""
+    faults, kind = [], c.objective.kind
+    if isinstance(c.posterior, Delta) and not isinstance(c.objective, WITHOUT_DENSITIES):
         faults.append(
-            f"`objective.kl`=closed_form needs a Gaussian posterior and a Gaussian prior; got {c.posterior.kind} and "
-            f"{c.prior.kind}. Use objective.kl=monte_carlo (or auto): the estimate from the same samples."
+            f"`objective.kind`={kind} needs the density of the posterior, and posterior.kind=delta is a point "
+            "without one. Use objective=autoencoder, regularized_autoencoder, sparse_autoencoder or wasserstein; or "
+            "posterior=noisy."
+        )
+    learned = not isinstance(c.prior, Standard)
+    if isinstance(c.objective, WITHOUT_PRIOR) and learned and c.training.plan != "two_stage":
+        faults.append(
+            f"`objective.kind`={kind} does not look at the prior, so prior.kind={tag_of(type(c.prior))} learns only "
+            "in a stage of its own. Use training.plan=two_stage, or prior=standard."
+        )
+    gaussian_posterior = isinstance(c.posterior, Gaussian | FullGaussian | LowRankGaussian | Noisy)
+    gaussian_prior = isinstance(c.prior, Standard | Gaussian | FullGaussian)
+    if getattr(c.objective, "kl", None) == "closed_form" and not (gaussian_posterior and gaussian_prior):
+        faults.append(
+            f"`objective.kl`=closed_form needs a Gaussian posterior and a Gaussian prior; got "
+            f"{tag_of(type(c.posterior))} and {tag_of(type(c.prior))}. Use objective.kl=monte_carlo (or auto): the "
+            "estimate from the same samples."
+        )
+    if isinstance(c.objective, BetaTCObjective) and not isinstance(c.posterior, Gaussian | Noisy):
+        faults.append(
+            "`objective.kind`=beta_tc needs the density of every single latent, which posterior.kind=gaussian and "
+            f"noisy give; got {tag_of(type(c.posterior))}. Use posterior=gaussian, or objective=factor."
         )
     return faults
 
 
-def _likelihood_faults(likelihood: Likelihood, preparation: str | None) -> list[str]:
-    kind = likelihood.kind
-    binary = preparation in ("dynamic_binary", "fixed_binary")
-    if kind == "bernoulli" and preparation is not None and not binary:
+def _prior_faults(c: RunConfiguration) -> list[str]:
+    faults = []
+    if not isinstance(c.prior_base, Standard) and not isinstance(c.prior, FlowSettings):
+        faults.append(
+            f"`prior_base.kind`={c.prior_base.kind} is what a flow starts from, but prior.kind={c.prior.kind} is none. "
+            "Use prior=real_nvp (or another flow), or leave `prior_base` out."
+        )
+    labels = c.condition.on == "labels" and "prior" in c.condition.parts
+    if labels and isinstance(c.prior, Standard | VampPrior | ExemplarPrior):
+        faults.append(
+            f"`condition.parts` gives the prior the label, but prior.kind={c.prior.kind} takes none. Use a flow, "
+            "gaussian or mixture, or condition.parts=[posterior,likelihood]."
+        )
+    if isinstance(c.prior, VampPrior | ExemplarPrior):
+        faults += _shared_posterior_faults(c)
+    return faults
+
+
+def _shared_posterior_faults(c: RunConfiguration) -> list[str]:
+    """Return why a prior made of the posterior cannot be."""
+    faults = []
+    gaussians = (Gaussian, FullGaussian, LowRankGaussian, Noisy)
+    if isinstance(c.prior, ExemplarPrior) and not isinstance(c.posterior, gaussians):
+        faults.append(
+            f"`prior.kind`=exemplar needs the mean of a Gaussian posterior; got "
+            f"posterior.kind={tag_of(type(c.posterior))}. Use posterior=gaussian, or prior=vamp."
+        )
+    without_density = (
+        "planar",
+        "sylvester_orthogonal",
+        "sylvester_householder",
+        "sylvester_triangular",
+        "delta",
+    )
+    if isinstance(c.prior, VampPrior) and tag_of(type(c.posterior)) in without_density:
+        faults.append(
+            "`prior.kind`=vamp scores every z under every component, but "
+            f"posterior.kind={tag_of(type(c.posterior))} has no density at points that it did not draw. "
+            "Use posterior=gaussian or real_nvp."
+        )
+    if c.condition.on == "labels" and "posterior" in c.condition.parts:
+        faults.append(
+            f"`prior.kind`={c.prior.kind} is made of the posterior, which `condition.parts` gives the label; its "
+            "inputs have none. Use condition.parts=[likelihood], or another prior."
+        )
+    return faults
+
+
+def likelihood_faults(likelihood: Likelihood, preparation: str | None) -> list[str]:
+    """Return why the likelihood is none of data prepared in this way; empty if it is, or if nothing is said."""
+    kind, variance = likelihood.kind, getattr(likelihood, "variance", None)
+    if preparation is None:
+        return []
+    if preparation == "unit" and variance == "fixed":
+        return []  # a squared or an absolute error, which cannot run away
+    if preparation == "unit" and variance is not None and "unit" not in likelihood.preparations:
         return [
-            f"`likelihood.kind`=bernoulli needs binary data; data.preparation={preparation} gives gray or real values, "
-            "on which the cross-entropy is no likelihood. Use data.preparation=dynamic_binary, or likelihood=gaussian."
-        ]
-    if kind == "gaussian" and binary:
-        return [
-            f"`likelihood.kind`=gaussian is a density, but data.preparation={preparation} gives only 0 and 1, where a "
-            "density has no upper bound. Use likelihood=bernoulli, or data.preparation=dequantized."
-        ]
-    if (
-        isinstance(likelihood, GaussianLikelihood)
-        and likelihood.variance != "fixed"
-        and preparation == "unit"
-    ):
-        return [
-            f"`likelihood.variance`={likelihood.variance} does not fit data.preparation=unit: on discrete gray values "
+            f"`likelihood.variance`={variance} does not fit data.preparation=unit: on discrete gray values "
             "a learned variance can shrink without limit, and the NLL then falls without a lower bound and means "
             "nothing. Use data.preparation=dequantized, or likelihood.variance=fixed with likelihood.scale."
         ]
-    return []
+    if preparation in likelihood.preparations:
+        return []
+    fitting = " or ".join(likelihood.preparations)
+    others = ", ".join(name for name, kinds in LIKELIHOODS_OF.items() if preparation in kinds)
+    return [
+        f"`likelihood.kind`={kind} is {_WHAT_IT_IS[likelihood.preparations[0]]}, but "
+        f"data.preparation={preparation} gives {_WHAT_COMES[preparation]}. Use "
+        f"data.preparation={fitting}, or likelihood={others}."
+    ]
+
+
+_WHAT_IT_IS = {
+    "dynamic_binary": "a probability of binary data, and on other values the cross-entropy is no likelihood",
+    "unit": "made for gray levels",
+    "dequantized": "a density, which on discrete values has no upper bound",
+}
+_WHAT_COMES = {
+    "dynamic_binary": "only 0 and 1",
+    "fixed_binary": "only 0 and 1",
+    "unit": "gray levels",
+    "dequantized": "real values in [0, 1)",
+    "continuous": "real values",
+}
+LIKELIHOODS_OF = {tag_of(kind): kind.preparations for kind in get_args(get_args(Likelihood)[0])}
 
 
 def _size_faults(c: RunConfiguration) -> list[str]:

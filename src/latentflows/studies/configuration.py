@@ -1,8 +1,8 @@
 """The typed configuration of a run: every setting with its range, its default and what it means.
 
 A part that comes in several kinds is a union told apart by `kind` (by `plan` for training). To add a kind, write its
-class here (a flow's in `studies/flow_settings.py`), add it to the union, and build it in `studies/build.py`. Nothing
-here imports torch, so that a mistake in a configuration is reported at once.
+class in `network_settings`, `part_settings`, `flow_settings` or `objective_settings`, add it to the union there, and
+build it in `studies/parts.py`. Nothing here imports torch, so that a mistake in a configuration is reported at once.
 """
 
 from __future__ import annotations
@@ -12,24 +12,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from latentflows.studies.flow_settings import (
-    BPF,
-    CNF,
-    IAF,
-    MAF,
-    NAF,
-    NICE,
-    SOSPF,
-    UNAF,
-    NSFAutoregressive,
-    NSFCoupling,
-    PlanarFlow,
-    RadialFlow,
-    RealNVP,
-    SylvesterHouseholder,
-    SylvesterOrthogonal,
-    SylvesterTriangular,
-    TarFlow,
+from latentflows.studies.likelihood_settings import BernoulliLikelihood, Likelihood
+from latentflows.studies.network_settings import MLPNetwork, Network
+from latentflows.studies.objective_settings import ELBOObjective, Objective
+from latentflows.studies.part_settings import (
+    Base,
+    Gaussian,
+    Posterior,
+    Prior,
+    Standard,
 )
 from latentflows.studies.settings import Integer, Number, Settings
 
@@ -39,10 +30,12 @@ USUAL_PREPARATION = {
     "fashion_mnist": "dynamic_binary",
     "omniglot": "dynamic_binary",
     "cifar10": "dequantized",
+    "shapes2d": "dynamic_binary",
     "folder": "dequantized",
 }
 
 
+LEVELS = {"digits": 17}  # gray levels of a data set, where they are not 256
 Preparation = Literal["dynamic_binary", "fixed_binary", "dequantized", "unit", "continuous"]
 
 
@@ -54,15 +47,20 @@ def _listed(value: Any) -> Any:
     )
 
 
+Parts = Annotated[
+    tuple[Literal["posterior", "prior", "likelihood"], ...], Field(min_length=1), BeforeValidator(_listed)
+]
 Trackers = Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], BeforeValidator(_listed)]
 
 
 class DataSettings(Settings):
     """Which data, and how values are made from them."""
 
-    name: Literal["digits", "mnist", "fashion_mnist", "omniglot", "cifar10", "folder", "arrays"] = Field(
+    name: Literal[
+        "digits", "mnist", "fashion_mnist", "omniglot", "cifar10", "shapes2d", "folder", "arrays"
+    ] = Field(
         default="digits",
-        description="Data set; digits ships inside scikit-learn, the others are read from `root`.",
+        description="Data set; digits ships inside scikit-learn, shapes2d is drawn, the others are read from `root`.",
     )
     root: str | None = Field(
         default=None,
@@ -107,99 +105,6 @@ class DataSettings(Settings):
         if value is not None and value >= 1 and value != int(value):
             raise ValueError("must be a fraction below 1 or a whole number")
         return value
-
-
-class MLPNetwork(Settings):
-    """Fully connected encoder and decoder."""
-
-    kind: Literal["mlp"] = "mlp"
-    width: Integer = Field(default=300, gt=0, description="Units of each hidden layer.")
-    depth: Integer = Field(default=2, gt=0, description="Number of hidden layers.")
-    activation: Literal["relu", "elu", "silu", "tanh", "gelu"] = Field(
-        default="relu", description="Nonlinearity."
-    )
-
-
-class GatedMLPNetwork(Settings):
-    """Fully connected encoder and decoder of gated linear layers (arXiv 1705.07120)."""
-
-    kind: Literal["gated_mlp"] = "gated_mlp"
-    width: Integer = Field(default=300, gt=0, description="Units of each hidden layer.")
-    depth: Integer = Field(default=2, gt=0, description="Number of hidden layers.")
-
-
-class GatedConvolutionNetwork(Settings):
-    """Gated convolutions for images (arXiv 1803.05649)."""
-
-    kind: Literal["gated_convolution"] = "gated_convolution"
-    width: Integer = Field(
-        default=32, gt=0, description="Channels of the first block; the second has twice as many."
-    )
-
-
-class Standard(Settings):
-    """N(0, I), without parameters."""
-
-    kind: Literal["standard"] = "standard"
-
-
-class Gaussian(Settings):
-    """A Gaussian with diagonal covariance."""
-
-    kind: Literal["gaussian"] = "gaussian"
-
-
-class FullGaussian(Settings):
-    """A Gaussian with full covariance."""
-
-    kind: Literal["full_gaussian"] = "full_gaussian"
-
-
-class BernoulliLikelihood(Settings):
-    """Independent binary entries, for binary data."""
-
-    kind: Literal["bernoulli"] = "bernoulli"
-
-
-class GaussianLikelihood(Settings):
-    """Independent normal entries, for real-valued data."""
-
-    kind: Literal["gaussian"] = "gaussian"
-    variance: Literal["fixed", "shared", "amortized"] = Field(
-        default="shared", description="fixed at scale^2, one learned number, or a network's output per entry."
-    )
-    scale: Number | None = Field(
-        default=None, gt=0, description="Standard deviation; with variance fixed only."
-    )
-
-    @model_validator(mode="after")
-    def _scale_with_fixed(self) -> GaussianLikelihood:
-        if (self.variance == "fixed") != (self.scale is not None):
-            raise ValueError("`scale` and variance=fixed go together: give both or neither")
-        return self
-
-
-class ELBOObjective(Settings):
-    """The evidence lower bound."""
-
-    kind: Literal["elbo"] = "elbo"
-    num_samples: Integer = Field(default=1, gt=0, description="Posterior samples per data point and step.")
-    beta: Number = Field(
-        default=1.0, ge=0, description="Weight of the KL after warm-up; 1 for the bound itself."
-    )
-    warmup_epochs: Number = Field(
-        default=0.0, ge=0, description="Epochs over which the weight of the KL rises from 0."
-    )
-    kl: Literal["auto", "monte_carlo", "closed_form"] = Field(
-        default="auto", description="auto takes the closed form where there is one."
-    )
-
-
-class IWAEObjective(Settings):
-    """The importance-weighted bound (arXiv 1509.00519)."""
-
-    kind: Literal["iwae"] = "iwae"
-    num_samples: Integer = Field(default=5, gt=0, description="Posterior samples per data point and step.")
 
 
 class _TrainingSettings(Settings):
@@ -256,6 +161,15 @@ class _TrainingSettings(Settings):
     )
 
 
+class ConditionSettings(Settings):
+    """What the model is given besides a data point: a conditional VAE."""
+
+    on: Literal["nothing", "labels"] = Field(
+        default="nothing", description="labels gives every part named below the class, one-hot."
+    )
+    parts: Parts = Field(default=("posterior", "prior", "likelihood"), description="Parts that are given it.")
+
+
 class OneStage(_TrainingSettings):
     """Posterior, prior and likelihood train together."""
 
@@ -299,48 +213,6 @@ class EvaluationSettings(Settings):
     seed: Integer = Field(default=0, ge=0, description="Seed of the evaluation and of the pictures.")
 
 
-Network = Annotated[MLPNetwork | GatedMLPNetwork | GatedConvolutionNetwork, Field(discriminator="kind")]
-Posterior = Annotated[
-    Gaussian
-    | FullGaussian
-    | PlanarFlow
-    | RadialFlow
-    | SylvesterOrthogonal
-    | SylvesterHouseholder
-    | SylvesterTriangular
-    | IAF
-    | RealNVP
-    | NICE
-    | NSFCoupling
-    | NSFAutoregressive
-    | TarFlow
-    | CNF
-    | NAF
-    | UNAF
-    | SOSPF
-    | BPF,
-    Field(discriminator="kind"),
-]
-Prior = Annotated[
-    Standard
-    | Gaussian
-    | FullGaussian
-    | RadialFlow
-    | RealNVP
-    | NICE
-    | NSFCoupling
-    | MAF
-    | NSFAutoregressive
-    | TarFlow
-    | CNF
-    | NAF
-    | UNAF
-    | SOSPF
-    | BPF,
-    Field(discriminator="kind"),
-]
-Likelihood = Annotated[BernoulliLikelihood | GaussianLikelihood, Field(discriminator="kind")]
-Objective = Annotated[ELBOObjective | IWAEObjective, Field(discriminator="kind")]
 Training = Annotated[OneStage | TwoStage | TwoStageJoint, Field(discriminator="plan")]
 
 
@@ -355,9 +227,13 @@ class RunConfiguration(Settings):
     )
     latent_dim: Integer = Field(default=40, gt=0, description="Number of latent variables.")
     data: DataSettings = Field(default=DataSettings(), description="The data.")
+    condition: ConditionSettings = Field(
+        default=ConditionSettings(), description="What the model is given besides a data point."
+    )
     network: Network = Field(default=MLPNetwork(), description="Encoder and decoder.")
     posterior: Posterior = Field(default=Gaussian(), description="q(z|x).")
     prior: Prior = Field(default=Standard(), description="p(z).")
+    prior_base: Base = Field(default=Standard(), description="What the prior's flow starts from.")
     likelihood: Likelihood = Field(default=BernoulliLikelihood(), description="p(x|z).")
     objective: Objective = Field(default=ELBOObjective(), description="What training maximizes.")
     training: Training = Field(default=OneStage(), description="Stages, optimizer and device.")

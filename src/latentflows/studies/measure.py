@@ -67,7 +67,7 @@ def evaluate(
     protocol = {
         "split": settings.split,
         "num_images": num_images,
-        "num_importance_samples": settings.num_importance_samples,
+        **bounds.protocol(),
         "seed": settings.seed,
         "data": data.description,
     }

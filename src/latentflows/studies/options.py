@@ -113,6 +113,8 @@ def written(value: Any) -> str:
     """Write a value as an override takes it."""
     if value is None:
         return "null"
+    if isinstance(value, tuple):
+        return f"[{','.join(map(str, value))}]"
     return (
         str(value).lower()
         if isinstance(value, bool)

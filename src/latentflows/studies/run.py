@@ -21,7 +21,14 @@ from latentflows.core.files import write_atomically
 from latentflows.data import ImageData
 from latentflows.generation import write_pictures
 from latentflows.models import VAE
-from latentflows.studies.build import build_data, build_model, build_options, build_stages, build_trackers
+from latentflows.studies.build import (
+    build_data,
+    build_model,
+    build_options,
+    build_stages,
+    build_trackers,
+    context_shape_of,
+)
 from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.measure import evaluate, evaluated_split
 from latentflows.studies.overrides import differences, read_configuration, to_yaml
@@ -138,8 +145,8 @@ def _build(configuration: RunConfiguration) -> _Parts:
     """Build what is trained, and check all that can be checked before training."""
     data = build_data(configuration)
     evaluated_split(data, configuration.evaluation)
-    model = build_model(configuration, data.train.event_shape)
-    stages = build_stages(configuration, model)
+    model = build_model(configuration, data.train.event_shape, context_shape_of(data))
+    stages = build_stages(configuration, model, len(data.train))
     for stage in stages:
         stage.check(model)
     return _Parts(data, model, stages)
@@ -297,6 +304,7 @@ def _first_record(configuration: RunConfiguration, model: VAE, out: Path, comman
         "command": before.get("command") or command,
         "seed": configuration.seed,
         "event_shape": list(model.event_shape),
+        "context_shape": None if model.context_shape is None else list(model.context_shape),
         "parameters": model.num_parameters(),
         "seconds": before.get("seconds", 0.0),
         "steps": before.get("steps", 0),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from latentflows.core.batches import DataSource
 from latentflows.core.errors import CombinationError, ConfigurationError, DataError
+from latentflows.models.density import DensityModel, Model
 from latentflows.models.vae import VAE
 from latentflows.objectives import Objective
 
-PARTS = ("posterior", "prior", "likelihood")
+PARTS = VAE.parts
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Stage:
     Args:
         name: Shown in logs; unique within a run.
         objective: What is minimized.
-        train: Parts that learn; the others are frozen. The auxiliary module of the objective always learns.
+        train: Parts that learn, None for all of the model; the others are frozen. The auxiliary module of the
+            objective always learns.
         standard_prior: Whether N(0, I) stands in the prior's place: the first of two stages.
         max_epochs: Passes over the training data at most.
         max_steps: Optimizer steps at most, if given.
@@ -44,7 +46,7 @@ class Stage:
 
     name: str
     objective: Objective
-    train: tuple[str, ...] = PARTS
+    train: tuple[str, ...] | None = None
     standard_prior: bool = False
     max_epochs: int = 100
     max_steps: int | None = None
@@ -60,16 +62,19 @@ class Stage:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        unknown = [part for part in self.train if part not in PARTS]
-        if unknown or not self.train or len(set(self.train)) < len(self.train):
-            raise ConfigurationError(f"`train` must name some of {PARTS}, each once; got {self.train}.")
-        if self.standard_prior and "prior" in self.train:
+        if self.train is not None:
+            unknown = [part for part in self.train if part not in (*PARTS, *DensityModel.parts)]
+            if unknown or not self.train or len(set(self.train)) < len(self.train):
+                raise ConfigurationError(f"`train` must name some of {PARTS}, each once; got {self.train}.")
+        if self.standard_prior and "prior" in (self.train or PARTS):
             raise ConfigurationError(
-                "With `standard_prior` the model's own prior is not looked at, so it cannot learn: leave it out of `train`."
+                "With `standard_prior` the model's own prior is not looked at, so it cannot learn: leave it out of "
+                "`train`."
             )
-        if self.objective.prior_only and tuple(self.train) != ("prior",):
+        if self.objective.prior_only and tuple(self.train or PARTS) != ("prior",):
             raise ConfigurationError(
-                f'`{type(self.objective).__name__}` says nothing about the other parts: give `train=("prior",)`; got {self.train}.'
+                f'`{type(self.objective).__name__}` says nothing about the other parts: give `train=("prior",)`; '
+                f"got {self.train or PARTS}."
             )
         for name, lowest in _LOWEST.items():
             value = getattr(self, name)
@@ -85,22 +90,46 @@ class Stage:
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ConfigurationError(f"`ema_decay` must be in [0, 1); got {self.ema_decay!r}.")
 
-    def check(self, model: VAE) -> None:
+    def parts(self, model: Model) -> tuple[str, ...]:
+        """Name the parts of this model that learn."""
+        return model.parts if self.train is None else self.train
+
+    def check(self, model: Model) -> None:
         """Refuse a model that this stage cannot train.
 
         Raises:
+            ConfigurationError: if `train` names a part that the model does not have.
             CombinationError: if nothing would learn, or the objective does not fit.
         """
-        if not any(p.requires_grad for part in self.train for p in getattr(model, part).parameters()):
+        parts = self.parts(model)
+        if not set(parts) <= set(model.parts):
+            raise ConfigurationError(f"`train` must name some of {model.parts}, each once; got {parts}.")
+        if not any(p.requires_grad for part in parts for p in getattr(model, part).parameters()):
             raise CombinationError(
-                f"Stage {self.name!r} trains {self.train}, which has no trainable parameters. Train another part."
+                f"Stage {self.name!r} trains {parts}, which has no trainable parameters. Train another part."
             )
-        with model.standard_prior() if self.standard_prior else nullcontext():
+        with self.prior_in_force(model):
             self.objective.check(model)
+        self._check_prior_learns(model, parts)
         if model.auxiliary is None and self.objective.has_auxiliary:
             raise CombinationError(
                 f"`{type(self.objective).__name__}` needs a module besides the model's parts. Before `fit`, set "
                 "`model.auxiliary = objective.auxiliary(model)`."
+            )
+
+    def prior_in_force(self, model: Model) -> AbstractContextManager[object]:
+        """Put N(0, I) in the prior's place for a while, where the stage says so."""
+        return model.standard_prior() if self.standard_prior and isinstance(model, VAE) else nullcontext()
+
+    def _check_prior_learns(self, model: Model, parts: tuple[str, ...]) -> None:
+        """Refuse a prior that is said to learn from an objective that does not look at it."""
+        if not self.objective.without_prior or "prior" not in parts or not isinstance(model, VAE):
+            return
+        if any(p.requires_grad for p in model.prior.parameters()):
+            raise CombinationError(
+                f"`{type(self.objective).__name__}` says nothing about the prior, so it cannot learn in stage "
+                f'{self.name!r}: give `train=("posterior", "likelihood")`, and fit the prior in a second stage with '
+                "`PriorLikelihood`."
             )
 
 
@@ -125,6 +154,8 @@ class Options:
         precision: "bf16-mixed" runs networks in bfloat16, and everything that enters a density in float32.
         compile: Pass the step through `torch.compile`.
         checkpoint_every: Steps between checkpoints; None for one at the ends of epochs, at most every 10 seconds.
+        diagnose: Validation points (training points where there are none) that are looked at after every epoch, see
+            `training.diagnostics`; 0 for none.
         max_bad_steps: Non-finite steps in a row after which the last good state is restored.
         max_rollbacks: Restorations in one stage after which it ends, with the last good weights.
 
@@ -136,6 +167,7 @@ class Options:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
     checkpoint_every: int | None = None
+    diagnose: int = 200
     max_bad_steps: int = 5
     max_rollbacks: int = 10
 
@@ -148,6 +180,8 @@ class Options:
             raise ConfigurationError(
                 f'`precision` must be "32-true" or "bf16-mixed"; got {self.precision!r}.'
             )
+        if self.diagnose < 0:
+            raise ConfigurationError(f"`diagnose` must be at least 0; got {self.diagnose!r}.")
         for name in ("checkpoint_every", "max_bad_steps", "max_rollbacks"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -199,6 +233,7 @@ class Progress:
     sums: list[float] = field(default_factory=list)  # of this epoch's metrics
     points: int = 0  # data points in `sums`
     events: list[str] = field(default_factory=list)  # of this epoch
+    told: list[str] = field(default_factory=list)  # faults that were named in this stage
     finished: bool = False
     diverged: str | None = None  # why, where the run ended so
 
@@ -207,7 +242,7 @@ class Progress:
         self.stage += 1
         self.epoch, self.batch, self.stage_steps = 1, 0, 0
         self.stage_rollbacks, self.bad_in_a_row, self.rate_scale = 0, 0, 1.0
-        self.best, self.best_epoch = None, 0
+        self.best, self.best_epoch, self.told = None, 0, []
 
     def next_epoch(self) -> None:
         """Move to the start of the next epoch."""
@@ -222,7 +257,7 @@ class Progress:
 class Callback:
     """Watches a run; every method may be left as it is. Callbacks never change what is learned."""
 
-    def on_start(self, model: VAE, stages: Sequence[Stage]) -> None:
+    def on_start(self, model: Model, stages: Sequence[Stage]) -> None:
         """Before the first step."""
 
     def on_step(self, line: dict[str, Any]) -> None:
@@ -239,7 +274,7 @@ class Callback:
 
 
 def check_run(
-    model: VAE, stages: Sequence[Stage], train: DataSource, validation: DataSource | None, processes: int
+    model: Model, stages: Sequence[Stage], train: DataSource, validation: DataSource | None, processes: int
 ) -> None:
     """Refuse stages, data and a number of processes that do not fit.
 

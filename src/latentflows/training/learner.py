@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from latentflows.core.batches import Batch
 from latentflows.core.checks import values_unchecked
 from latentflows.core.errors import DataError, NonFiniteError
-from latentflows.models.vae import VAE
+from latentflows.models.density import Model
 from latentflows.objectives import Objective, Value
-from latentflows.training.base import PARTS, Options, Stage
+from latentflows.training.base import Options, Stage
 from latentflows.training.checkpoint import (
     Tensors,
     clone,
@@ -34,7 +34,7 @@ _SMALL = 2**18  # numbers; a vector of them (1 MiB) stays in a core's cache
 class Step(nn.Module):
     """Model and objective as one module, so that DDP and `torch.compile` see a whole step."""
 
-    def __init__(self, model: VAE, objective: Objective) -> None:
+    def __init__(self, model: Model, objective: Objective) -> None:
         super().__init__()
         self.model, self.objective = model, objective
 
@@ -71,10 +71,10 @@ class Learner:
     """
 
     def __init__(
-        self, model: VAE, stage: Stage, options: Options, world: World, trainable: frozenset[nn.Parameter]
+        self, model: Model, stage: Stage, options: Options, world: World, trainable: frozenset[nn.Parameter]
     ) -> None:
         self.model, self.stage, self.options, self.world = model, stage, options, world
-        modules = [getattr(model, part) for part in stage.train]
+        modules = [getattr(model, part) for part in stage.parts(model)]
         if stage.objective.has_auxiliary:
             modules.append(model.auxiliary)
         learning = dict.fromkeys(p for module in modules for p in module.parameters())
@@ -95,8 +95,9 @@ class Learner:
 
     def train_mode(self) -> None:
         """Put learning parts in train mode and frozen ones in eval mode."""
-        for part in PARTS:
-            getattr(self.model, part).train(part in self.stage.train)
+        learning = self.stage.parts(self.model)
+        for part in self.model.parts:
+            getattr(self.model, part).train(part in learning)
         if self.model.auxiliary is not None:
             self.model.auxiliary.train()
 
@@ -108,7 +109,7 @@ class Learner:
         time = torch.tensor(epoch, device=self.world.device) if self.options.compile else epoch
         objective = self.stage.objective.at(index) if self.stage.objective.takes_turns else None
         for number, piece in enumerate(pieces):
-            with self._synchronized(number == count - 1), self._prior():
+            with self._synchronized(number == count - 1), self.prior():
                 with self._autocast(), values_unchecked():
                     value = self.module(piece.x, piece.context, time, objective)
                 (value.loss / count if count > 1 else value.loss).backward()
@@ -146,7 +147,7 @@ class Learner:
         """
         objective = self.stage.objective
         try:
-            with self._autocast(), self._prior():
+            with self._autocast(), self.prior():
                 value = objective(objective.trace(self.model, batch.x, batch.context))
                 return _sums(value.metrics, objective.metrics)
         except DataError as error:
@@ -223,9 +224,9 @@ class Learner:
     def _set(self, values: list[Tensor]) -> None:
         torch._foreach_copy_(self.vectors, values)
 
-    def _prior(self) -> AbstractContextManager[object]:
+    def prior(self) -> AbstractContextManager[object]:
         """Put N(0, I) in the prior's place, where the stage says so."""
-        return self.model.standard_prior() if self.stage.standard_prior else nullcontext()
+        return self.stage.prior_in_force(self.model)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.options.precision == "32-true":

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from latentflows.core import noise
 from latentflows.core.batches import Batch, DataSource
-from latentflows.models.vae import VAE
+from latentflows.models.density import Model
 from latentflows.training.base import Callback, History, Options, Progress, Stage, check_run
 from latentflows.training.checkpoint import Tensors, clone, prefixed, save_weights, set_weights, within
+from latentflows.training.diagnostics import faults, look
 from latentflows.training.initialization import initialize_once
 from latentflows.training.learner import Learner, Outcome, learning_rate
 from latentflows.training.parallel import World, join
@@ -35,7 +36,7 @@ _VALIDATION_BLOCK = 512
 
 
 def fit(
-    model: VAE,
+    model: Model,
     stages: Sequence[Stage],
     train: DataSource,
     *,
@@ -99,7 +100,7 @@ class _Run:
 
     def __init__(
         self,
-        model: VAE,
+        model: Model,
         stages: tuple[Stage, ...],
         train: DataSource,
         validation: DataSource | None,
@@ -197,7 +198,7 @@ class _Run:
         patience, progress = self.stage.patience, self.progress
         if patience is None or self.validation is None:
             return False
-        return epoch - max(progress.best_epoch, int(self.stage.objective.warmup_epochs)) >= patience
+        return epoch - max(progress.best_epoch, int(self.stage.objective.schedule_epochs)) >= patience
 
     # -- epochs and steps -----------------------------------------------------------------------------------
 
@@ -266,7 +267,8 @@ class _Run:
             self._tell(
                 f"Stage {self.stage.name!r} stopped early: best validation figure at epoch {progress.best_epoch}."
             )
-        line = plain(self._line(figures, self._means(*self._totals())))
+        looked = self._look()
+        line = plain(self._line(figures, self._means(*self._totals())) | {"diagnostics": looked})
         if good:  # weights that gave no finite figure are nothing to return to
             self.learner.good = self.learner.snapshot()
         self.history.epochs.append(line)
@@ -295,6 +297,19 @@ class _Run:
                 sums = sums + self.learner.measure(self.validation.batch(indices).to(self.world.device))
         means = self._means(self.world.total(sums).tolist(), len(self.validation))
         return {name: value for name, value in means.items() if value is not None}
+
+    def _look(self) -> dict[str, float]:
+        """Diagnose posterior and prior, and name each fault once in a stage."""
+        if not self.world.first:
+            return {}
+        source = self.train if self.validation is None else self.validation
+        with self.learner.averaged(), self.learner.prior():
+            figures = look(self.model, source, self.options.diagnose, self.seed, self.world.device)
+        for name, text in faults(figures).items():
+            if name not in self.progress.told:
+                self.progress.told.append(name)
+                self._tell(f"After epoch {self.progress.epoch} of stage {self.stage.name!r}: {text}")
+        return figures
 
     # -- bad steps and interruptions ------------------------------------------------------------------------
 

@@ -126,9 +126,7 @@ def wrap(step: nn.Module, world: World, *, some_unused: bool = False) -> nn.Modu
     ddp = nn.parallel.DistributedDataParallel
     # Masks and permutations never change: sent once, not at every step. Before torch 2.13 that switch sent none at all.
     if "forward_sync_buffers" in inspect.signature(ddp.__init__).parameters:
-        return ddp(
-            step, device_ids=devices, forward_sync_buffers=False, find_unused_parameters=some_unused
-        )
+        return ddp(step, device_ids=devices, forward_sync_buffers=False, find_unused_parameters=some_unused)
     _send_buffers(step)
     return ddp(step, device_ids=devices, broadcast_buffers=False, find_unused_parameters=some_unused)
 

@@ -57,11 +57,13 @@ class RawSplit:
         values: uint8 images (N, C, H, W), or float32 (N, *event).
         labels: int64 (M,), or None.
         rows: int64 (M,) where the split is `values[rows]`; None where it is all of `values`.
+        factors: int64 (M, F), what each image was made from, or None.
     """
 
     values: np.ndarray
     labels: np.ndarray | None = None
     rows: np.ndarray | None = None
+    factors: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.values) if self.rows is None else len(self.rows)
@@ -76,6 +78,7 @@ class RawData:
     description: str
     levels: int = 256
     labels: tuple[str, ...] = field(default=())
+    factors: tuple[str, ...] = ()
 
     @property
     def train(self) -> RawSplit:

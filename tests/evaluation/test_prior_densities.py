@@ -1,0 +1,84 @@
+"""What evaluation says, and refuses, of priors whose density is not a closed form."""
+
+import math
+
+import pytest
+import torch
+
+from latentflows.core.errors import CombinationError
+from latentflows.distributions import (
+    EnergyPrior,
+    FlowMatchingPrior,
+    ResampledPrior,
+    StandardGaussian,
+)
+from latentflows.evaluation import evaluate_bounds
+from latentflows.models import VAE
+from latentflows.networks import MLP, ResidualMLP
+from latentflows.objectives import IWAE
+from tests.evaluation.test_bounds import Points
+from tests.linear_gaussian import LinearGaussian
+
+EXAMPLE = LinearGaussian(latent=2)
+X = Points(EXAMPLE.data(4))
+
+
+def with_prior(prior) -> VAE:
+    return VAE(EXAMPLE.model.posterior, prior.double(), EXAMPLE.model.likelihood)
+
+
+def scalar():
+    return MLP((2,), (1,), width=6, depth=1, activation_name="tanh")
+
+
+def test_an_unnormalized_prior_is_refused_until_its_normalizer_is_estimated():
+    model = with_prior(EnergyPrior(StandardGaussian(2), scalar()))
+    with pytest.raises(CombinationError, match="`EnergyPrior` knows its density up to a constant only"):
+        evaluate_bounds(model, X, num_importance_samples=1)
+    found = model.prior.estimate_normalizer(5000)
+    result = evaluate_bounds(model, X, num_importance_samples=20)
+    protocol = result.protocol()
+    assert protocol["prior_density"] == "approximate"
+    assert protocol["normalizer_error"] == pytest.approx(found.error)
+
+
+def test_a_constant_in_the_energy_changes_no_bound():
+    """E + 3 is the same prior, once its normalizer is estimated; and it is then the base's density, for constant E."""
+    prior = EnergyPrior(StandardGaussian(2), scalar())
+    with torch.no_grad():
+        for p in prior.energy.parameters():
+            p.zero_()
+        prior.energy.last.linear.bias.fill_(3.0)
+    model = with_prior(prior)
+    assert model.prior.estimate_normalizer(1000).log_mean == pytest.approx(-3)
+    result = evaluate_bounds(model, X, num_importance_samples=1)
+    torch.testing.assert_close(-result.nll, EXAMPLE.log_evidence(X.x))
+
+
+def test_a_normalizer_that_was_never_measured_has_an_unknown_error():
+    result = evaluate_bounds(
+        with_prior(ResampledPrior(StandardGaussian(2), scalar())), X, num_importance_samples=2
+    )
+    assert result.prior_density == "approximate"
+    assert math.isinf(result.normalizer_error)
+    assert result.protocol()["normalizer_error"] is None
+    exact = evaluate_bounds(EXAMPLE.model, X, num_importance_samples=2)
+    assert exact.prior_density == "exact"
+    assert exact.normalizer_error is None
+
+
+def test_a_biased_weight_is_refused_where_weights_are_averaged():
+    def network(in_shape, out_shape, features):
+        return ResidualMLP(in_shape, out_shape, width=4, num_blocks=1, context=features)
+
+    exact = with_prior(FlowMatchingPrior(2, network, num_steps=2))
+    IWAE().check(exact)
+    assert evaluate_bounds(exact, X, num_importance_samples=2).prior_density == "approximate"
+    model = with_prior(FlowMatchingPrior(2, network, num_steps=2, divergence="hutchinson"))
+    assert evaluate_bounds(model, X, num_importance_samples=1).prior_density == "approximate"
+    with pytest.raises(CombinationError, match=r"exp\(log p\(z\)\) of `FlowMatchingPrior` is biased upward"):
+        evaluate_bounds(model, X, num_importance_samples=2)
+    with pytest.raises(CombinationError, match="`IWAE` averages importance weights"):
+        IWAE().check(model)
+    with model.standard_prior():
+        IWAE().check(model)

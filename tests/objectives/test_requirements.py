@@ -1,0 +1,111 @@
+"""What each objective asks of a model is listed, and refused where it is missing, each with its message."""
+
+import re
+from typing import get_args
+
+import pytest
+import torch
+
+from latentflows.core.errors import CombinationError
+from latentflows.distributions import Conditional, DiagonalNormal, Flow, LearnedGaussian, StandardGaussian
+from latentflows.distributions.delta import AmortizedDelta
+from latentflows.models import VAE, presets
+from latentflows.objectives import Need, WassersteinAutoencoder, density_of
+from latentflows.objectives.requirements import _CHECKS, require
+from latentflows.training import Stage
+from tests.distributions.cases import network
+from tests.models.parts import DATA, LATENT, LIKELIHOODS, POSTERIORS, vae
+from tests.objectives.cases import DENSITIES, OBJECTIVES, point_model
+
+
+class Unknown(DiagonalNormal):
+    """A density up to its constant."""
+
+    density = "unnormalized"
+
+
+class Choosing(DiagonalNormal):
+    """Draws that carry no gradient, as those of a mixture."""
+
+    reparameterized = False
+
+
+class Prior(LearnedGaussian):
+    def __init__(self, kind) -> None:
+        super().__init__(LATENT)
+        self.distribution_type = kind
+
+    def _condition(self, context):
+        return self.distribution_type(self.mean, self.raw_scale)
+
+
+def model_with(prior: Conditional) -> VAE:
+    return VAE(POSTERIORS["gaussian"](), prior, LIKELIHOODS["fixed"]())
+
+
+def flow_over(base: Conditional) -> Flow:
+    return Flow(base, presets.real_nvp(LATENT, num_layers=1, width=4))
+
+
+ALL = {**OBJECTIVES, **DENSITIES}
+SCORING = [name for name, objective in OBJECTIVES.items() if "prior_density" in objective.needs]
+
+
+def test_every_need_has_its_check_and_every_objective_names_known_ones():
+    assert set(get_args(Need)) == set(_CHECKS)
+    assert all(set(objective.needs) <= set(_CHECKS) for objective in ALL.values())
+
+
+def test_a_density_is_that_of_the_base_of_a_flow():
+    assert density_of(StandardGaussian(2)) == "exact"
+    assert density_of(Prior(Unknown)) == "unnormalized"
+    assert density_of(flow_over(flow_over(Prior(Unknown)))) == "unnormalized"
+    assert density_of(AmortizedDelta(LATENT, DATA, network(DATA, LATENT))) == "unnormalized"
+
+
+@pytest.mark.parametrize("wrap", [lambda prior: prior, flow_over], ids=["itself", "under a flow"])
+@pytest.mark.parametrize("name", SCORING)
+def test_a_prior_without_its_constant_is_refused_by_every_bound(name, wrap):
+    objective = OBJECTIVES[name]
+    if name in {"closed_form", "free_bits"}:
+        pytest.skip("refused for having no closed form, or for this")
+    model = model_with(wrap(Prior(Unknown)))
+    with pytest.raises(
+        CombinationError, match=r"needs log p\(z\), but .* knows it up to a constant only, which would be"
+    ):
+        objective.check(model)
+
+
+def test_in_the_stage_that_leaves_such_a_prior_out_all_is_well():
+    model = model_with(Prior(Unknown))
+    for name in SCORING:
+        objective = OBJECTIVES[name]
+        if objective.prior_only or objective.has_auxiliary:
+            continue
+        Stage("first", objective, ("posterior", "likelihood"), standard_prior=True).check(model)
+
+
+def test_posteriors_without_a_density_are_refused_by_name():
+    wanted = re.escape(
+        "`ELBO` needs log q(z|x), but `AmortizedDelta` has no density. Use a Gaussian or a flow posterior"
+    )
+    with pytest.raises(CombinationError, match=wanted):
+        require("ELBO", point_model(), ("posterior_density",))
+
+
+@pytest.mark.parametrize("wrap", [lambda prior: prior, flow_over], ids=["itself", "under a flow"])
+def test_a_prior_whose_draws_carry_no_gradient_cannot_learn_from_them(wrap):
+    model = model_with(wrap(Prior(Choosing)))
+    objective = WassersteinAutoencoder()
+    with pytest.raises(CombinationError, match="carry no gradient, so the prior cannot learn"):
+        objective.check(model)
+    Stage("first", objective, ("posterior", "likelihood"), standard_prior=True).check(model)
+    model.prior.requires_grad_(False)
+    objective.check(model)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_plainest_model_satisfies_all(name):
+    model = vae("gaussian", "diagonal")
+    model.auxiliary = torch.nn.Identity()
+    OBJECTIVES[name].check(model)

@@ -1,0 +1,105 @@
+"""Figures that say whether posterior and prior go wrong together, against distributions where they are known."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from latentflows.core import noise
+from latentflows.core.batches import Batch
+from latentflows.distributions import AmortizedGaussian, LearnedGaussian, StandardGaussian
+from latentflows.models import VAE
+from latentflows.training import Options, fit
+from latentflows.training.diagnostics import _squared_mmd, diagnose, faults
+from tests.training.tiny import Images, one_stage, vae
+
+DIM = 3
+
+
+class Encoder(nn.Module):
+    """Mean `gain` x, the same scale everywhere."""
+
+    def __init__(self, gain: float, scale: float) -> None:
+        super().__init__()
+        self.gain = gain
+        self.raw = nn.Parameter(torch.tensor(math.log(scale) / (1 - abs(math.log(scale)) / 7)))  # soft bound
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.gain * x, self.raw.expand(len(x), DIM)], 1)
+
+
+def known(gain: float, scale: float, prior=None) -> VAE:
+    posterior = AmortizedGaussian(DIM, DIM, Encoder(gain, scale))
+    likelihood = AmortizedGaussian(DIM, DIM, nn.Identity(), scale=1.0)
+    return VAE(posterior, prior or StandardGaussian(DIM), likelihood)
+
+
+def batch(count=2000) -> Batch:
+    return Batch(torch.randn(count, DIM, generator=torch.Generator().manual_seed(0)))
+
+
+def test_scales_and_units_are_those_of_a_known_posterior():
+    figures = diagnose(known(0.8, 0.6), batch(), seed=1)
+    assert figures["posterior_scale"] == pytest.approx(0.6, rel=0.02)
+    assert figures["latent_scale"] == pytest.approx(1.0, rel=0.03)  # 0.64 + 0.36
+    assert figures["active_units"] == DIM
+    assert abs(figures["mmd"]) < 5e-3
+    assert faults(figures) == {}
+
+
+def test_the_discrepancy_sees_a_prior_of_another_scale():
+    prior = LearnedGaussian(DIM)
+    with torch.no_grad():
+        prior.raw_scale.fill_(1.0)
+    assert diagnose(known(0.8, 0.6, prior), batch(500), seed=1)["mmd"] > 0.05
+
+
+def test_a_collapse_is_named_and_draws_alone_do_not_hide_it():
+    # with 10 draws the mean of each posterior varies by scale^2 / 10, far above the threshold
+    figures = diagnose(known(0.0, 1.0), batch(500), seed=1)
+    assert figures["active_units"] == 0
+    assert list(faults(figures)) == ["collapse"]
+
+
+def test_needles_are_named():
+    figures = diagnose(known(1.0, 0.005), batch(200), seed=1)
+    assert list(faults(figures)) == ["needle"]
+    assert "needle-sharp" in faults(figures)["needle"]
+
+
+def test_the_discrepancy_has_no_bias():
+    with noise.stream(0):
+        values = torch.stack(
+            [_squared_mmd(*noise.standard_normal((2, 20, 2), like=torch.zeros(()))) for _ in range(400)]
+        )
+    assert abs(float(values.mean())) < 4 * float(values.std()) / 20
+    assert float(values.min()) < 0
+
+
+def test_a_diagnosis_changes_nothing_and_repeats_itself():
+    model = known(0.8, 0.6).train()
+    torch.manual_seed(0)
+    first = diagnose(model, batch(50), seed=1)
+    assert model.training
+    state = torch.random.get_rng_state()
+    assert diagnose(model, batch(50), seed=1) == first
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert diagnose(model, batch(50), seed=2) != first
+
+
+def test_every_line_has_the_figures_and_a_fault_is_told_once_in_a_stage(tmp_path):
+    history = fit(vae(), one_stage(max_epochs=3), Images(), out=tmp_path, options=Options(diagnose=16))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [set(line["diagnostics"]) for line in lines] == [
+        {"posterior_scale", "latent_scale", "active_units", "mmd"}
+    ] * 3
+    told = [text for line in history.epochs for text in line["events"] if "collapsed" in text]
+    units = [line["diagnostics"]["active_units"] for line in lines]
+    assert len(told) == (0 in units)
+
+
+def test_it_can_be_switched_off():
+    history = fit(vae(), one_stage(max_epochs=1), Images(), options=Options(diagnose=0))
+    assert history.epochs[0]["diagnostics"] == {}
