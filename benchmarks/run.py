@@ -19,6 +19,8 @@ SCRIPTS = (
     "inversion",
     "energies",
     "likelihood_choice",
+    "prior_stability",
+    "segmentation",
 )
 READS_IMAGES = ("training", "likelihood")
 

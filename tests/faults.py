@@ -474,6 +474,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "bijections/adapters.py": [
+        ("zuko: a numeric inverse hides NaN", "torch.where(back.isnan(), back, out)", "out"),
         (
             "zuko: directions not turned around",
             "used = made.inv if inverted else made",
@@ -636,8 +637,8 @@ FAULTS: dict[str, list[Fault]] = {
         ("initialization: frozen parts too", "and any(p in trainable for p in part.parameters())", ""),
         (
             "initialization: prior meets the base noise",
-            "model.prior(context), z)",
-            "model.prior(context), torch.randn_like(z))",
+            "model.prior_at(batch.context), z)",
+            "model.prior_at(batch.context), torch.randn_like(z))",
         ),
     ],
     "distributions/adapters.py": [
@@ -714,8 +715,13 @@ FAULTS: dict[str, list[Fault]] = {
     "distributions/likelihoods.py": [
         (
             "Bernoulli: sign of the logits in draws",
-            "(draws < self.logits.sigmoid())",
-            "(draws > self.logits.sigmoid())",
+            "like=self.logits) < probability",
+            "like=self.logits) > probability",
+        ),
+        (
+            "Bernoulli: draws of NaN are black",
+            "torch.where(probability.isnan(), probability, drawn.to(self.logits.dtype))",
+            "drawn.to(self.logits.dtype)",
         ),
         ("Bernoulli: gray values accepted", "((x == 0) | (x == 1)).all()", "((x >= 0) & (x <= 1)).all()"),
         ("gray Bernoulli: passes for a likelihood", "normalized = False", "normalized = True"),
@@ -752,7 +758,15 @@ FAULTS: dict[str, list[Fault]] = {
             "(mean_square - self.mean_square) * weight",
         ),
     ],
+    "distributions/base.py": [
+        ("categorical draws: an entry without mass is drawn", "columns, right=True)", "columns)"),
+    ],
     "distributions/discretized.py": [
+        (
+            "categorical: draws of NaN are a level",
+            "return drawn.masked_fill(self.logits.isnan().any(-1), torch.nan)",
+            "return drawn",
+        ),
         (
             "discretized logistic: the highest bin is closed",
             "torch.where(level >= levels - 1, above_lower, inside)",
@@ -769,7 +783,6 @@ FAULTS: dict[str, list[Fault]] = {
             "entries = (self.logits + masses).logsumexp(-1)\n        return sum_event(entries, len",
         ),
         ("coupled logistics: blue ignores green", "beta * red + gamma * green", "beta * red"),
-        ("discretized: a level without mass is drawn", "columns, right=True)", "columns)"),
     ],
     "distributions/flow.py": [
         ("flow: sign of the log-det of a draw", "return x, log_p - log_det", "return x, log_p + log_det"),
@@ -785,6 +798,11 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "distributions/mixture.py": [
+        (
+            "mixture: a draw hides weights that are NaN",
+            "return x.masked_fill(",
+            "return x if len(x) else x.masked_fill(",
+        ),
         (
             "mixture: the sum leaves log space",
             "        return (log_p + self.log_weights).logsumexp(-1).to(dtype)",
@@ -892,6 +910,78 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         ("KL full: dimension dropped", "- mean_q.shape[-1])", "- 1)"),
     ],
+    "distributions/codes.py": [
+        ("codes: draws are not tempered", "/ self.temperature, ()))", ", ()))"),
+        (
+            "codes: two temperatures are one",
+            "temperature=self.temperature * temperature",
+            "temperature=temperature",
+        ),
+    ],
+    "evaluation/codes.py": [
+        (
+            "bound of codes: the mass of the codes is left out",
+            "self.reconstruction - self.code_nll",
+            "self.reconstruction",
+        ),
+    ],
+    "objectives/vector_quantization.py": [
+        (
+            "VQ: beta weighs the other term",
+            "codebook + self.commitment * commitment",
+            "self.commitment * codebook + commitment",
+        ),
+    ],
+    "training/learner.py": [
+        (
+            "learner: a skipped step is counted in the codebook",
+            "            module.begin()\n",
+            "            pass\n",
+        ),
+    ],
+    "models/quantizer.py": [
+        (
+            "VQ: distances to far codes are rounded away",
+            "self.codebook.mean(0)  # d",
+            "0 * self.codebook[0]  # d",
+        ),
+        ("VQ: the codes' length is forgotten", "(book.square().sum(1) - 2 * products)", "(-2 * products)"),
+        ("VQ: the gradient is not passed on", "+ (tokens - tokens.detach())", "+ (tokens - tokens).detach()"),
+        (
+            "VQ: decay is that of the new",
+            "self.counts.lerp_(counts, 1 - self.decay)",
+            "self.counts.lerp_(counts, self.decay)",
+        ),
+        (
+            "VQ: codes in use restart, dead ones stay",
+            "dead = self.counts < self",
+            "dead = self.counts >= self",
+        ),
+        (
+            "VQ: a restarted code is pulled back",
+            "torch.where(dead[:, None], placed * mean, self.sums)",
+            "self.sums",
+        ),
+        ("VQ: evaluation moves the codebook", "if self.training and torch.is_grad_enabled():", "if True:"),
+        (
+            "VQ: perplexity is the entropy",
+            "torch.special.entr(shares).sum().exp()",
+            "torch.special.entr(shares).sum()",
+        ),
+        (
+            "VQ: places in column order",
+            "return z.flatten(2).transpose(1, 2)",
+            "return z.mT.flatten(2).transpose(1, 2)",
+        ),
+    ],
+    "models/vqvae.py": [
+        (
+            "VQ-VAE-2: the bottom does not see the top",
+            "torch.cat(above, 1)) if",
+            "0 * torch.cat(above, 1)) if",
+        ),
+        ("VQ-VAE: numbers of codes are not compared", "found is not None and found != expected", "False"),
+    ],
     "models/vae.py": [
         ("vae: a prior of another posterior is accepted", "part.posterior not in own", "False"),
         (
@@ -916,8 +1006,8 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "reconstruction from the posterior of the mean",
-            "self.decode_mean(self.posterior(x).sample())",
-            "self.decode_mean(getattr(self.posterior(x), 'base', self.posterior(x)).sample())",
+            "self.decode_mean(self.encode(x, context).sample(), context)",
+            "self.decode_mean(getattr(self.encode(x, context), 'base', self.encode(x, context)).sample(), context)",
         ),
         ("sampling ignores the temperature", "if temperature != 1:", "if temperature > 1:"),
         (
@@ -1117,8 +1207,8 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "FactorVAE: the encoder learns from the discriminator's loss",
-            "own = discriminator(z.detach()",
-            "own = discriminator(z",
+            "own = at_least_float32(discriminator(z.detach()",
+            "own = at_least_float32(discriminator(z",
         ),
     ],
     "objectives/constraint.py": [
@@ -1292,6 +1382,52 @@ FAULTS: dict[str, list[Fault]] = {
             "self._likelihood(u, context).mean",
         ),
     ],
+    "studies/groups.py": [
+        (
+            "annealing: other binarizations than those of the NLL beside it",
+            "draw_once(subject.source, count, seed=settings.seed),",
+            "draw_once(subject.source, count, seed=settings.seed + 1),",
+        ),
+        (
+            "samples: another classifier for every seed",
+            "seed=_CLASSIFIER_SEED,",
+            "seed=subject.settings.seed,",
+        ),
+        (
+            "information: a slow posterior is asked for n squared densities",
+            "settings.information is None and slow > _FEW_PASSES",
+            "settings.information is None and slow < 0",
+        ),
+    ],
+    "studies/measure.py": [
+        (
+            "evaluation: what is there is measured again",
+            'if asked is None or (before.get("asked") == asked and "reason" not in before):',
+            "if asked is None:",
+        ),
+        (
+            "evaluation: a refusal takes the place of figures",
+            'if "reason" not in found or "figures" not in before:',
+            "if True:",
+        ),
+        (
+            "evaluation: a fault in a group loses the run",
+            "    except Exception as error:",
+            "    except LatentFlowsError as error:",
+        ),
+    ],
+    "reporting/compared_groups.py": [
+        (
+            "comparison: figures of two protocols in one column",
+            'field != "seed" and one != two',
+            'field == "split" and one != two',
+        ),
+        (
+            "comparison: runs that did not finish count",
+            'run is None or run.status != "finished"',
+            "run is None",
+        ),
+    ],
     "evaluation/intervals.py": [
         ("jackknife: error of independent values", "(num_groups - 1) / math.sqrt(num_groups) *", "1 /"),
     ],
@@ -1325,5 +1461,59 @@ FAULTS: dict[str, list[Fault]] = {
             "factors[rows, 0], rows, factors[: len(rows)])",
         ),
         ("shapes2d: hearts upside down", "q = 1.2 * u, -1.2 * v + 0.1", "q = 1.2 * u, 1.2 * v + 0.1"),
+    ],
+    "data/ambiguous_shapes.py": [
+        (
+            "ambiguous shapes: every mask as likely as any",
+            "steps = self.probabilities[indices].cumsum(-1)",
+            "steps = self.probabilities[indices].sign().cumsum(-1) / 4",
+        ),
+    ],
+    "distributions/amortized_mixture.py": [
+        (
+            "amortized mixture: anchors beyond the bound",
+            "soft_bound(self.anchors + means.unflatten(-1, shape), self.mean_bound)",
+            "self.anchors + soft_bound(means.unflatten(-1, shape), self.mean_bound)",
+        ),
+    ],
+    "models/segmentation.py": [
+        (
+            "segmentation: means of the posterior without a bound",
+            "bounded[:, : self.dim] = soft_bound(raw[:, : self.dim], self.bound)",
+            "bounded[:, : self.dim] = raw[:, : self.dim]",
+        ),
+    ],
+    "evaluation/segmentation.py": [
+        ("energy distance: draws paired with themselves", "/ (count * (count - 1))", "/ count**2"),
+        (
+            "IoU: two empty masks disagree",
+            "torch.where(either == 0, torch.ones_like(both)",
+            "torch.where(either == 0, torch.zeros_like(both)",
+        ),
+        ("frequencies: error with the noise of the draws", "square() - noise_part)", "square())"),
+    ],
+    "studies/overrides.py": [
+        ("overrides: those of one arm reach the others", "copy.deepcopy(dict(raw))", "dict(raw)"),
+    ],
+    "studies/likelihood_parts.py": [
+        (
+            "DLGM: all levels are decoded",
+            "above = c.latent_dim - c.posterior.dims(c.latent_dim)[-1]",
+            "above = 0",
+        ),
+    ],
+    "studies/hierarchical_parts.py": [
+        (
+            "levels: each reads the top",
+            "select, network = Select(read - above, read)",
+            "select, network = Select(0, above)",
+        ),
+    ],
+    "generation/drawing.py": [
+        (
+            "classes: rows and columns change places",
+            "torch.tensor(labels).repeat_interleave(num_each)",
+            "torch.tensor(labels).repeat(num_each)",
+        ),
     ],
 }

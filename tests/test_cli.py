@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +171,14 @@ MISTAKES = {
         "`evaluation.seed` must be an integer at least 0",
     ),
     "evaluate: no data": (["evaluate", "RUN", "--data-root", "nowhere"], "nowhere"),
+    "evaluate: a setting of the training": (
+        ["evaluate", "RUN", "prior=real_nvp"],
+        "takes evaluation.KEY=VALUE and data.root=FOLDER alone; got 'prior=real_nvp'",
+    ),
+    "evaluate: no such setting": (
+        ["evaluate", "RUN", "evaluation.gap=3"],
+        "`evaluation.gap` (given '3') is no key of `evaluation`",
+    ),
     "sample: no run": (["sample", "nowhere"], "nowhere is no run folder"),
     "sample: nothing": (["sample", "RUN", "--num", "0"], "`num` must be a positive integer; got 0"),
     "sample: far too many": (
@@ -233,6 +242,32 @@ def test_evaluate_measures_anew(trained, capsys):
     assert [protocol[key] for key in ("split", "num_images", "num_importance_samples", "seed")] == [
         "validation", 3, 4, 2,
     ]  # fmt: skip
+
+
+def test_evaluate_measures_groups_later_and_says_why_not(trained, capsys):
+    asked = ["evaluation.holes=6", "evaluation.information=6", "evaluation.disentanglement=6"]
+    assert main(["evaluate", str(trained), *asked]) == 0
+    out = capsys.readouterr().out
+    assert re.search(
+        r"Prior holes\n +MMD², Gaussian kernels  -?\d.\d{5} ± .* squared MMD \(p-value \d.\d{3}\)\n", out
+    )
+    assert "By: test split; compared: one draw of q(z|x) per image" in out
+    assert "Not measured: The data have no known factors. Use data=shapes2d, which has." in out
+    page = (trained / "report.html").read_text()
+    assert "Prior holes" in page
+    assert "Not measured: The data have no known factors." in page
+    assert main(["evaluate", str(trained)]) == 0
+    assert "Prior holes" in capsys.readouterr().out  # kept from before
+
+
+def test_list_shows_a_run_without_a_likelihood(trained, capsys, tmp_path):
+    folder = tmp_path / "copies" / "a"
+    shutil.copytree(trained, folder)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    del evaluation["figures"]["nll"]
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    assert main(["list", str(tmp_path / "copies")]) == 0
+    assert re.search(r"finished +no NLL", capsys.readouterr().out)
 
 
 def test_sample_draws_a_picture(trained, capsys, tmp_path):

@@ -26,7 +26,7 @@ from latentflows.cli import app
 from latentflows.studies.comparison import Study
 from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.options import parts
-from latentflows.studies.overrides import configuration_from
+from latentflows.studies.overrides import configuration_from, read_mapping
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -170,7 +170,7 @@ def test_commands_and_their_options_exist(page):
                 f"{file} is not shown"
             )
         overrides = [word for word in words[1:] if "=" in word and not word.startswith("-")]
-        assert not overrides or words[0] == "train", words
+        assert not overrides or words[0] in ("train", "evaluate"), words
         configuration_from(shown_configuration(page, words), overrides)
 
 
@@ -181,7 +181,7 @@ def shown_configuration(page, words):
         if block.mark == "file" and block.value in names and "arms" not in yaml.safe_load(block.code):
             return yaml.safe_load(block.code)
     file = ROOT / names[0] if names else None
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else {}
+    content = read_mapping(file) if file is not None and file.is_file() else {}
     return {} if "arms" in content else content
 
 
@@ -213,9 +213,12 @@ def accepted(override):
     """Whether some kind of its part takes this setting; whether the parts then fit is another question."""
     part = override.partition("=")[0].split(".")[0]
     kinds = [f"{part}={kind}" for kind in parts().get(part, {}) if kind and "." in override.partition("=")[0]]
-    # Parts that fit almost everything, so that only the setting itself is judged.
-    ground = ["prior=real_nvp"]
-    for kind in [[], *([kind] for kind in kinds)]:
+    # Parts that fit almost everything, so that only the setting itself is judged; levels fit their like alone.
+    grounds = [
+        ["prior=real_nvp"],
+        *([f"posterior={kind}", f"prior={kind}"] for kind in ("two_level", "dlgm")),
+    ]
+    for ground, kind in itertools.product(grounds, [[], *([kind] for kind in kinds)]):
         for likelihood in ([], ["data.preparation=dequantized", "likelihood=gaussian"]):
             try:
                 configuration_from({}, [*ground, *likelihood, *kind, override])
@@ -229,6 +232,7 @@ def test_a_setting_that_does_not_exist_is_found():
     assert accepted("posterior=iaf")
     assert accepted("training.plan=two_stage")
     assert accepted("likelihood.variance=amortized")
+    assert accepted("posterior.num_levels=3")
     assert not accepted("posterior=maf")
     assert not accepted("training.epoch=3")
 

@@ -182,6 +182,12 @@ def train(
 @app.command()
 def evaluate(
     run: Run,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="evaluation.KEY=VALUE", help="What to measure; see `latentflows list options`."
+        ),
+    ] = None,
     num_importance_samples: Annotated[
         int | None, typer.Option(help="K.", show_default="as in the run")
     ] = None,
@@ -194,14 +200,22 @@ def evaluate(
     seed: Annotated[int | None, typer.Option(help="Of the samples.", show_default="as in the run")] = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Measure ELBO and importance-weighted likelihood of a trained run anew.
+    """Measure a trained run by other settings, or more of it; what was measured by the same ones is kept.
 
     Example: latentflows evaluate runs/demo/runs/iaf-seed0 --num-importance-samples 5000
+
+    Example: latentflows evaluate runs/demo/runs/iaf-seed0 evaluation.gaps=20 evaluation.samples=400
     """
     from latentflows.studies.build import build_data, load_run
     from latentflows.studies.measure import evaluate as measure
     from latentflows.studies.overrides import configuration_from
 
+    for text in overrides or []:
+        if not text.startswith(("evaluation.", "data.root=")):
+            raise ConfigurationError(
+                f"A trained run takes evaluation.KEY=VALUE and data.root=FOLDER alone; got {text!r}. Its other "
+                "settings are those that it was trained with."
+            )
     configuration, model = load_run(run)
     given = {
         "evaluation.num_importance_samples": num_importance_samples,
@@ -210,17 +224,25 @@ def evaluate(
         "evaluation.seed": seed,
         "data.root": data_root,
     }
-    overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
-    configuration = configuration_from(configuration.model_dump(mode="json"), overrides)
+    changes = [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    configuration = configuration_from(configuration.model_dump(mode="json"), changes)
     content = measure(model, build_data(configuration), configuration.evaluation, run)
     terminal.show_figures(content["figures"], content["protocol"])
+    terminal.show_groups(content)
     _report(run)
 
 
 @app.command()
 def sample(
     run: Run,
-    num: Annotated[int, typer.Option(max=1_000_000, help="How many.")] = 64,
+    num: Annotated[
+        int | None,
+        typer.Option(max=1_000_000, help="How many; of each class.", show_default="64, or 10 of each class"),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="A class by name or number; may be repeated.", show_default="every class"),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Scale of the prior's base noise.")] = 1.0,
     mean: Annotated[bool, typer.Option("--mean", help="Show E[x|z] instead of a draw of x.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
@@ -228,7 +250,7 @@ def sample(
         Path | None, typer.Option(help=".png or .npy.", show_default="RUN/samples/drawn.png")
     ] = None,
 ) -> None:
-    """Draw from a trained run.
+    """Draw from a trained run; from one that is given a label, a row of pictures for each class.
 
     Example: latentflows sample runs/demo/runs/iaf-prior-seed0 --num 100 --temperature 0.8
     """
@@ -238,7 +260,18 @@ def sample(
     if out is not None and out.suffix not in (".png", ".npy"):
         raise ConfigurationError(f"`out` must end in .png (a picture) or .npy (an array); got {out}.")
     _, model = load_run(run)
-    typer.echo(write_samples(model, run, num=num, temperature=temperature, mean=mean, seed=seed, out=out))
+    typer.echo(
+        write_samples(
+            model,
+            run,
+            num=num,
+            temperature=temperature,
+            mean=mean,
+            seed=seed,
+            out=out,
+            labels=label or (),
+        )
+    )
     if out is None:
         _report(run)
 

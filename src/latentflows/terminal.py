@@ -51,19 +51,41 @@ class ComparisonBar:
 
 def show_figures(figures: dict[str, Any], protocol: dict[str, Any]) -> None:
     """Print the figures of an evaluation with their errors, one per line, and how they were measured."""
-    from latentflows.reporting.base import Protocol
+    from latentflows.reporting.records import Protocol
 
     for name, figure in figures.items():
-        if figure is not None:
-            error, noise = figure.get("standard_error"), figure.get("monte_carlo_error")
-            spread = "" if error is None else f" ± {error:.3f}"
-            finite = "" if noise is None else f" (Monte Carlo error {noise:.2g})"
-            typer.echo(f"{name.replace('_', ' '):>22}  {figure['mean']:.3f}{spread} {figure['unit']}{finite}")
+        if figure is not None and figure["mean"] is not None:
+            typer.echo(_figure_line(name.replace("_", " "), figure))
     measured = Protocol.model_validate(protocol)
     typer.echo(f"Measured on: {measured.conditions}.")
     typer.echo("±: standard error over images. Monte Carlo error: from finite K, at the same images.")
     if measured.caution:
         typer.echo(measured.caution)
+
+
+def show_groups(evaluation: dict[str, Any]) -> None:
+    """Print the groups of figures of an evaluation, each with its protocol, or why it was not measured."""
+    from latentflows.reporting.groups import group_tables
+    from latentflows.reporting.records import Evaluation
+
+    for table in group_tables(Evaluation.model_validate(evaluation)):
+        typer.echo(f"\n{table.title}")
+        if table.reason is not None:
+            typer.echo(f"Not measured: {table.reason}")
+            continue
+        width = max((len(words.name) for words, _ in table.rows), default=0)
+        for words, quantity in table.rows:
+            figure = quantity.model_dump()
+            typer.echo(_figure_line(words.name, figure, max(words.decimals, 3), width))
+        typer.echo(f"By: {table.protocol}.")
+
+
+def _figure_line(name: str, figure: dict[str, Any], decimals: int = 3, width: int = 22) -> str:
+    error, noise, p = (figure.get(key) for key in ("standard_error", "monte_carlo_error", "p_value"))
+    spread = "" if error is None else f" ± {error:.{decimals}f}"
+    finite = "" if noise is None else f" (Monte Carlo error {noise:.2g})"
+    tested = "" if p is None else f" (p-value {p:.3f})"
+    return f"{name:>{width}}  {figure['mean']:.{decimals}f}{spread} {figure['unit']}{finite}{tested}"
 
 
 def show_table(folder: Path) -> None:
@@ -149,7 +171,13 @@ def _run_line(folder: Path) -> str:
     shown = "not evaluated"
     if (folder / "evaluation.json").is_file():
         evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-        nll, protocol = evaluation["figures"]["nll"], evaluation["protocol"]
-        error = "" if nll["standard_error"] is None else f" ± {nll['standard_error']:.2f}"
-        shown = f"{protocol['split']} NLL {nll['mean']:.2f}{error} nats (K = {protocol['num_importance_samples']:,})"
+        nll, protocol = evaluation["figures"].get("nll"), evaluation["protocol"]
+        shown = "no NLL" if nll is None else _nll_line(nll, protocol)
     return f"{record['status']:<12} {shown:<44} {record['parameters']['total']:>10,} parameters"
+
+
+def _nll_line(nll: dict[str, Any], protocol: dict[str, Any]) -> str:
+    error = "" if nll["standard_error"] is None else f" ± {nll['standard_error']:.2f}"
+    return (
+        f"{protocol['split']} NLL {nll['mean']:.2f}{error} nats (K = {protocol['num_importance_samples']:,})"
+    )

@@ -16,6 +16,7 @@ from latentflows.distributions import (
     AmortizedLaplace,
     AmortizedLogisticMixture,
     AmortizedLowRankGaussian,
+    AmortizedMixture,
     AmortizedStudentT,
     BatchOptimalGaussian,
     Conditional,
@@ -31,6 +32,7 @@ from latentflows.distributions import (
     gaussian_raw_shape,
     logistic_raw_shape,
     low_rank_raw_shape,
+    mixture_raw_shape,
 )
 from latentflows.models import presets
 from latentflows.networks import MLP
@@ -45,6 +47,12 @@ def gaussian(event_shape: Shape, context_shape: Shape, **settings) -> AmortizedG
     kinds = {key: settings[key] for key in ("covariance", "scale") if key in settings}
     raw_shape = gaussian_raw_shape(event_shape, **kinds)
     return AmortizedGaussian(event_shape, context_shape, network(context_shape, raw_shape), **settings)
+
+
+def amortized_mixture(event_shape: Shape, context_shape: Shape, num_components: int) -> AmortizedMixture:
+    raw_shape = mixture_raw_shape(event_shape, num_components)
+    net = network(context_shape, raw_shape)
+    return AmortizedMixture(event_shape, context_shape, net, num_components=num_components)
 
 
 def bernoulli(event_shape: Shape, context_shape: Shape) -> AmortizedBernoulli:
@@ -186,6 +194,8 @@ CASES = {
     "mixture_class_gaussians": Case(
         lambda: GaussianMixture(2, 1, num_classes=3, covariance="full"), reparameterized=False
     ),
+    "amortized_mixture": Case(lambda: amortized_mixture((2,), (3,), 3), reparameterized=False),
+    "amortized_mixture_image": Case(lambda: amortized_mixture((1, 2, 3), (2, 2), 2), reparameterized=False),
     "flow_mixture": Case(lambda: Flow(GaussianMixture(2, 3), nvp()), mean=False, reparameterized=False),
     "vamp": Case(
         lambda: WithPosterior(gaussian((2,), (3,)), lambda q: VampPrior(q, 4, deviation=0.1)),

@@ -206,7 +206,7 @@ def test_data_dependent_layers_of_every_level_are_set():
             "read by none",
         ),
         (
-            lambda: Hierarchical([bernoulli((2,), (3,))], context_shape=3),
+            lambda: Hierarchical([gaussian((2,), (3,)), bernoulli((2,), (5,))], context_shape=3),
             CombinationError,
             "A level must be continuous",
         ),

@@ -11,6 +11,7 @@ from latentflows.distributions import (
     BernoulliValues,
     DiagonalNormal,
     FullNormal,
+    LowRankNormal,
     Pushforward,
     StandardNormal,
     has_closed_form_kl,
@@ -37,13 +38,21 @@ def full(*batch):
     return FullNormal(torch.randn(*batch, DIM).double(), tril)
 
 
-MAKERS = {StandardNormal: standard, DiagonalNormal: diagonal, FullNormal: full}
+def low_rank(*batch):
+    mean, log_scale = torch.randn(2, *batch, DIM).double()
+    return LowRankNormal(mean, 0.5 * log_scale, torch.randn(*batch, DIM, 2).double())
+
+
+MAKERS = {StandardNormal: standard, DiagonalNormal: diagonal, FullNormal: full, LowRankNormal: low_rank}
 pairs = pytest.mark.parametrize(("q", "p"), list(kl._FORMULAS), ids=lambda kind: kind.__name__)
 
 
 def as_torch(made) -> distributions.MultivariateNormal:
     if isinstance(made, StandardNormal):
         return distributions.MultivariateNormal(made.mean, scale_tril=made.scale * torch.eye(DIM).double())
+    if isinstance(made, LowRankNormal):
+        covariance = torch.diag_embed((2 * made.log_scale).exp()) + made.factor @ made.factor.mT
+        return distributions.MultivariateNormal(made.mean, covariance)
     tril = made.scale_tril if isinstance(made, FullNormal) else torch.diag_embed(made.log_scale.exp())
     return distributions.MultivariateNormal(made.mean, scale_tril=tril)
 
@@ -52,6 +61,8 @@ def pick(made, index):
     """Return the one distribution at `index` of a batch."""
     if isinstance(made, DiagonalNormal):
         return DiagonalNormal(made.mean[index], made.log_scale[index])
+    if isinstance(made, LowRankNormal):
+        return LowRankNormal(made.mean[index], made.log_scale[index], made.factor[index])
     return FullNormal(made.mean[index], made.scale_tril[index]) if isinstance(made, FullNormal) else made
 
 

@@ -5,7 +5,13 @@ from torch import nn
 
 from latentflows.bijections import Permutation
 from latentflows.data import ArraySplit
-from latentflows.distributions import AmortizedBernoulli, AmortizedGaussian, Flow, StandardGaussian
+from latentflows.distributions import (
+    AmortizedBernoulli,
+    AmortizedGaussian,
+    Flow,
+    GaussianMixture,
+    StandardGaussian,
+)
 from latentflows.models import VAE
 from latentflows.models.presets import real_nvp
 from latentflows.networks import MLP
@@ -33,6 +39,13 @@ def small_vae(event=(1, 4, 4), *, latent=3, prior=None, likelihood="bernoulli"):
         base = AmortizedGaussian(event, latent, network(latent, (2 * first, *rest)))
         decoder = Flow(base, Permutation.reversal(event))
     return VAE(posterior, prior or StandardGaussian(latent), decoder)
+
+
+def conditional_vae(classes=4):
+    """A model that is given a label, and whose prior has a Gaussian for each class."""
+    posterior = AmortizedGaussian(3, (1, 4, 4), network((1, 4, 4), 6))
+    likelihood = AmortizedBernoulli((1, 4, 4), 3 + classes, network(3 + classes, (1, 4, 4)))
+    return VAE(posterior, GaussianMixture(3, 1, num_classes=classes), likelihood, context_shape=classes)
 
 
 def images(count=70, event=(1, 4, 4), values="binary"):

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from latentflows.core.errors import ConfigurationError
-from latentflows.networks import ResidualConvolutionDecoder, ResidualConvolutionEncoder
+from latentflows.networks import (
+    ResidualConvolutionDecoder,
+    ResidualConvolutionEncoder,
+    ResidualMapDecoder,
+    ResidualMapEncoder,
+)
 from latentflows.networks.residual_convolution import ResidualBlock, _sizes
 
 
@@ -58,3 +63,44 @@ def test_what_is_no_picture_is_refused(shape):
 def test_sizes_must_be_positive(key):
     with pytest.raises(ConfigurationError, match=key):
         ResidualConvolutionEncoder((1, 8, 8), 5, **{"width": 4, key: 0})
+
+
+@pytest.mark.parametrize(
+    ("image", "small"),
+    [((1, 8, 8), (3, 8, 8)), ((3, 28, 28), (4, 7, 7)), ((2, 9, 7), (3, 3, 2)), ((1, 5, 5), (2, 1, 1))],
+)
+def test_pictures_and_maps_go_into_each_other(image, small):
+    encoder, decoder = (
+        ResidualMapEncoder(image, small, width=4, num_blocks=1),
+        ResidualMapDecoder(small, image, width=4, num_blocks=1),
+    )
+    x = torch.randn(5, *image)
+    z = encoder(x)
+    assert z.shape == (5, *small)
+    assert decoder(z).shape == x.shape
+    torch.testing.assert_close(encoder(x[:1]), z[:1], rtol=1e-4, atol=1e-5)  # no neighbors in the batch
+
+
+def test_a_second_map_joins_at_its_place():
+    encoder = ResidualMapEncoder((1, 8, 8), (3, 4, 4), width=4, num_blocks=1, beside=2)
+    x, second = torch.randn(2, 1, 8, 8), torch.randn(2, 2, 4, 4)
+    other = second.clone()
+    other[0, :, 1, 2] += 1
+    difference = (encoder(x, other) - encoder(x, second)).abs().sum(1)
+    assert (difference[0] > 0).nonzero().tolist() == [[1, 2]]  # its blocks start as the identity
+    assert (difference[1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((1, 8, 8), (3, 3, 3)), r"halved some times, rounded up: one of \[\(8, 8\), \(4, 4\)"),
+        (((1, 8, 8), (3, 4, 2)), "halved some times"),
+        (((64,), (3, 4, 4)), "Both must be maps"),
+    ],
+)
+def test_maps_of_other_sizes_are_refused(shapes, message):
+    with pytest.raises(ConfigurationError, match=message):
+        ResidualMapEncoder(*shapes, width=4)
+    with pytest.raises(ConfigurationError, match=message):
+        ResidualMapDecoder(shapes[1], shapes[0], width=4)

@@ -24,7 +24,7 @@ from latentflows.distributions import (
 )
 from latentflows.models import VAE, presets, second_stage_vae
 from latentflows.networks import MLP, ResidualMLP
-from latentflows.objectives import FlowMatching, LatentWasserstein, NoiseContrastive, PriorLikelihood
+from latentflows.objectives import ELBO, FlowMatching, LatentWasserstein, NoiseContrastive, PriorLikelihood
 from latentflows.training import Stage
 from tests.bijections.cases import randomize
 from tests.distributions.cases import bernoulli
@@ -303,6 +303,20 @@ def test_second_stages_train_the_prior_alone_and_repeat_bit_by_bit(name):
         )
         ends.append(state)
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+@pytest.mark.parametrize(
+    "name", ["lars", "energy_by_likelihood", "flow_by_likelihood", "second_stage_vae", "game"]
+)
+def test_the_elbo_trains_them_jointly_with_the_posterior(name):
+    base = vae()
+    model = VAE(base.posterior, SECOND_STAGES[name][0](), base.likelihood)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    history = fit(model, [Stage("joint", ELBO(), max_epochs=2, batch_size=8, learning_rate=0.01)], Images())
+    assert history.skipped_steps == 0
+    state = model.state_dict()
+    for part in ("posterior", "prior"):
+        assert any(not torch.equal(before[k], state[k]) for k in state if k.startswith(part))
 
 
 def test_nan_skips_the_step_and_leaves_no_trace():

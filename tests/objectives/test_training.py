@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from latentflows.core.errors import CombinationError
 from latentflows.distributions.delta import AmortizedDelta
 from latentflows.models import VAE
 from latentflows.networks import MLP
-from latentflows.objectives import GECO, Autoencoder, FactorVAE, PriorLikelihood, WassersteinAutoencoder
+from latentflows.objectives import ELBO, GECO, Autoencoder, FactorVAE, PriorLikelihood, WassersteinAutoencoder
 from latentflows.training import Options, Stage, fit
 from latentflows.training.checkpoint import load_tensors
 from tests.objectives.cases import OBJECTIVES
@@ -35,6 +36,23 @@ def test_every_objective_trains_and_its_loss_falls(name):
     assert set(objective.metrics) <= set(last)
     assert last["reconstruction"] > first["reconstruction"]
     assert model.sample(3).shape == (3, 1, 8, 8)
+
+
+def test_patience_waits_for_the_last_cycle():
+    objective = ELBO(warmup_epochs=1.0, cycle_epochs=2.0, num_cycles=3)
+    stage = one_stage(objective, max_epochs=20, patience=1, learning_rate=1e-30)
+    history = fit(tiny_vae(), stage, Fixed(), validation=Fixed(8, seed=1))
+    assert len(history.epochs) == objective.schedule_epochs + 1
+
+
+@pytest.mark.parametrize("name", ["iwae_doubly", "regularized"])
+def test_losses_that_hold_a_derivative_are_not_compiled(name):
+    """`torch.compile` gave the first a wrong gradient without a word (torch 2.13), and refuses the second."""
+    objective = TRAINED[name]
+    with pytest.raises(
+        CombinationError, match=r"holds a derivative, which `torch\.compile` does not differentiate"
+    ):
+        fit(ready(objective), one_stage(objective), Fixed(), options=Options(compile=True))
 
 
 @pytest.mark.parametrize(

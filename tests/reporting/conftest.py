@@ -75,6 +75,14 @@ class Fake:
         return folder
 
     @staticmethod
+    def add_groups(folder: Path, **groups):
+        """Put groups of figures beside the bounds of a run; each is a change of the usual one of its name."""
+        path = folder / "evaluation.json"
+        evaluation = json.loads(path.read_text())
+        known = {name: _GROUPS[name] | change for name, change in groups.items()}
+        path.write_text(json.dumps(evaluation | {"groups": evaluation.get("groups", {}) | known}))
+
+    @staticmethod
     def edit_json(path: Path, **changes):
         """Change keys of a JSON object in place."""
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -84,6 +92,55 @@ class Fake:
         """Apply `change` to every JSON line in place."""
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         path.write_text("".join(json.dumps(change(line)) + "\n" for line in lines))
+
+
+_PROTOCOL = {"split": "test", "data": "digits, fixed binarization", "seed": 0}
+_GROUPS = {
+    "holes": {
+        "asked": {"holes": 200},
+        "protocol": {**_PROTOCOL, "num_images": 200},
+        "model": {"prior_density": "exact"},
+        "figures": {
+            "mmd_rbf": {
+                "mean": 0.00123,
+                "standard_error": 0.00045,
+                "unit": "squared MMD",
+                "p_value": 0.012,
+            },
+            "classifier_accuracy": {"mean": 0.61, "standard_error": 0.02, "unit": "share", "p_value": 0.002},
+        },
+        "seconds": 0.5,
+    },
+    "samples": {
+        "asked": {"samples": 400},
+        "protocol": {**_PROTOCOL, "features": "classifier-64[digits]", "weights": "ab" * 32, "num_real": 400},
+        "model": {},
+        "figures": {
+            "frechet_distance": {
+                "mean": 3.25,
+                "standard_error": 0.5,
+                "interval": [2.25, 4.25],
+                "unit": "squared feature units",
+            }
+        },
+        "seconds": 2.0,
+    },
+    "units": {
+        "asked": {"information": 200},
+        "protocol": {**_PROTOCOL, "threshold": 0.01},
+        "model": {"posterior_mean": "closed form"},
+        "figures": {
+            "active_units": {
+                "mean": 27.0,
+                "standard_error": None,
+                "unit": "of 40 units",
+                "undecided": 4.0,
+            },
+            "largest_unit_kl": None,
+        },
+        "seconds": 0.1,
+    },
+}
 
 
 def _epoch_lines(rng, epochs, gain, stages):
@@ -177,6 +234,7 @@ def _write_pictures(folder, rng, seed):
             "Interpolations",
             "Straight lines in base space between two test images; mean of p(x|z).",
         ),
+        ("traversals.png", "Single latents", "Means of p(x|z), one latent a row moved."),
     ]
     for file, _, _ in entries:
         Image.fromarray(_blobs(rng)).save(folder / file)

@@ -19,7 +19,7 @@ def test_a_complete_run_is_read_whole(run):
     result = read_run(run)
     assert result.record is not None
     assert result.evaluation is not None
-    assert (len(result.epochs), result.torn_lines, len(result.pictures)) == (6, 0, 5)
+    assert (len(result.epochs), result.torn_lines, len(result.pictures)) == (6, 0, 6)
     assert result.record.parameters.total == 290_384
     assert "inverse_autoregressive" in (result.config or "")
     assert (result.pictures[0].width, result.pictures[0].height) == (55, 55)

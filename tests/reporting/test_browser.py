@@ -45,11 +45,15 @@ def dump(path, profile):
 @pytest.fixture(scope="module")
 def pages(fake, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    run = write_run_report(fake.write_run(folder / "run", epochs=12, stages=("autoencoder", "prior")))
+    fake.write_run(folder / "run", epochs=12, stages=("autoencoder", "prior"))
+    fake.add_groups(folder / "run", holes={}, samples={}, units={"reason": "a reason " * 20, "figures": {}})
+    run = write_run_report(folder / "run")
     study = fake.write_comparison(
         folder / "study", seeds=(0, 1), gains={"gaussian": 0.0, "a long name of an arm": 2.0}
     )
-    return {"run": (run, 5, 6), "comparison": (write_comparison_report(study), 3, 3)}
+    for name in ("gaussian-seed0", "a-long-name-of-an-arm-seed0"):
+        fake.add_groups(study / "runs" / name, holes={}, samples={})
+    return {"run": (run, 6, 6), "comparison": (write_comparison_report(study), 3, 3)}
 
 
 @pytest.mark.parametrize("width", [1200, 420])

@@ -140,3 +140,10 @@ def test_diagnostics_have_their_curves(staged):
     assert [*drawings][-3:] == ["posterior_scale", "active_units", "mmd"]
     assert "one posterior: 0.5 at epoch 1" in drawings["posterior_scale"].alt
     assert "all latents: 1.5 at epoch 1" in drawings["posterior_scale"].alt
+
+
+def test_epochs_are_whole_numbers_and_scales_start_at_zero(fake, tmp_path):
+    epochs = read_run(fake.write_run(tmp_path / "run", epochs=5)).epochs
+    labels = {one or other for one, other in texts(learning_rate_curve(epochs))}
+    assert {"1", "2", "3", "4", "5", "0.0000"} <= labels
+    assert "1.5" not in labels

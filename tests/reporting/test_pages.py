@@ -109,7 +109,7 @@ def test_the_run_page_shows_all_that_the_folder_holds(run_page):
         assert words in page.text
     for line in (folder / "config.yaml").read_text().splitlines():
         assert line.strip() in page.text
-    assert len(page.all("img")) == 5
+    assert len(page.all("img")) == 6
     assert "missing" not in page.text
 
 
@@ -159,7 +159,7 @@ def test_a_missing_picture_and_a_torn_line_are_told(fake, tmp_path):
     page = Page(write_run_report(folder))
     assert "Not there: interpolations.png" in page.text
     assert "1 torn line at the end of metrics.jsonl was left out" in page.text
-    assert len(page.all("img")) == 4
+    assert len(page.all("img")) == 5
 
 
 def test_text_from_files_cannot_become_markup(fake, tmp_path):
@@ -170,7 +170,7 @@ def test_text_from_files_cannot_become_markup(fake, tmp_path):
     fake.edit_lines(folder / "metrics.jsonl", lambda line: line | {"stage": "<script>"})
     page = Page(write_run_report(folder))
     assert not page.all("script")
-    assert len(page.all("img")) == 5
+    assert len(page.all("img")) == 6
 
 
 def test_the_comparison_page_shows_every_arm_run_and_difference(comparison):

@@ -21,5 +21,7 @@ def tiny(tmp_path_factory):
         "training.epochs=3",
         "training.batch_size=16",
         "evaluation.num_importance_samples=8",
+        "evaluation.information=0",
+        "evaluation.holes=0",
         "training.trackers=[]",
     ]

@@ -2,6 +2,7 @@
 
 import json
 import typing
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -23,11 +24,13 @@ SMALL = ["latent_dim=3", "network.width=8", "network.depth=1"]
 SHAPE = (1, 8, 8)
 SIZES = {
     "num_layers": 2, "num_blocks": 2, "width": 6, "heads": 1, "depth": 1, "num_components": 3, "num_exemplars": 4,
+    "num_proposals": 20, "num_steps": 3, "num_normalizer_samples": 30,
 }  # fmt: skip
 POSTERIORS = sorted(parts()["posterior"])
 PRIORS = sorted(parts()["prior"])
 ZUKO = ("cnf", "naf", "unaf", "sospf", "bpf")
-ELSEWHERE = ("mixture", "vamp", "exemplar", *ZUKO)
+OWN_STAGE = ("noise_contrastive", "adversarial")  # priors that learn in a stage of their own
+ELSEWHERE = ("mixture", "vamp", "exemplar", "resampled", "second_stage", *OWN_STAGE, *ZUKO)
 MADE_OF_POSTERIOR = {  # the posteriors that a prior made of them can be made of
     "exemplar": {"gaussian", "full_gaussian", "low_rank_gaussian", "noisy"},
     "vamp": set(POSTERIORS)
@@ -45,11 +48,7 @@ def small(*overrides):
 def _small_flow(part, overrides):
     kind = next((text.split("=")[1] for text in overrides if text.startswith(f"{part}=")), None)
     keys = parts()[part][kind].model_fields if kind else {}
-    return [
-        f"{part}.{key}={value}"
-        for key, value in SIZES.items()
-        if key in keys
-    ]
+    return [f"{part}.{key}={value}" for key, value in SIZES.items() if key in keys]
 
 
 def binary(count=5, shape=SHAPE):
@@ -59,9 +58,10 @@ def binary(count=5, shape=SHAPE):
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("posterior", POSTERIORS)
 def test_every_pair_builds_and_takes_a_step(posterior, prior):
-    objective = ["objective=autoencoder", "training.plan=two_stage"] if posterior == "delta" else []
-    objective = objective[: 1 + (prior != "standard")]
-    overrides = [f"posterior={posterior}", f"prior={prior}", *objective]
+    overrides = [f"posterior={posterior}", f"prior={prior}"]
+    overrides += ["objective=autoencoder"] if posterior == "delta" else []
+    apart = prior in OWN_STAGE or (posterior == "delta" and prior != "standard")
+    overrides += ["training.plan=two_stage"] if apart else []
     if prior in MADE_OF_POSTERIOR and posterior not in MADE_OF_POSTERIOR[prior]:
         with pytest.raises(CombinationError, match=r"`prior.kind`=.* Use posterior=gaussian"):
             small(*overrides)
@@ -70,11 +70,12 @@ def test_every_pair_builds_and_takes_a_step(posterior, prior):
     model = build_model(configuration, SHAPE)
     stage = build_stages(configuration, model)[0]
     stage.check(model)
-    loss = stage.objective(stage.objective.trace(model, binary())).loss
+    with model.standard_prior() if stage.standard_prior else nullcontext():
+        loss = stage.objective(stage.objective.trace(model, binary())).loss
     loss.backward()
     assert torch.isfinite(loss)
     learning = [p for part in ("posterior", "likelihood") for p in getattr(model, part).parameters()]
-    learning += [] if posterior == "delta" else model.prior.parameters()
+    learning += [] if apart else model.prior.parameters()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in learning)
 
 

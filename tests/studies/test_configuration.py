@@ -94,6 +94,8 @@ def test_a_written_file_is_complete_and_reads_back(part, tmp_path):
         overrides += ["prior=real_nvp"] if part == "training" else []
         overrides += [f"data.preparation={LIKELIHOODS_OF[name][0]}"] if part == "likelihood" else []
         overrides += ["objective=autoencoder"] if name == "delta" else []
+        overrides += ["training.plan=two_stage"] if name in OWN_STAGE else []
+        overrides += [f"posterior={name}", f"prior={name}"] if name in LEVELS else []
         configuration = configuration_from({}, overrides)
         path = tmp_path / f"{name}.yaml"
         path.write_text(to_yaml(configuration))
@@ -128,7 +130,7 @@ WRONG = {
     "unknown part": (["priro.width=1"], "`priro` .*Did you mean prior"),
     "key of another kind": (
         ["prior.num_layers=4"],
-        "kind standard.*It belongs to kind radial, real_nvp, nice, nsf_coupling",
+        "kind standard.*It belongs to kind adversarial, radial, real_nvp, nice, nsf_coupling",
     ),
     "key of another plan": (["training.prior_epochs=4"], "plan one_stage.*It belongs to plan two_stage"),
     "unknown kind": (
@@ -270,6 +272,22 @@ def test_a_bad_file_is_named(name, tmp_path):
     assert str(path) in str(caught.value)
 
 
+def test_the_key_on_of_a_condition_is_read_as_it_stands(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("condition: {on: labels}\nprior: maf\n")
+    assert read_configuration(path).condition.on == "labels"
+    with pytest.raises(ConfigurationError, match="`condition` must hold keys that are text; got true"):
+        configuration_from({"condition": {True: "labels"}})
+
+
+def test_overrides_leave_what_they_are_applied_to_as_it_is():
+    raw = {"condition": {"on": "labels"}, "training": {"epochs": 3}}
+    first = configuration_from(raw, ["prior=real_nvp", "training.epochs=7", "condition.parts=[likelihood]"])
+    second = configuration_from(raw, ["prior=real_nvp"])
+    assert (first.training.epochs, second.training.epochs) == (7, 3)
+    assert (len(first.condition.parts), len(second.condition.parts)) == (1, 3)
+
+
 def test_differences_name_the_keys():
     first = configuration_from({}, ["prior=real_nvp"])
     second = configuration_from({}, ["prior=maf", "seed=3"])
@@ -281,6 +299,10 @@ def test_kinds_share_a_line_only_where_all_is_the_same():
     assert lines["posterior.num_layers", ("planar",)] == "Number of planar layers."
     assert lines["posterior.num_layers", ("real_nvp", "nice")] == "Number of couplings."
     assert lines["posterior.width", ("tarflow",)] == "Width of each Transformer."
+
+
+OWN_STAGE = ("noise_contrastive", "adversarial")
+LEVELS = ("two_level", "dlgm")
 
 
 def test_every_option_is_described_and_its_default_is_accepted():
@@ -299,6 +321,8 @@ def test_every_option_is_described_and_its_default_is_accepted():
         )
         overrides += ["prior=maf"] if part == "training" and kind not in (None, "one_stage") else []
         overrides += ["prior=maf"] if part == "prior_base" else []
+        overrides += ["training.plan=two_stage"] if kind in OWN_STAGE else []
+        overrides += [f"posterior={kind}", f"prior={kind}"] if kind in LEVELS else []
         overrides += [f"data.preparation={LIKELIHOODS_OF[kind][0]}"] if part == "likelihood" and kind else []
         configuration_from({}, overrides)
 

@@ -45,7 +45,7 @@ def test_a_run_leaves_a_complete_folder(configuration, tmp_path):
     assert read.evaluation.protocol.num_images == 6
     assert result.figures is not None
     assert read.evaluation.figures["nll"].mean == result.figures["nll"]["mean"]
-    assert len(read.pictures) == 5
+    assert len(read.pictures) == 6
     assert read_configuration(folder / "config.yaml") == configuration
     assert load_run(folder)[1].event_shape == (1, 4, 4)
 
@@ -114,7 +114,7 @@ def test_what_was_measured_of_unfinished_weights_is_not_taken_for_the_run(tiny, 
         (folder / name).write_text('{"figures": {"nll": {"mean": -1.0}}}')
     resumed = run(configuration, folder, resume=True)
     assert (resumed.figures, resumed.protocol) == (expected.figures, expected.protocol)
-    assert len(read_run(folder).pictures) == 5
+    assert len(read_run(folder).pictures) == 6
 
 
 def test_figures_come_with_their_protocol(configuration, tmp_path):

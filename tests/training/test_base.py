@@ -17,7 +17,7 @@ from tests.training.tiny import vae
     "settings",
     [
         {"train": ()},
-        {"train": ("encoder",)},
+        {"train": ("decoder",)},
         {"train": ("prior", "prior")},
         {"max_epochs": 0},
         {"max_steps": 0},
@@ -50,7 +50,9 @@ def test_a_stage_refuses(settings: dict[str, Any]) -> None:
 def test_all_parts_learn_where_none_is_named() -> None:
     assert Stage("s", ELBO()).parts(vae()) == ("posterior", "prior", "likelihood")
     assert Stage("s", ELBO(), ("likelihood",)).parts(vae()) == ("likelihood",)
-    with pytest.raises(ConfigurationError, match=r"must name some of .*'prior', 'likelihood'.*got .'density'"):
+    with pytest.raises(
+        ConfigurationError, match=r"must name some of .*'prior', 'likelihood'.*got .'density'"
+    ):
         Stage("s", ELBO(), ("density",)).check(vae())
     with pytest.raises(ConfigurationError, match="leave it out of `train`"):
         Stage("s", ELBO(), standard_prior=True)

@@ -20,7 +20,7 @@ from latentflows.core.errors import ConfigurationError
 from latentflows.training import Options, fit
 from latentflows.training.parallel import World, join, wrap
 from tests.training import workers
-from tests.training.tiny import Images, lines, normalized_vae, one_stage, vae
+from tests.training.tiny import Images, code_model, lines, mixture_vae, normalized_vae, one_stage, vae
 
 needs_gloo = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="this PyTorch has no gloo"
@@ -76,16 +76,23 @@ def test_two_processes_are_one_that_cuts_its_batch_in_two(tmp_path: Path) -> Non
     ranks = run_workers(tmp_path)
     first, second = ranks
 
-    for case, model in (("plain", vae("iaf", "real_nvp")), ("normalized", normalized_vae())):
+    models = {
+        "plain": vae("iaf", "real_nvp"),
+        "normalized": normalized_vae(),
+        "mixture": mixture_vae(),
+        "codes": code_model(levels=2),
+        "code_gradient": code_model("gradient"),
+    }
+    for case, model in models.items():
         alone = workers.train(tmp_path / "alone" / case, 2, model=model)
         for one, two in zip(first[case]["epochs"], alone["epochs"], strict=True):
             assert flat(one) == pytest.approx(flat(two), rel=1e-5), case
         for name, total in first[case]["weights"].items():
             assert total == pytest.approx(alone["weights"][name], rel=1e-4, abs=1e-5), name
         flags = [total for name, total in first[case]["weights"].items() if name.endswith("initialized")]
-        assert flags == [1.0] * (4 if case == "normalized" else 0)
+        assert flags == [1.0] * {"normalized": 4, "mixture": 1}.get(case, 0)
 
-    for case in ("plain", "spoiled", "resumed", "normalized"):
+    for case in ("spoiled", "resumed", *models):
         assert first[case]["status"] == second[case]["status"] == "finished", case
         assert first[case]["weights"] == second[case]["weights"], case
         assert second[case]["events"] == [], case  # only the first process tells

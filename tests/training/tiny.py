@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentflows.bijections import ActNorm, Chain
 from latentflows.core import noise
@@ -21,12 +21,20 @@ from latentflows.distributions import (
     AmortizedGaussian,
     Conditional,
     Flow,
+    GaussianMixture,
     StandardGaussian,
 )
-from latentflows.models import VAE, Trace
+from latentflows.models import VAE, VQVAE, Trace, vq_vae, vq_vae_2
 from latentflows.models.presets import iaf, real_nvp
 from latentflows.networks import MLP
-from latentflows.objectives import ELBO, Objective, PriorLikelihood, Value
+from latentflows.objectives import (
+    ELBO,
+    CodeLikelihood,
+    Objective,
+    PriorLikelihood,
+    Value,
+    VectorQuantization,
+)
 from latentflows.training import Callback, Stage
 from latentflows.training.checkpoint import load_tensors
 
@@ -102,6 +110,35 @@ def normalized_vae() -> VAE:
         return model
 
 
+def mixture_vae() -> VAE:
+    """A VAE whose prior is a flow over a mixture that waits for latents."""
+    with noise.stream(7):
+        model = vae("gaussian", "real_nvp")
+        assert isinstance(model.prior, Flow)
+        model.prior.base = GaussianMixture(2, 3, start="em", initialization_points=100)
+        return model
+
+
+def code_model(
+    codebook: Literal["moving_average", "gradient"] = "moving_average", *, levels: int = 1, seed: int = 7
+) -> VQVAE:
+    """A VQ-VAE of 2 x 2 codes on 8x8 images, with 4 x 4 codes below them where there are two levels."""
+    networks: dict[str, Any] = {"width": 4, "num_blocks": 1, "prior_width": 8, "prior_depth": 1, "heads": 2}
+    codes: dict[str, Any] = {"dim": 3, "num_codes": 6, "codebook": codebook}
+    with noise.stream(seed):
+        if levels == 2:
+            spaces = ((2, 2), (4, 4))
+            return vq_vae_2(SHAPE, spaces, likelihood=AmortizedBernoulli, **codes, **networks)
+        return vq_vae(SHAPE, (2, 2), likelihood=AmortizedBernoulli, **codes, **networks)
+
+
+def code_stages(**settings: Any) -> list[Stage]:
+    parts = ("encoder", "quantizer", "likelihood")
+    first = Stage("codes", VectorQuantization(), parts, max_epochs=2, batch_size=BATCH, learning_rate=1e-2)
+    second = Stage("prior", CodeLikelihood(), ("prior",), max_epochs=2, batch_size=BATCH, learning_rate=1e-2)
+    return [replace(first, **settings), replace(second, **settings)]
+
+
 def one_stage(objective: Objective | None = None, **settings: Any) -> list[Stage]:
     stage = Stage("joint", objective or ELBO(), max_epochs=3, batch_size=BATCH, learning_rate=1e-2)
     return [replace(stage, **settings)]
@@ -166,7 +203,7 @@ class Watch(Callback):
         self.weights: list[dict[str, Tensor]] = []
         self.statuses: list[str] = []
 
-    def on_start(self, model: VAE, stages: Any) -> None:
+    def on_start(self, model: VAE | VQVAE, stages: Any) -> None:
         self.model = model
         self.weights.append(state(model))
 
@@ -195,7 +232,7 @@ def crash_at(read: int) -> Callable[[int], None]:
     return on_read
 
 
-def state(model: VAE) -> dict[str, Tensor]:
+def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 

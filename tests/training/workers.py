@@ -16,9 +16,21 @@ from torch import Tensor
 
 from latentflows.core.batches import Batch
 from latentflows.core.errors import ConfigurationError
-from latentflows.models import VAE
+from latentflows.models import VAE, VQVAE
 from latentflows.training import Options, Stage, fit
-from tests.training.tiny import Fixed, Images, Watch, finite, normalized_vae, state, two_stages, vae
+from tests.training.tiny import (
+    Fixed,
+    Images,
+    Watch,
+    code_model,
+    code_stages,
+    finite,
+    mixture_vae,
+    normalized_vae,
+    state,
+    two_stages,
+    vae,
+)
 
 SETTINGS: dict[str, Any] = {"seed": 11, "options": Options(checkpoint_every=3)}
 
@@ -34,13 +46,13 @@ def train(
     *,
     resume: bool = False,
     source: Images | None = None,
-    model: VAE | None = None,
+    model: VAE | VQVAE | None = None,
 ) -> dict[str, Any]:
     """Run the stages, and return what this process knows of the run."""
     model, watch = model or vae("iaf", "real_nvp"), Watch()
     history = fit(
         model,
-        stages(pieces),
+        code_stages(accumulate_grad_batches=pieces) if isinstance(model, VQVAE) else stages(pieces),
         source or Images(),
         validation=Images(600, seed=1),  # two blocks, one per process
         out=folder,
@@ -72,6 +84,9 @@ def main(root: Path) -> None:
     results = {"plain": train(root / "plain", 1)}
     results["spoiled"] = train(root / "spoiled", 1, source=SpoiledShard() if second else Fixed())
     results["normalized"] = train(root / "normalized", 1, model=normalized_vae())
+    results["mixture"] = train(root / "mixture", 1, model=mixture_vae())
+    results["codes"] = train(root / "codes", 1, model=code_model(levels=2))
+    results["code_gradient"] = train(root / "code_gradient", 1, model=code_model("gradient"))
     source = Images(on_read=_terminate if second else None)
     results["terminated"] = train(root / "terminated", 1, source=source)
     results["resumed"] = train(root / "terminated", 1, resume=True)

@@ -107,7 +107,9 @@ class FromZuko(Bijection):
             used = made.inv if inverted else made
             out, ladj = _apply(used, value)
             if inverted and self.verify is not None:
-                _warn_unless_close(_apply(made, out.detach())[0], value, self.verify)
+                back = _apply(made, out.detach())[0].detach()
+                _warn_unless_close(back, value, self.verify)
+                out = torch.where(back.isnan(), back, out)  # a bisection ends in a number, whatever it met
             axes = value.ndim - used.domain.event_dim  # those the log-derivative has: what is left is summed
             log_det = sum_event(ladj.expand(value.shape[:axes]), axes - 2)
         if torch.is_grad_enabled():

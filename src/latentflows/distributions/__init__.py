@@ -1,7 +1,9 @@
 """Distributions as values, conditionals as modules, and the closed-form KL between them."""
 
 from latentflows.distributions.adapters import as_pyro, as_torch, as_zuko
+from latentflows.distributions.amortized_mixture import AmortizedMixture, mixture_raw_shape
 from latentflows.distributions.base import Conditional, Distribution
+from latentflows.distributions.codes import AutoregressiveCodes, CodeSequence
 from latentflows.distributions.continuous_bernoulli import (
     AmortizedContinuousBernoulli,
     ContinuousBernoulliValues,
@@ -58,11 +60,14 @@ __all__ = [
     "AmortizedLaplace",
     "AmortizedLogisticMixture",
     "AmortizedLowRankGaussian",
+    "AmortizedMixture",
     "AmortizedStudentT",
     "Ancestral",
+    "AutoregressiveCodes",
     "BatchOptimalGaussian",
     "BernoulliValues",
     "CategoricalValues",
+    "CodeSequence",
     "Conditional",
     "ContinuousBernoulliValues",
     "ContinuousPushforward",
@@ -108,5 +113,6 @@ __all__ = [
     "kl_divergence",
     "logistic_raw_shape",
     "low_rank_raw_shape",
+    "mixture_raw_shape",
     "register_kl",
 ]

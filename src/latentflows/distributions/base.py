@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from latentflows.core import noise
 from latentflows.core.errors import CombinationError, DataError, ShapeError
 from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, as_shape, batch_shape, check_context, size
@@ -166,3 +167,17 @@ def over_batch(network: nn.Module, context: Tensor, context_shape: Shape) -> Ten
         return network(context)
     out = network(context.reshape(size(batch), *context_shape))
     return out.view(*batch, *out.shape[1:])
+
+
+def draw_index(logits: Tensor, sample_shape: Shape) -> Tensor:
+    """Draw from categoricals over the last axis by inverse cdf: (*sample_shape, *logits.shape[:-1]), int64.
+
+    Memory: that of the logits, however many draws there are.
+    """
+    rows, count = logits.shape[:-1], logits.shape[-1]
+    cdf = logits.softmax(-1).cumsum(-1)
+    cdf = cdf / cdf[..., -1:]  # the last is 1 and above every u; an entry without mass is never taken
+    u = noise.uniform((*sample_shape, *rows), like=logits)
+    columns = u.reshape(-1, size(rows)).t().contiguous()
+    index = torch.searchsorted(cdf.reshape(-1, count), columns, right=True)
+    return index.clamp(max=count - 1).t().reshape(u.shape)

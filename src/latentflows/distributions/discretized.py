@@ -17,7 +17,7 @@ from latentflows.core import noise
 from latentflows.core.errors import CombinationError, ConfigurationError, DataError
 from latentflows.core.precision import at_least_float32, check_positive, soft_bound
 from latentflows.core.shapes import Shape, as_shape, batch_shape, sum_event
-from latentflows.distributions.base import Conditional, Distribution, network_output
+from latentflows.distributions.base import Conditional, Distribution, draw_index, network_output
 
 Scale = Literal["amortized", "shared"]
 
@@ -57,20 +57,6 @@ def _check_gray(x: Tensor, levels: int, owner: str) -> None:
         )
 
 
-def _draw_index(logits: Tensor, sample_shape: Shape) -> Tensor:
-    """Draw from categoricals over the last axis by inverse cdf: (*sample_shape, *logits.shape[:-1]), int64.
-
-    Memory: that of the logits, however many draws there are.
-    """
-    rows, count = logits.shape[:-1], logits.shape[-1]
-    cdf = logits.softmax(-1).cumsum(-1)
-    cdf = cdf / cdf[..., -1:]  # the last is 1 and above every u; an entry without mass is never taken
-    u = noise.uniform((*sample_shape, *rows), like=logits)
-    columns = u.reshape(-1, math.prod(rows)).t().contiguous()
-    index = torch.searchsorted(cdf.reshape(-1, count), columns, right=True)
-    return index.clamp(max=count - 1).t().reshape(u.shape)
-
-
 def _pick(values: Tensor, index: Tensor) -> Tensor:
     """Take values (*batch, *event, M) at (*sample, *batch, *event) indices of the last axis."""
     shape = torch.broadcast_shapes(values.shape[:-1], index.shape)
@@ -104,7 +90,8 @@ class CategoricalValues(Distribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Shape = ()) -> Tensor:
-        return _draw_index(self.logits, sample_shape).to(self.logits.dtype) / (self.levels - 1)
+        drawn = draw_index(self.logits, sample_shape).to(self.logits.dtype) / (self.levels - 1)
+        return drawn.masked_fill(self.logits.isnan().any(-1), torch.nan)
 
     @property
     def mean(self) -> Tensor:
@@ -181,7 +168,7 @@ class LogisticMixtureValues(Distribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Shape = ()) -> Tensor:
-        index = _draw_index(self.logits, sample_shape)
+        index = draw_index(self.logits, sample_shape)
         return _draw_level(_pick(self.means, index), _pick(self.log_scales, index), self.levels)
 
     @property
@@ -241,7 +228,7 @@ class CoupledLogisticValues(Distribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Shape = ()) -> Tensor:
-        index = _draw_index(self.logits, sample_shape).unsqueeze(-3)
+        index = draw_index(self.logits, sample_shape).unsqueeze(-3)
         means, log_scales = _pick(self.means, index), _pick(self.log_scales, index)
         alpha, beta, gamma = _pick(self.coefficients, index).unbind(-3)
         mean_r, mean_g, mean_b = means.unbind(-3)

@@ -244,7 +244,7 @@ class _Moved:
             return self.flow.velocity(point, time, context)
 
         def along(direction: Tensor) -> tuple[Tensor, Tensor]:
-            value, product = torch.func.jvp(velocity, (x,), (direction,))
+            value, product, *_ = torch.func.jvp(velocity, (x,), (direction,))
             return value, product
 
         probes = self.probes[:, rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -107,8 +107,8 @@ class Ancestral(Distribution):
                 parts.append(made)
         return torch.cat(parts, -len(self.event_shape))
 
-    def tempered(self, temperature: float) -> Ancestral:
-        return Ancestral(
+    def tempered(self, temperature: float) -> Self:
+        return type(self)(
             self.top.tempered(temperature),
             self.levels,
             self.own,
@@ -129,6 +129,12 @@ class Ancestral(Distribution):
             levels.append(copy.deepcopy(level, tensors))
         own = None if self.own is None else self.own.detach()
         return Ancestral(self.top.detached(), levels, own, self.own_shape, temperature=self.temperature)
+
+
+class AncestralMasses(Ancestral):
+    """The product of conditionals over discrete events: its `log_prob` is of a mass."""
+
+    discrete = True
 
 
 class Hierarchical(Conditional):
@@ -156,7 +162,7 @@ class Hierarchical(Conditional):
         context_shape: Shape of one context; None without.
 
     Raises:
-        CombinationError: if a level is discrete, or does not read what stands above it.
+        CombinationError: if some levels are discrete and others not, or a level does not read what stands above it.
         ShapeError: if the levels' events do not stack.
 
     References:
@@ -164,7 +170,7 @@ class Hierarchical(Conditional):
         Tomczak & Welling, VAE with a VampPrior, 2018, arXiv 1705.07120, section 4 (two levels).
     """
 
-    distribution_type = Ancestral
+    distribution_type: type[Ancestral] = Ancestral
 
     def __init__(
         self,
@@ -178,13 +184,17 @@ class Hierarchical(Conditional):
         shape = None if context_shape is None else as_shape(context_shape, "context_shape")
         if embed is not None and shape is None:
             raise CombinationError("`embed` needs `context_shape`, the shape of what it reads.")
+        discrete = all(level.distribution_type.discrete for level in levels)
         for level in levels:
-            if level.distribution_type.discrete or level.distribution_type.density == "unnormalized":
+            kind = level.distribution_type
+            if kind.discrete != discrete or kind.density == "unnormalized":
                 raise CombinationError(
-                    f"A level must be continuous and have a density; got `{type(level).__name__}`. Use a Gaussian."
+                    f"A level must be continuous and have a density; got `{type(level).__name__}`. Use a Gaussian, or "
+                    "discrete levels alone."
                 )
         density = all(level.has_density for level in levels)
         super().__init__(_stacked([level.event_shape for level in levels]), shape, has_density=density)
+        self.distribution_type = AncestralMasses if discrete else Ancestral
         self._own_shape = _features(levels, shape) if embed is not None else shape
         _check_contexts(levels, shape, self._own_shape)
         self.levels, self.embed = nn.ModuleList(levels), embed
@@ -196,7 +206,7 @@ class Hierarchical(Conditional):
             assert context is not None
             assert self.context_shape is not None
             own = over_batch(self.embed, context, self.context_shape)
-        return Ancestral(top(self._of_top(context, own)), below, own, self._own_shape)
+        return self.distribution_type(top(self._of_top(context, own)), below, own, self._own_shape)
 
     @property
     def members(self) -> list[Conditional]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -38,8 +39,9 @@ class BernoulliValues(Distribution):
         return sum_event(entries, len(self.event_shape))
 
     def sample(self, sample_shape: Shape = ()) -> Tensor:
-        draws = noise.uniform((*sample_shape, *self.logits.shape), like=self.logits)
-        return (draws < self.logits.sigmoid()).to(self.logits.dtype)
+        probability = self.logits.sigmoid()
+        drawn = noise.uniform((*sample_shape, *self.logits.shape), like=self.logits) < probability
+        return torch.where(probability.isnan(), probability, drawn.to(self.logits.dtype))  # NaN is no black
 
     @property
     def mean(self) -> Tensor:

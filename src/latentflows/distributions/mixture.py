@@ -81,7 +81,9 @@ class Mixture(Distribution):
 
     def sample(self, sample_shape: Shape = ()) -> Tensor:
         with torch.no_grad():
-            return selected(self.components, self.sample_components(sample_shape)).sample()
+            x = selected(self.components, self.sample_components(sample_shape)).sample()
+            broken = self.log_weights.isnan().any(-1)
+            return x.masked_fill(broken.view(*broken.shape, *[1] * len(self.event_shape)), torch.nan)
 
     def sample_components(self, sample_shape: Shape = ()) -> Tensor:
         """Draw the component of each draw: int64 places in the components' flattened batch, (*sample, *batch)."""
@@ -92,6 +94,7 @@ class Mixture(Distribution):
         batch, cut = self.batch_shape, len(sample_shape)
         by_row = draws.reshape(-1, *batch).movedim(0, -1).contiguous()  # (*batch, N)
         index = torch.searchsorted(steps, by_row, right=True).movedim(-1, 0).reshape(draws.shape)
+        index = index.clamp(max=weights.shape[-1] - 1)  # of weights that are NaN; the draw is NaN then
         if self._shared:
             return index
         first = torch.arange(size(batch), device=index.device).view(batch) * weights.shape[-1]

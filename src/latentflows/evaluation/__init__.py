@@ -10,6 +10,7 @@ from latentflows.evaluation.annealing import Annealing
 from latentflows.evaluation.base import DrawnOnce, draw_once
 from latentflows.evaluation.bounds import Bounds, evaluate_bounds
 from latentflows.evaluation.classifier import Classifier, load_classifier, save_classifier, train_classifier
+from latentflows.evaluation.codes import CodeBound, evaluate_codes
 from latentflows.evaluation.disentanglement import (
     Disentanglement,
     dci,
@@ -42,6 +43,7 @@ from latentflows.evaluation.intervals import Estimate
 from latentflows.evaluation.neighbors import Neighborhood, Neighbors, evaluate_neighbors
 from latentflows.evaluation.protocol import SampleProtocol, check_same_protocol, comparable
 from latentflows.evaluation.samples import SampleQuality, compare_features, evaluate_samples
+from latentflows.evaluation.segmentation import Segmentation, compare_masks, evaluate_segmentation
 
 __all__ = [
     "AnnealedEvidence",
@@ -50,6 +52,7 @@ __all__ = [
     "Bounds",
     "Classifier",
     "ClassifierTest",
+    "CodeBound",
     "Disentanglement",
     "DrawnOnce",
     "Estimate",
@@ -66,16 +69,19 @@ __all__ = [
     "Pixels",
     "SampleProtocol",
     "SampleQuality",
+    "Segmentation",
     "Units",
     "check_same_protocol",
     "classifier_test",
     "comparable",
     "compare_features",
+    "compare_masks",
     "dci",
     "draw_once",
     "evaluate_annealed",
     "evaluate_bidirectional",
     "evaluate_bounds",
+    "evaluate_codes",
     "evaluate_disentanglement",
     "evaluate_gaps",
     "evaluate_holes",
@@ -83,6 +89,7 @@ __all__ = [
     "evaluate_likelihood",
     "evaluate_neighbors",
     "evaluate_samples",
+    "evaluate_segmentation",
     "evaluate_units",
     "frechet_distance",
     "frechet_distance_infinity",

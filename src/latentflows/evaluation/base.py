@@ -19,6 +19,7 @@ from latentflows.distributions.gaussian import DiagonalNormal, FullNormal
 from latentflows.distributions.low_rank import LowRankNormal
 from latentflows.models.inference import to_model
 from latentflows.models.vae import VAE
+from latentflows.models.vqvae import VQVAE
 
 Figure = dict[str, float | str | None]
 Figures = dict[str, Figure | None]
@@ -111,13 +112,13 @@ def blocks(model: VAE, source: DataSource, block_size: int) -> Iterator[Block]:
         yield Block(start, *on_model(model, batch))
 
 
-def on_model(model: VAE, batch: Batch) -> Batch:
+def on_model(model: VAE | VQVAE, batch: Batch) -> Batch:
     """Bring data to the model; drop a context that is not used."""
     context = batch.context if model.context_shape is not None else None
     return Batch(to_model(model, batch.x), None if context is None else to_model(model, context))
 
 
-def check_values(model: VAE, source: DataSource) -> None:
+def check_values(model: VAE | VQVAE, source: DataSource) -> None:
     """Refuse data that the likelihood is no likelihood of.
 
     Raises:
@@ -149,12 +150,12 @@ def check_values(model: VAE, source: DataSource) -> None:
     )
 
 
-def bits_offset(model: VAE, source: DataSource) -> float | None:
+def bits_offset(model: VAE | VQVAE, source: DataSource) -> float | None:
     """Return what is added to nll / (D ln 2) in bits per dimension: nothing for a mass; None where undefined."""
     return 0.0 if model.likelihood.distribution_type.discrete else source.bits_offset
 
 
-def check_event(model: VAE, source: DataSource) -> None:
+def check_event(model: VAE | VQVAE, source: DataSource) -> None:
     """Refuse data of another shape than the model's.
 
     Raises:

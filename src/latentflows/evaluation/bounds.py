@@ -31,6 +31,7 @@ from latentflows.models.vae import VAE
 _BLOCK_LATENTS = 8192  # latents drawn together: enough for full speed of a small decoder's matrix products
 _BLOCK_NUMBERS = 1 << 16  # numbers of data encoded together: bounds the encoder's memory
 _LATENT_NUMBERS = 1 << 22  # numbers of latents drawn together: bounds the posterior's memory
+_RECONSTRUCTED = 512  # images decoded together where no bound is computed
 _CACHE_MIB = 4  # on a CPU, larger pieces fall out of the cache
 
 
@@ -150,7 +151,8 @@ def evaluate_bounds(
 
     Raises:
         ConfigurationError: for settings out of range.
-        CombinationError: for a likelihood that is none, or not one of these values (see `Distribution.values`).
+        CombinationError: for another model than a `VAE`; for a likelihood that is none, or not one of these values
+            (see `Distribution.values`).
         DataError: if the likelihood gives no probability to a data point, as Bernoulli to gray values.
         CombinationError: for a prior without a normalizer, or, with more than one importance sample, one whose
             exp(log p(z)) is biased.
@@ -162,6 +164,11 @@ def evaluate_bounds(
         theory, methods and examples, 2013, section 9.3 (effective sample size).
     """
     check_positive_integers(num_importance_samples=num_importance_samples, memory_mib=memory_mib)
+    if not isinstance(model, VAE):
+        raise CombinationError(
+            f"`evaluate_bounds` weights draws of a posterior; got a `{type(model).__name__}`, which has none. For a "
+            "`VQVAE` use `evaluate_codes`, for a `DensityModel` `evaluate_likelihood`."
+        )
     count = checked_count(num_images, len(source))
     check_values(model, source)
     block = min(_BLOCK_LATENTS // num_importance_samples, _BLOCK_NUMBERS // size(model.event_shape))
@@ -198,15 +205,35 @@ def _checked_prior(model: VAE, context: Tensor | None, num_samples: int) -> Dist
     p = model.prior_at(None if context is None else context[:1])
     if p.density == "unnormalized":
         raise CombinationError(
-            f"`{type(model.prior).__name__}` knows its density up to a constant only: a bound computed from it would be "
-            "off by that constant. Call `model.prior.estimate_normalizer()` before; sample quality needs no density."
+            f"`{type(model.prior).__name__}` knows its density up to a constant only: a bound computed from it would "
+            "be off by that constant. Call `model.prior.estimate_normalizer()` before; sample quality needs no density."
         )
     if not p.weighable and num_samples > 1:
         raise CombinationError(
             f"exp(log p(z)) of `{type(model.prior).__name__}` is biased upward, since log p(z) is an estimate: a mean "
-            'of importance weights could exceed p(x). Use divergence="exact", or `num_importance_samples` 1 for the ELBO.'
+            'of importance weights could exceed p(x). Use divergence="exact", or '
+            "`num_importance_samples` 1 for the ELBO."
         )
     return p
+
+
+def evaluate_reconstruction(model: VAE, source: DataSource, num_images: int, *, seed: int = 0) -> Figure:
+    """Return the mean of log p(x|z), one z ~ q(z|x) for each of the first images: no bound, for autoencoders.
+
+    Raises:
+        ConfigurationError: if more images are asked for than there are.
+    """
+    count = checked_count(num_images, len(source))
+    values = []
+    with evaluation_mode(model), torch.no_grad():
+        for start in range(0, count, _RECONSTRUCTED):
+            indices = torch.arange(start, min(start + _RECONSTRUCTED, len(source)))
+            with stream(seed, Purpose.EVALUATION, start, 0):
+                batch = on_model(model, source.batch(indices))
+            with stream(seed, Purpose.EVALUATION, start, 1):
+                z = model.encode(*batch).sample()
+                values.append(model.decode(z, batch.context).log_prob(batch.x).double().cpu())
+    return figure(torch.cat(values)[:count], "nats")
 
 
 def _log_weights(
@@ -272,14 +299,17 @@ def _check_weights(parts: tuple[Tensor, Tensor], start: int) -> None:
 
 
 def _rows_in_memory(model: VAE, context: Tensor | None, memory_mib: int) -> int:
-    """Return how many latents may be scored together, from the activations that one latent causes."""
+    """Return how many latents may be scored together, from the activations that one latent causes.
+
+    A module that runs many times, as under a solver, counts once: without gradients its outputs do not pile up.
+    """
     like = next(model.parameters(), torch.zeros(()))
     z = torch.zeros(1, *model.latent_shape, dtype=like.dtype, device=like.device)
-    total = 4 * size(model.event_shape)
+    largest: dict[nn.Module, int] = {}
 
     def count(module: nn.Module, inputs: object, output: object) -> None:
-        nonlocal total
-        total += output.numel() if isinstance(output, Tensor) else 0
+        if isinstance(output, Tensor):
+            largest[module] = max(largest.get(module, 0), output.numel())
 
     parts = (model.prior, model.likelihood)
     leaves = [module for part in parts for module in part.modules() if not list(module.children())]
@@ -291,5 +321,6 @@ def _rows_in_memory(model: VAE, context: Tensor | None, memory_mib: int) -> int:
     finally:
         for hook in hooks:
             hook.remove()
+    total = 4 * size(model.event_shape) + sum(largest.values())
     budget = min(memory_mib, _CACHE_MIB) if like.device.type == "cpu" else memory_mib
     return max(1, budget * 2**20 // (4 * total))

@@ -25,6 +25,7 @@ from latentflows.evaluation.intervals import Estimate
 from latentflows.evaluation.protocol import SampleProtocol, Shown
 from latentflows.models.inference import evaluation_mode
 from latentflows.models.vae import VAE
+from latentflows.models.vqvae import VQVAE
 
 _PIECE = (
     256  # images drawn together, as in `latentflows.generation`: the same seed draws the same images there
@@ -123,7 +124,7 @@ def compare_features(
 
 @torch.no_grad()
 def evaluate_samples(
-    model: VAE,
+    model: VAE | VQVAE,
     source: DataSource,
     extractor: FeatureExtractor,
     *,
@@ -154,7 +155,7 @@ def evaluate_samples(
         data: Name of the data set and its preparation, for the protocol.
         split: Which split `source` is, for the protocol.
         num_images: n = m; a subset of `source` drawn with the seed. None for all of it.
-        temperature: Scale of the prior's base noise.
+        temperature: Scale of the prior's base noise; of a prior over codes, what divides its logits.
         shown: "sample" for draws of p(x|z), "mean" for its means, which are not samples of the model.
         num_neighbors: k of precision, recall, density and coverage.
         num_blocks: Blocks of the kernel distance.
@@ -210,7 +211,7 @@ def evaluate_samples(
     )
 
 
-def _drawn(model: VAE, num: int, context: Tensor | None, temperature: float, shown: Shown) -> Tensor:
+def _drawn(model: VAE | VQVAE, num: int, context: Tensor | None, temperature: float, shown: Shown) -> Tensor:
     z = model.sample_latents(num, temperature=temperature, context=context)
     p = model.decode(z, context)
     return p.mean if shown == "mean" else p.sample()

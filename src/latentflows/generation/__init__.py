@@ -1,6 +1,6 @@
 """Drawing from a trained model: samples and lines, what latents stand for, and files with captions."""
 
-from latentflows.generation.drawing import Line, Space, interpolate, reconstruct, sample
+from latentflows.generation.drawing import Line, Space, interpolate, reconstruct, sample, sample_classes
 from latentflows.generation.latents import (
     ClassMeans,
     Decoded,
@@ -23,6 +23,7 @@ __all__ = [
     "interpolate",
     "reconstruct",
     "sample",
+    "sample_classes",
     "save_grid",
     "traverse",
     "write_pictures",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from latentflows.core.shapes import batch_shape
 from latentflows.distributions.flow import Flow, Pushforward
 from latentflows.models.inference import evaluation_mode, to_model
 from latentflows.models.vae import VAE
+from latentflows.models.vqvae import VQVAE
 
 Line = Literal["straight", "spherical"]
 Space = Literal["latent", "base"]
@@ -22,7 +24,7 @@ PIECE = 256  # images decoded together, which bounds the memory
 
 @torch.no_grad()
 def sample(
-    model: VAE,
+    model: VAE | VQVAE,
     num: int,
     *,
     temperature: float = 1.0,
@@ -37,7 +39,7 @@ def sample(
     Args:
         model: In any mode; used in eval mode and given back as it was.
         num: How many.
-        temperature: Scale of the prior's base noise.
+        temperature: Scale of the prior's base noise; of a prior over codes, what divides its logits.
         seed: Seed of all noise.
         mean: Whether to return E[x|z] instead of a draw.
         context: (num, *context) for a conditional prior.
@@ -61,8 +63,42 @@ def sample(
     return torch.cat(pieces)
 
 
+def sample_classes(
+    model: VAE | VQVAE,
+    labels: Sequence[int],
+    num_each: int,
+    *,
+    temperature: float = 1.0,
+    seed: int = 0,
+    mean: bool = False,
+) -> Tensor:
+    """Draw from a model that is given a label, class after class: (len(labels) * num_each, *event).
+
+    Args:
+        model: Given a label as a one-hot vector (C,); in any mode.
+        labels: Classes, from 0 to C - 1.
+        num_each: How many of each.
+        temperature: Scale of the prior's base noise.
+        seed: Seed of all noise.
+        mean: Whether to return E[x|z] instead of a draw.
+
+    Raises:
+        CombinationError: if the model is given no label.
+        ConfigurationError: for a class that there is not, or a number that is not positive.
+    """
+    check_positive("num_each", num_each)
+    shape = model.context_shape
+    if shape is None or len(shape) != 1:
+        raise CombinationError(f"The model must be given a label, as a vector; its context is {shape}.")
+    if not labels or not all(0 <= label < shape[0] for label in labels):
+        raise ConfigurationError(f"`labels` must hold numbers from 0 to {shape[0] - 1}; got {list(labels)}.")
+    rows = torch.tensor(labels).repeat_interleave(num_each)
+    context = torch.nn.functional.one_hot(rows, shape[0]).float()
+    return sample(model, len(rows), temperature=temperature, seed=seed, mean=mean, context=context)
+
+
 @torch.no_grad()
-def reconstruct(model: VAE, x: Tensor, *, seed: int = 0, context: Tensor | None = None) -> Tensor:
+def reconstruct(model: VAE | VQVAE, x: Tensor, *, seed: int = 0, context: Tensor | None = None) -> Tensor:
     """Return E[x|z] for one z ~ q(z|x), through the posterior's flow: (B, *event).
 
     Args:
@@ -87,7 +123,7 @@ def reconstruct(model: VAE, x: Tensor, *, seed: int = 0, context: Tensor | None 
 
 @torch.no_grad()
 def interpolate(
-    model: VAE,
+    model: VAE | VQVAE,
     x_a: Tensor,
     x_b: Tensor,
     steps: int,
@@ -118,7 +154,7 @@ def interpolate(
         context: (B, *context) for a conditional model, the same all along the line.
 
     Raises:
-        CombinationError: for "base" without a flow prior, or if the likelihood has no mean.
+        CombinationError: for "base" without a flow prior, for a `VQVAE`, or if the likelihood has no mean.
         ConfigurationError: for an unknown line or space, or fewer than 2 steps.
         ShapeError: if a shape is not the model's.
     """
@@ -129,6 +165,11 @@ def interpolate(
         )
     if not isinstance(steps, int) or steps < 2:
         raise ConfigurationError(f"`steps` must be an integer of at least 2; got {steps!r}.")
+    if isinstance(model, VQVAE):
+        raise CombinationError(
+            "The latents of a `VQVAE` are codes: a line between two of them leads through points that no code stands "
+            "for. Interpolate in a model with continuous latents."
+        )
     if space == "base" and not isinstance(model.prior, Flow):
         raise CombinationError(
             f'`space="base"` needs a flow as the prior; got `{type(model.prior).__name__}`. Use "latent".'

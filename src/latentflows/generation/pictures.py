@@ -17,10 +17,18 @@ from latentflows.core.errors import CombinationError, DataError, ShapeError
 from latentflows.core.files import write_atomically
 from latentflows.distributions.flow import Flow
 from latentflows.distributions.gaussian import StandardGaussian
-from latentflows.generation.drawing import Line, check_positive, interpolate, reconstruct, sample
+from latentflows.generation.drawing import (
+    Line,
+    check_positive,
+    interpolate,
+    reconstruct,
+    sample,
+    sample_classes,
+)
 from latentflows.generation.latents import traverse
 from latentflows.models.inference import evaluation_mode, posterior_mean, to_model
 from latentflows.models.vae import VAE
+from latentflows.models.vqvae import VQVAE
 
 _PADDING = 2  # pixels around every image of a grid
 _GRAY = 128  # of the padding: neither ink nor paper, so that images at their edges stay apart
@@ -86,7 +94,7 @@ class PictureEntry:
 class _Task:
     """What every picture is made from."""
 
-    model: VAE
+    model: VAE | VQVAE
     batch: Batch
     seed: int
     temperature: float
@@ -94,7 +102,7 @@ class _Task:
 
 
 def write_pictures(
-    model: VAE,
+    model: VAE | VQVAE,
     source: DataSource,
     folder: Path,
     *,
@@ -113,7 +121,7 @@ def write_pictures(
         source: Where data and, for a conditional prior, contexts are taken from; 64 points, chosen by the seed.
         folder: The folder `samples` of a run; made if it is missing.
         seed: Seed of everything drawn.
-        temperature: Scale of the prior's base noise, for the samples.
+        temperature: For the samples: scale of the prior's base noise; of a prior over codes, what divides its logits.
         what: What the captions call the points of the source, such as "test data points".
 
     Returns:
@@ -134,6 +142,8 @@ def write_pictures(
         "interpolations.png": ("Interpolations", _interpolations),
         "traversals.png": ("Single latents", _traversals),
     }
+    if _labels(task) is not None:
+        pictures["classes.png"] = ("Samples of each class", _classes)
     entries = []
     for file, (title, draw) in pictures.items():
         try:
@@ -156,7 +166,18 @@ def _data(task: _Task) -> tuple[Tensor, int, str]:
 def _samples(task: _Task) -> tuple[Tensor, int, str]:
     images, note = _drawn(task, mean=False)
     caption = f"{len(images)} draws from p(x|z), with z from the prior at temperature {task.temperature:g}"
-    return images, 8, f"{caption}, seed {task.seed}.{note}"
+    given = (
+        "" if _context(task) is None else " Each is given what the data point in its place of data.png has."
+    )
+    return images, 8, f"{caption}, seed {task.seed}.{given}{note}"
+
+
+def _classes(task: _Task) -> tuple[Tensor, int, str]:
+    labels, columns = _labels(task) or [], 10
+    drawn = sample_classes(task.model, labels, columns, temperature=task.temperature, seed=task.seed)
+    images, note = _in_range(task, drawn)
+    caption = f"Draws from p(x|z, y), a row for each class y = {', '.join(map(str, labels))}, with z from the prior at "
+    return images, columns, f"{caption}temperature {task.temperature:g}, seed {task.seed}.{note}"
 
 
 def _sample_means(task: _Task) -> tuple[Tensor, int, str]:
@@ -213,6 +234,10 @@ def _interpolations(task: _Task) -> tuple[Tensor, int, str]:
 
 def _traversals(task: _Task) -> tuple[Tensor, int, str]:
     steps, rows, model, x = 10, 8, task.model, task.batch.x
+    if isinstance(model, VQVAE):
+        raise CombinationError(
+            "the latents of a `VQVAE` are codes; between two of them there is nothing to walk through."
+        )
     context = _context(task)
     with noise.stream(task.seed, noise.Purpose.LATENTS, 9), evaluation_mode(model), torch.no_grad():
         given = None if context is None else to_model(model, context)
@@ -237,6 +262,14 @@ def _in_range(task: _Task, images: Tensor) -> tuple[Tensor, str]:
 
 def _context(task: _Task) -> Tensor | None:
     return None if task.model.context_shape is None else task.batch.context
+
+
+def _labels(task: _Task) -> list[int] | None:
+    """Return the classes, up to 20 of them, of a model that is given a label."""
+    context = _context(task)
+    if context is None or context.ndim != 2 or not ((context == 0) | (context == 1)).all():
+        return None
+    return list(range(min(context.shape[1], 20))) if (context.sum(1) == 1).all() else None
 
 
 def _check_images(x: Tensor) -> None:

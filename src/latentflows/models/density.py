@@ -12,6 +12,7 @@ from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, batch_shape
 from latentflows.distributions.base import Conditional, Distribution
 from latentflows.models.vae import VAE, Trace, count_parameters
+from latentflows.models.vqvae import VQVAE
 
 
 class DensityModel(nn.Module):
@@ -125,4 +126,4 @@ class DensityModel(nn.Module):
         return p.sample((num,) if not p.batch_shape else ())
 
 
-Model = VAE | DensityModel
+Model = VAE | DensityModel | VQVAE

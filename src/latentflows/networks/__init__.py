@@ -7,7 +7,13 @@ from latentflows.networks.height_causal import HeightCausalWaveNet
 from latentflows.networks.masked import MaskedMLP
 from latentflows.networks.mlp import MLP, GatedMLP
 from latentflows.networks.residual import ResidualMLP
-from latentflows.networks.residual_convolution import ResidualConvolutionDecoder, ResidualConvolutionEncoder
+from latentflows.networks.residual_convolution import (
+    ResidualBlock,
+    ResidualConvolutionDecoder,
+    ResidualConvolutionEncoder,
+    ResidualMapDecoder,
+    ResidualMapEncoder,
+)
 from latentflows.networks.transformer import CausalTransformer, KeyValueCache
 from latentflows.networks.wavenet import WaveNet
 
@@ -23,9 +29,12 @@ __all__ = [
     "LastLayer",
     "MaskedMLP",
     "NetworkMaker",
+    "ResidualBlock",
     "ResidualConvolution",
     "ResidualConvolutionDecoder",
     "ResidualConvolutionEncoder",
     "ResidualMLP",
+    "ResidualMapDecoder",
+    "ResidualMapEncoder",
     "WaveNet",
 ]

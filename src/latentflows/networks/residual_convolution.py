@@ -1,7 +1,8 @@
-"""Residual convolutions: an encoder that halves the picture stage by stage, and a decoder that mirrors it."""
+"""Residual convolutions: encoders that halve the picture stage by stage, and decoders that mirror them."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -146,3 +147,113 @@ class ResidualConvolutionDecoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(self.first(x.flatten(1)).view(-1, *self.map_shape))
+
+
+def _halvings(shape: int | Shape, map_shape: int | Shape) -> list[tuple[int, int]]:
+    """Return the sizes of a picture (C, H, W) halved until it has the space of the map, the whole picture first."""
+    image, small = as_shape(shape), as_shape(map_shape)
+    if len(image) == 3 and len(small) == 3:
+        sizes = [(image[1], image[2])]
+        while sizes[-1] != small[1:] and min(sizes[-1]) > 1:
+            sizes.append(_half(sizes[-1]))
+        if sizes[-1] == small[1:]:
+            return sizes
+        raise ConfigurationError(
+            f"The map {small} must have the space of the picture {image} halved some times, rounded up: one of "
+            f"{sizes}."
+        )
+    raise ConfigurationError(f"Both must be maps (C, H, W); got {image} and {small}. Use an MLP for vectors.")
+
+
+class ResidualMapEncoder(nn.Module):
+    """A picture to a smaller map: stages of residual blocks, each at half the size of the last.
+
+    Stage s has min(2^s, 4) `width` channels. A second map of the size that comes out, such as a coarser level of
+    latents, joins before the last stage's blocks.
+
+    Cost: about 36 N_b H W W_1^2 FLOPs forward for each of the stages, N_b blocks, W_1 channels of the first.
+
+    Args:
+        in_shape: (C, H, W).
+        out_shape: (D, h, w); h and w are H and W halved some times, rounded up.
+        width: Channels of the first stage.
+        num_blocks: Residual blocks of each stage.
+        beside: Channels of the second map, 0 for none.
+
+    Shape:
+        x: (N, C, H, W); second: (N, beside, h, w); output: (N, D, h, w).
+
+    Raises:
+        ConfigurationError: if the shapes do not fit, or a size is out of range.
+
+    References:
+        Razavi et al., Generating Diverse High-Fidelity Images with VQ-VAE-2, 2019, arXiv 1906.00446, section 3.1.
+    """
+
+    def __init__(
+        self,
+        in_shape: int | Shape,
+        out_shape: int | Shape,
+        *,
+        width: int,
+        num_blocks: int = 2,
+        beside: int = 0,
+    ) -> None:
+        super().__init__()
+        check_sizes(width=width, num_blocks=num_blocks)
+        stages = len(_halvings(in_shape, out_shape))
+        self.in_shape, self.out_shape = as_shape(in_shape), as_shape(out_shape)
+        channels = _channels(width, stages)
+        layers: list[nn.Module] = [nn.Conv2d(self.in_shape[0], width, 3, padding=1)]
+        for stage in range(1, stages):
+            layers += [ResidualBlock(channels[stage - 1]) for _ in range(num_blocks)]
+            layers.append(nn.Conv2d(channels[stage - 1], channels[stage], 3, stride=2, padding=1))
+        last = channels[-1]
+        self.down = nn.Sequential(*layers)
+        self.joined = nn.Conv2d(last + beside, last, 1) if beside else None
+        self.body = nn.Sequential(
+            *[ResidualBlock(last) for _ in range(num_blocks)],
+            nn.SiLU(),
+            nn.Conv2d(last, self.out_shape[0], 1),
+        )
+
+    def forward(self, x: Tensor, second: Tensor | None = None) -> Tensor:
+        h = self.down(x)
+        if self.joined is not None and second is not None:
+            h = self.joined(torch.cat([h, second], 1))
+        return self.body(h)
+
+
+class ResidualMapDecoder(nn.Module):
+    """The mirror of `ResidualMapEncoder`: a map to a picture.
+
+    Args:
+        in_shape: (D, h, w).
+        out_shape: (C, H, W); h and w are H and W halved some times, rounded up.
+        width: Channels of the last stage.
+        num_blocks: Residual blocks of each stage.
+
+    Shape:
+        x: (N, D, h, w); output: (N, C, H, W).
+
+    Raises:
+        ConfigurationError: if the shapes do not fit, or a size is not positive.
+    """
+
+    def __init__(
+        self, in_shape: int | Shape, out_shape: int | Shape, *, width: int, num_blocks: int = 2
+    ) -> None:
+        super().__init__()
+        check_sizes(width=width, num_blocks=num_blocks)
+        sizes = _halvings(out_shape, in_shape)
+        self.in_shape, self.out_shape = as_shape(in_shape), as_shape(out_shape)
+        channels = _channels(width, len(sizes))
+        layers: list[nn.Module] = [nn.Conv2d(self.in_shape[0], channels[-1], 3, padding=1)]
+        for stage in reversed(range(len(sizes))):
+            layers += [ResidualBlock(channels[stage]) for _ in range(num_blocks)]
+            if stage:
+                layers.append(_Doubled(channels[stage], channels[stage - 1], sizes[stage - 1]))
+        self.body = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, self.out_shape[0], 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)

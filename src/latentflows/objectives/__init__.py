@@ -13,6 +13,7 @@ from latentflows.objectives.iwae import IWAE
 from latentflows.objectives.prior import PriorLikelihood
 from latentflows.objectives.requirements import Need, density_of
 from latentflows.objectives.total_correlation import BetaTC, FactorVAE
+from latentflows.objectives.vector_quantization import CodeLikelihood, VectorQuantization
 
 __all__ = [
     "ELBO",
@@ -21,6 +22,7 @@ __all__ = [
     "Autoencoder",
     "BetaTC",
     "Capacity",
+    "CodeLikelihood",
     "FactorVAE",
     "FlowMatching",
     "ForwardKL",
@@ -36,6 +38,7 @@ __all__ = [
     "ReverseKL",
     "SparseAutoencoder",
     "Value",
+    "VectorQuantization",
     "WassersteinAutoencoder",
     "density_of",
     "elbo_parts",

@@ -67,6 +67,7 @@ class LatentWasserstein(Objective):
         "prior_nll",
     )
     prior_only: ClassVar[bool] = True
+    compiles: ClassVar[bool] = False  # it differentiates twice
 
     def __post_init__(self) -> None:
         if not self.gradient_penalty >= 0 or not self.divergence_weight >= 0:

@@ -72,7 +72,7 @@ class RegularizedAutoencoder(Objective):
     R is the squared norm of the likelihood's parameters, or the squared Frobenius norm of the Jacobian of E[x|z] with
     respect to z, averaged over the batch. The norm is estimated without bias from one random direction per latent,
     which costs one pass back through the decoder, and one more for its gradient; `torch.compile` cannot differentiate
-    twice, so that it needs `Options(compile=False)`.
+    twice, and `fit` refuses both together.
 
     Args:
         num_samples: K.
@@ -96,6 +96,10 @@ class RegularizedAutoencoder(Objective):
         check_samples(self.num_samples)
         check_at_least(0, latent_weight=self.latent_weight, decoder_weight=self.decoder_weight)
         check_choice("decoder", self.decoder, ("weight_decay", "gradient_penalty"))
+
+    @property
+    def compiles(self) -> bool:
+        return self.decoder != "gradient_penalty"
 
     def score(self, figures: dict[str, float]) -> float:
         return -figures["loss"]

@@ -79,7 +79,7 @@ class Objective(ABC):
             raise CombinationError(
                 f"`{type(self).__name__}` trains a `{self.model_type.__name__}`; got a `{type(model).__name__}`. For "
                 "a `VAE` use `ELBO` and its relatives, for a `DensityModel` `MaximumLikelihood`, `ForwardKL` or "
-                "`ReverseKL`."
+                "`ReverseKL`, for a `VQVAE` `VectorQuantization`, then `CodeLikelihood`."
             )
         if isinstance(model, VAE):
             require(type(self).__name__, model, self.needs)
@@ -102,6 +102,11 @@ class Objective(ABC):
     def takes_turns(self) -> bool:
         """Whether `at` gives different objectives."""
         return type(self).at is not Objective.at
+
+    @property
+    def compiles(self) -> bool:
+        """Whether `torch.compile` keeps the gradient: not where the loss holds a derivative."""
+        return True
 
     @property
     def has_auxiliary(self) -> bool:

@@ -70,10 +70,9 @@ class NoiseContrastive(Objective):
             "base_nll": -tilted.base.log_prob(trace.z),
         }
         trace.penalties.update({name: mean_over_samples(value) for name, value in terms.items()})
-        classifier = functional.softplus(terms["energy_posterior"]) + functional.softplus(
-            -terms["energy_base"]
-        )
-        trace.penalties["classifier"] = mean_over_samples(classifier)
+        of_posterior = functional.softplus(terms["energy_posterior"])
+        of_base = functional.softplus(-terms["energy_base"])
+        trace.penalties["classifier"] = mean_over_samples(of_posterior + of_base)
         return trace
 
     def __call__(self, trace: Trace, epoch: float | Tensor = math.inf) -> Value:

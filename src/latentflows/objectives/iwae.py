@@ -38,7 +38,8 @@ class IWAE(Objective):
     | "stick_the_landing" | :math:`\tilde w_k \, \nabla_z \log w_k \nabla_\phi z_k` | biased for K > 1 |
 
     The last two need a Gaussian posterior, or a flow with an inverse, and cost one density pass of it more; the second
-    also one pass back from log p(x, z) to z. At K = 1 they are the same.
+    also one pass back from log p(x, z) to z, which `torch.compile` would get wrong: `fit` refuses both together. At
+    K = 1 they are the same.
 
     Args:
         num_samples: K.
@@ -60,6 +61,10 @@ class IWAE(Objective):
         check_samples(self.num_samples)
         choices = ("standard", "doubly_reparameterized", "stick_the_landing")
         check_choice("gradient", self.gradient, choices)
+
+    @property
+    def compiles(self) -> bool:
+        return self.gradient != "doubly_reparameterized"
 
     def check(self, model: VAE) -> None:
         super().check(model)

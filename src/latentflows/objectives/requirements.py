@@ -14,7 +14,7 @@ from latentflows.core.errors import CombinationError
 from latentflows.distributions.base import Conditional, Distribution
 from latentflows.distributions.flow import Flow, Pushforward
 from latentflows.distributions.gaussian import DiagonalNormal
-from latentflows.models.vae import VAE
+from latentflows.models.vae import VAE, drawn_parts
 
 Need = Literal[
     "posterior_density",
@@ -33,9 +33,7 @@ def density_of(part: Conditional) -> str:
 
 
 def _draws_with_gradients(part: Conditional) -> bool:
-    return (
-        _draws_with_gradients(part.base) if isinstance(part, Flow) else part.distribution_type.reparameterized
-    )
+    return all(base.distribution_type.reparameterized for base in drawn_parts(part))
 
 
 def require(owner: str, model: VAE, needs: Sequence[Need]) -> None:

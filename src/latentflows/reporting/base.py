@@ -2,15 +2,23 @@
 
 import io
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from latentflows.core.errors import DataError
+from latentflows.reporting.records import (
+    Epoch,
+    Evaluation,
+    PictureEntry,
+    Record,
+    RunRecord,
+    Study,
+    StudyRun,
+)
 
 # The command that makes a missing file; `{folder}` is the run or comparison folder.
 COMMANDS = {
@@ -22,154 +30,7 @@ COMMANDS = {
     "study.jsonl": "latentflows compare STUDY --out {folder}",
 }
 RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "evaluation.json")
-Status = Literal["running", "finished", "interrupted", "diverged", "failed"]
-Number = Annotated[
-    float, BeforeValidator(lambda value: math.nan if value is None else value)
-]  # null reads as NaN
-
-
-class Record(BaseModel):
-    """A checked JSON object; keys that are not listed are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-
 AnyRecord = TypeVar("AnyRecord", bound=Record)
-
-
-class Parameters(Record):
-    """Number of parameters by part."""
-
-    posterior: int
-    prior: int
-    likelihood: int
-    total: int
-
-
-class RunRecord(Record):
-    """`run.json`."""
-
-    format: Literal[1]
-    name: str
-    status: Status
-    reason: str | None = None
-    command: str
-    seed: int
-    parameters: Parameters
-    seconds: float
-    steps: int
-    skipped_steps: int
-    rollbacks: int
-    versions: dict[str, Any]
-    hardware: dict[str, Any]
-    started: str
-
-
-class Epoch(Record):
-    """One line of `metrics.jsonl`; the counts run up over the whole run."""
-
-    stage: str
-    epoch: int
-    step: int
-    seconds: float
-    learning_rate: Number
-    skipped_steps: int = 0
-    rollbacks: int = 0
-    train: dict[str, Number]
-    validation: dict[str, Number] | None = None
-    diagnostics: dict[str, Number] = {}
-    events: list[str] = []
-
-
-class Quantity(Record):
-    """One measured figure; `standard_error` is over images, `monte_carlo_error` from finite K."""
-
-    mean: Number
-    standard_error: float | None = None
-    monte_carlo_error: float | None = None
-    minimum: float | None = None
-    unit: str = "nats"
-
-
-class Protocol(Record):
-    """How the figures of an evaluation were measured."""
-
-    split: str
-    num_images: int
-    num_importance_samples: int
-    seed: int
-    data: str
-    prior_density: str = "exact"
-    normalizer_error: float | None = None
-
-    @property
-    def conditions(self) -> str:
-        """What must be equal for two figures to compare, as one line of text."""
-        return (
-            f"{self.split} split, {self.num_images:,} images,"
-            f" K = {self.num_importance_samples:,} importance samples per image; {self.data}"
-        )
-
-    @property
-    def caution(self) -> str:
-        """What a reader of the figures must know about their split and the prior; empty where all is plain."""
-        notes = []
-        if self.split == "validation":
-            notes.append("The weights were selected on the validation split, so figures on it flatter the model.")
-        if self.prior_density != "exact":
-            error = "" if self.normalizer_error is None else f", with an error of {self.normalizer_error:.2g} nats"
-            notes.append(f"The prior's density is not exact but of the kind {self.prior_density!r}{error}.")
-        return " ".join(notes)
-
-
-class Evaluation(Record):
-    """`evaluation.json`."""
-
-    format: Literal[1]
-    protocol: Protocol
-    figures: dict[str, Quantity | None]
-    seconds: float
-
-
-class PictureEntry(Record):
-    """One entry of `samples/index.json`."""
-
-    file: str
-    title: str
-    caption: str
-
-
-class Arm(Record):
-    """One arm of a comparison."""
-
-    name: str
-    label: str
-    overrides: Any = None
-
-
-class Study(Record):
-    """`study.json`."""
-
-    format: Literal[1]
-    name: str
-    command: str
-    description: str
-    arms: list[Arm]
-    seeds: Annotated[list[int], Field(min_length=1)]
-    baseline: str
-
-
-class StudyRun(Record):
-    """One line of `study.jsonl`."""
-
-    arm: str
-    seed: int
-    run: str
-    status: Status
-    figures: dict[str, Quantity | None] | None = None
-    protocol: Protocol | None = None
-    parameters: Parameters | None = None
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)

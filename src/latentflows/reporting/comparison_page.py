@@ -7,15 +7,16 @@ from urllib.parse import quote
 from latentflows.reporting.base import (
     Comparison,
     Picture,
-    StudyRun,
     read_comparison,
     read_epochs,
     read_hardware,
     read_pictures,
 )
+from latentflows.reporting.compared_groups import compared_groups
 from latentflows.reporting.drawing import Drawing
 from latentflows.reporting.figures import forest_plot, run_dots, validation_curves
 from latentflows.reporting.page import missing, write_page
+from latentflows.reporting.records import StudyRun
 from latentflows.reporting.table import Row, counted_runs, limits, quantity_of, rows_of
 
 
@@ -49,6 +50,7 @@ def write_comparison_report(folder: Path) -> Path:
         "hardware": _hardware(comparison),
         "torn_lines": comparison.torn_lines,
         "missing": missing(folder, "study.jsonl"),
+        "groups": compared_groups(comparison),
         "runs": [(run, _link(folder, run)) for run in comparison.runs.values()],
         "pictures": _pictures(comparison),
     }

@@ -5,7 +5,6 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from latentflows.reporting.base import Epoch
 from latentflows.reporting.drawing import (
     INK,
     MARKERS,
@@ -17,10 +16,12 @@ from latentflows.reporting.drawing import (
     series_style,
     styled_axes,
 )
+from latentflows.reporting.records import Epoch
 from latentflows.studies.statistics import Estimate, format_interval, format_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.ticker import Locator
 
 Band = tuple[int, float, float, float]  # epoch, mean, lowest, highest
 EPOCH_AXIS = "epoch, counted over all stages"
@@ -50,8 +51,8 @@ def prior_nll_curve(epochs: Sequence[Epoch]) -> Drawing | None:
 
 def learning_rate_curve(epochs: Sequence[Epoch]) -> Drawing | None:
     """Learning rate per epoch."""
-    rates = [epoch.learning_rate for epoch in epochs]
-    return _epoch_figure(epochs, "learning_rate", "Learning rate", "learning rate", {"rate": rates})
+    rates = {"rate": [epoch.learning_rate for epoch in epochs]}
+    return _epoch_figure(epochs, "learning_rate", "Learning rate", "learning rate", rates, from_zero=True)
 
 
 def beta_curve(epochs: Sequence[Epoch]) -> Drawing | None:
@@ -64,13 +65,16 @@ def scale_curve(epochs: Sequence[Epoch]) -> Drawing | None:
     """Width of single posteriors and of the aggregate posterior per epoch."""
     names = {"one posterior": "posterior_scale", "all latents": "latent_scale"}
     lines = {label: _diagnosed(epochs, name) for label, name in names.items()}
-    return _epoch_figure(epochs, "posterior_scale", "Posterior scale", "standard deviation of z", lines)
+    return _epoch_figure(
+        epochs, "posterior_scale", "Posterior scale", "standard deviation of z", lines, from_zero=True
+    )
 
 
 def active_units_curve(epochs: Sequence[Epoch]) -> Drawing | None:
     """Number of latent dimensions that depend on the data, per epoch."""
     lines = {"active": _diagnosed(epochs, "active_units")}
-    return _epoch_figure(epochs, "active_units", "Active units", "latent dimensions that depend on x", lines)
+    axis = "latent dimensions that depend on x"
+    return _epoch_figure(epochs, "active_units", "Active units", axis, lines, from_zero=True)
 
 
 def mmd_curve(epochs: Sequence[Epoch]) -> Drawing | None:
@@ -115,6 +119,7 @@ def validation_curves(arms: Mapping[str, Sequence[Sequence[float]]]) -> Drawing 
             style = series_style(index)
             axes.plot(positions, means, label=_wrap(label, 40), marker=_dots(means), markersize=3, **style)
             axes.fill_between(positions, lows, highs, color=style["color"], alpha=0.18, linewidth=0)
+        axes.xaxis.set_major_locator(_whole_epochs())
         _limit_to_second_half(axes, bands.values())
         axes.set_ylabel("validation ELBO, nats\n(higher is better)")
         _legend_below(axes)
@@ -204,6 +209,7 @@ def _epoch_figure(
     *,
     settle: bool = False,
     events: bool = False,
+    from_zero: bool = False,
 ) -> Drawing | None:
     """Lines over the epochs of all stages, with a vertical line and a name for every stage."""
     lines = {label: values for label, values in lines.items() if any(map(math.isfinite, values))}
@@ -230,6 +236,8 @@ def _epoch_figure(
                 )
         if settle:
             _limit_to_settled_values(axes, [value for values in lines.values() for value in values])
+        if from_zero:
+            axes.set_ylim(bottom=0)
         _mark_stages(axes, epochs)
         marked = _mark_events(axes, epochs) if events else False
         axes.set_ylabel(axis)
@@ -246,6 +254,7 @@ def _stage_spans(epochs: Sequence[Epoch]) -> list[tuple[int, int]]:
 
 def _mark_stages(axes: "Axes", epochs: Sequence[Epoch]) -> None:
     axes.set_xlim(0.5, len(epochs) + 0.5)
+    axes.xaxis.set_major_locator(_whole_epochs())
     for number, (start, _) in enumerate(_stage_spans(epochs)):
         axes.axvline(start + 0.5, color=MUTED, linewidth=1.0, linestyle=(0, (3, 3)))
         height = 1.02 + 0.08 * (number % 2)  # two rows, so that the names of short stages do not meet
@@ -359,3 +368,9 @@ def _legend_of_forest(axes: "Axes", level: float) -> None:
         Line2D([], [], color=SERIES_LIGHT[1], marker="o", markersize=4, linestyle="", label="one seed"),
     ]
     figure_of(axes).legend(handles=entries, loc="outside lower left", fontsize=9)
+
+
+def _whole_epochs() -> "Locator":
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(integer=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentflows.core.files import write_atomically
-from latentflows.reporting.base import COMMANDS, Picture, Quantity
+from latentflows.reporting.base import COMMANDS, Picture
 from latentflows.reporting.drawing import CSS_VARIABLES, SERIES_DARK, SERIES_LIGHT, Drawing
+from latentflows.reporting.records import Quantity
 from latentflows.studies.statistics import format_interval, format_number
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def write_page(folder: Path, template: str, drawings: Sequence[Drawing], values:
         mean=lambda estimate: "–" if estimate is None else number(estimate.mean),
         interval=lambda estimate: "–" if estimate is None else format_interval(estimate),
         with_error=with_error,
+        uncertainty=uncertainty,
         duration=duration,
         first_upper=lambda text: text[:1].upper() + text[1:],
         data_uri=data_uri,
@@ -80,6 +82,14 @@ def with_error(quantity: Quantity | None) -> str:
         return "–"
     mean = number(quantity.mean)
     return mean if quantity.standard_error is None else f"{mean} ± {number(quantity.standard_error)}"
+
+
+def uncertainty(quantity: Quantity, kind: str, decimals: int = 2) -> str:
+    """One uncertainty of a figure, such as its "interval", for a table; a dash where it has none."""
+    value = getattr(quantity, kind)
+    if kind == "interval" and value is not None:
+        return f"{number(value[0], decimals)} to {number(value[1], decimals)}"
+    return number(value, 3 if kind == "p_value" else max(2, decimals))
 
 
 def duration(seconds: float | None) -> str:

@@ -2,12 +2,21 @@
 
 from pathlib import Path
 
-from latentflows.reporting.base import Picture, Run, RunRecord, read_run
+from latentflows.reporting.base import Picture, Run, read_run
 from latentflows.reporting.figures import run_figures
+from latentflows.reporting.groups import UNCERTAINTIES, GroupTable, group_tables
 from latentflows.reporting.page import duration, missing, write_page
+from latentflows.reporting.records import RunRecord
 
 MOST_EVENTS = 10
-USUAL_PICTURES = ("data.png", "samples.png", "sample_means.png", "reconstructions.png", "interpolations.png")
+USUAL_PICTURES = (
+    "data.png",
+    "samples.png",
+    "sample_means.png",
+    "reconstructions.png",
+    "interpolations.png",
+    "traversals.png",
+)
 # Key in evaluation.json: name, explanation, decimals.
 QUANTITIES = {
     "nll": (
@@ -58,6 +67,9 @@ def write_run_report(run_folder: Path) -> Path:
         "banner": _banner(run.record),
         "missing": {name: missing(run_folder, name) for name in _missing_names(run)},
         "measured": _measured(run),
+        "groups": _groups(run),
+        "uncertainties": UNCERTAINTIES,
+        "evaluation_seconds": None if run.evaluation is None else run.evaluation.all_seconds,
         "events": _events(run),
         "pictures": _in_reading_order(run.pictures),
         "absent_pictures": _absent_pictures(run.pictures),
@@ -107,6 +119,10 @@ def _measured(run: Run) -> list[tuple[str, str, int, object]]:
         for key in keys
         if figures[key] is not None
     ]
+
+
+def _groups(run: Run) -> list[GroupTable]:
+    return [] if run.evaluation is None else group_tables(run.evaluation)
 
 
 def _in_reading_order(pictures: tuple[Picture, ...]) -> list[Picture]:

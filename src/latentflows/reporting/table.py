@@ -5,15 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentflows.reporting.base import (
-    Arm,
-    Comparison,
-    Parameters,
-    Protocol,
-    StudyRun,
-    read_comparison,
-    read_epochs,
-)
+from latentflows.reporting.base import Comparison, read_comparison, read_epochs
+from latentflows.reporting.records import Arm, Parameters, Protocol, StudyRun
 from latentflows.studies.statistics import Estimate, estimate, paired_difference, verdict
 
 

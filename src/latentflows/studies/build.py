@@ -31,11 +31,11 @@ from latentflows.studies.overrides import read_configuration
 from latentflows.studies.parts import (
     build_auxiliary,
     build_decoder,
+    build_flow,
     build_objective,
     build_posterior,
-    build_prior,
-    build_prior_objective,
 )
+from latentflows.studies.prior_parts import build_prior, build_prior_objective
 from latentflows.training import MLflowLog, Options, Stage, TensorBoardLog, Tracker, WandbLog
 from latentflows.training.base import PARTS
 from latentflows.training.checkpoint import load_weights
@@ -111,7 +111,7 @@ def build_model(
     with noise.stream(c.seed, _POSTERIOR):
         posterior = build_posterior(c, event_shape, given["posterior"])
     with noise.stream(c.seed, _PRIOR):
-        prior = build_prior(c, event_shape, posterior, given["prior"])
+        prior = build_prior(c, posterior, given["prior"], build_flow)
     with noise.stream(c.seed, _LIKELIHOOD):
         decoder = partial(build_decoder, c.network)
         likelihood = build_likelihood(c, event_shape, given["likelihood"], decoder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
 from latentflows.studies.configuration import RunConfiguration
@@ -9,16 +10,32 @@ from latentflows.studies.flow_settings import FlowSettings, TarFlow
 from latentflows.studies.likelihood_settings import Likelihood
 from latentflows.studies.objective_settings import WITHOUT_DENSITIES, WITHOUT_PRIOR, BetaTCObjective
 from latentflows.studies.options import tag_of
-from latentflows.studies.part_settings import (
-    Delta,
+from latentflows.studies.posterior_settings import Delta, FullGaussian, Gaussian, LowRankGaussian, Noisy
+from latentflows.studies.posterior_settings import Levels as PosteriorLevels
+from latentflows.studies.prior_settings import (
+    AdversarialPrior,
     ExemplarPrior,
-    FullGaussian,
-    Gaussian,
-    LowRankGaussian,
-    Noisy,
+    Levels,
+    NoiseContrastivePrior,
+    ResampledPrior,
+    SecondStagePrior,
     Standard,
     VampPrior,
 )
+
+_WITHOUT_CONTEXT = (
+    Standard,
+    VampPrior,
+    ExemplarPrior,
+    ResampledPrior,
+    NoiseContrastivePrior,
+    AdversarialPrior,
+    SecondStagePrior,
+    Levels,
+)
+
+
+_FLOWS = {tag_of(kind): kind for kind in FlowSettings.__subclasses__()}
 
 
 def combination_faults(configuration: RunConfiguration) -> list[str]:
@@ -30,6 +47,7 @@ def combination_faults(configuration: RunConfiguration) -> list[str]:
     faults = [
         *likelihood_faults(c.likelihood, c.data.preparation),
         *_size_faults(c),
+        *_level_faults(c),
         *_prior_faults(c),
         *_objective_faults(c),
     ]
@@ -80,10 +98,15 @@ def _prior_faults(c: RunConfiguration) -> list[str]:
             "Use prior=real_nvp (or another flow), or leave `prior_base` out."
         )
     labels = c.condition.on == "labels" and "prior" in c.condition.parts
-    if labels and isinstance(c.prior, Standard | VampPrior | ExemplarPrior):
+    if labels and isinstance(c.prior, _WITHOUT_CONTEXT):
         faults.append(
             f"`condition.parts` gives the prior the label, but prior.kind={c.prior.kind} takes none. Use a flow, "
             "gaussian or mixture, or condition.parts=[posterior,likelihood]."
+        )
+    if isinstance(c.prior, NoiseContrastivePrior | AdversarialPrior) and c.training.plan == "one_stage":
+        faults.append(
+            f"`prior.kind`={c.prior.kind} learns by comparing latents of a fixed encoder with its own draws. Use "
+            "training.plan=two_stage or two_stage_joint."
         )
     if isinstance(c.prior, VampPrior | ExemplarPrior):
         faults += _shared_posterior_faults(c)
@@ -157,6 +180,49 @@ _WHAT_COMES = {
     "continuous": "real values",
 }
 LIKELIHOODS_OF = {tag_of(kind): kind.preparations for kind in get_args(get_args(Likelihood)[0])}
+
+
+def _level_faults(c: RunConfiguration) -> list[str]:
+    """Return what does not fit between levels of latents."""
+    levels = [part.kind for part in (c.posterior, c.prior) if isinstance(part, Levels | PosteriorLevels)]
+    if not levels:
+        return []
+    if c.posterior.kind != c.prior.kind:
+        return [
+            f"`posterior.kind`={c.posterior.kind} and prior.kind={c.prior.kind} do not have the same levels of "
+            f"latents. Use posterior={levels[0]} and prior={levels[0]}, or neither."
+        ]
+    assert isinstance(c.posterior, PosteriorLevels)
+    dims = c.posterior.dims(c.latent_dim)
+    if min(dims) < 1:
+        return [
+            f"`posterior.kind`={c.posterior.kind} needs a latent in every level; latent_dim={c.latent_dim} would give "
+            f"{', '.join(map(str, dims))}. Use more latents, or fewer above."
+        ]
+    faults = []
+    for place, part in (("posterior", c.posterior), ("prior", c.prior)):
+        for key, sizes in (("top_flow", dims[:1]), ("flow", dims[1:])):
+            faults += _level_flow_faults(f"{place}.{key}", getattr(part, key), sizes)
+    return faults
+
+
+def _level_flow_faults(key: str, name: str | None, sizes: Sequence[int]) -> list[str]:
+    """Return why the flow of a level, with its defaults, cannot be one of so many latents."""
+    if name is None:
+        return []
+    flow, smallest, largest = _FLOWS[name], min(sizes), max(sizes)
+    if flow.needs_two and smallest < 2:
+        return [
+            f"`{key}`={name} lets parts of z decide on each other and needs levels of two latents or more; got "
+            f"{smallest}. Use more latents, or another flow."
+        ]
+    width = flow.model_fields["width"].default if flow.masked else largest
+    if width < largest:
+        return [
+            f"`{key}`={name} has width {width}, too narrow for a level of {largest} latents. Use fewer, or "
+            "another flow."
+        ]
+    return []
 
 
 def _size_faults(c: RunConfiguration) -> list[str]:

@@ -1,8 +1,9 @@
 """The typed configuration of a run: every setting with its range, its default and what it means.
 
 A part that comes in several kinds is a union told apart by `kind` (by `plan` for training). To add a kind, write its
-class in `network_settings`, `part_settings`, `flow_settings` or `objective_settings`, add it to the union there, and
-build it in `studies/parts.py`. Nothing here imports torch, so that a mistake in a configuration is reported at once.
+class in the `*_settings` file of its part (a flow's in `flow_settings`), add it to the union there, and build it in
+`parts`, `prior_parts` or `likelihood_parts`. Nothing here imports torch, so that a mistake in a configuration is
+reported at once.
 """
 
 from __future__ import annotations
@@ -12,16 +13,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from latentflows.studies.evaluation_settings import EvaluationSettings
 from latentflows.studies.likelihood_settings import BernoulliLikelihood, Likelihood
 from latentflows.studies.network_settings import MLPNetwork, Network
 from latentflows.studies.objective_settings import ELBOObjective, Objective
-from latentflows.studies.part_settings import (
-    Base,
-    Gaussian,
-    Posterior,
-    Prior,
-    Standard,
-)
+from latentflows.studies.posterior_settings import Gaussian, Posterior
+from latentflows.studies.prior_settings import Base, Prior, Standard
 from latentflows.studies.settings import Integer, Number, Settings
 
 USUAL_PREPARATION = {
@@ -195,22 +192,6 @@ class TwoStageJoint(_TrainingSettings):
     joint_epochs: Integer = Field(
         default=50, gt=0, description="Largest number of epochs of the stage that trains all parts."
     )
-
-
-class EvaluationSettings(Settings):
-    """How the trained model is measured and shown."""
-
-    split: Literal["test", "validation"] = Field(default="test", description="Data to evaluate on.")
-    num_importance_samples: Integer = Field(
-        default=1000, gt=0, description="K of the importance-weighted likelihood."
-    )
-    num_images: Integer | None = Field(
-        default=None, gt=0, description="Data points evaluated; null for all of the split."
-    )
-    temperature: Number = Field(
-        default=1.0, gt=0, description="Scale of the prior's base noise in the pictures."
-    )
-    seed: Integer = Field(default=0, ge=0, description="Seed of the evaluation and of the pictures.")
 
 
 Training = Annotated[OneStage | TwoStage | TwoStageJoint, Field(discriminator="plan")]

@@ -26,10 +26,12 @@ from latentflows.distributions import (
 )
 from latentflows.models import presets
 from latentflows.models.flow_decoder import flow_likelihood
+from latentflows.models.hierarchical import Select
 from latentflows.models.image_flows import real_nvp_image, to_pixels
 from latentflows.networks import MLP
 from latentflows.studies import likelihood_settings as kinds
 from latentflows.studies.configuration import LEVELS, RunConfiguration
+from latentflows.studies.posterior_settings import DeepGaussian
 
 Decoder = Callable[[Shape, Shape], nn.Module]  # from the shapes that go in and come out
 Scale = float | Literal["amortized", "shared"]
@@ -51,7 +53,15 @@ def build_likelihood(
     make, raw_shape, arguments = _kind(c, event_shape)
     if isinstance(c.likelihood, kinds.FlowLikelihood):
         return _flow(c, c.likelihood, event_shape, seen, decoder)
-    return make(event_shape, seen, decoder(seen, raw_shape), **arguments)
+    return make(event_shape, seen, _reading(c, decoder, seen, raw_shape), **arguments)
+
+
+def _reading(c: RunConfiguration, make: Decoder, seen: Shape, out_shape: Shape) -> nn.Module:
+    """Make a network that reads what the likelihood is given, but not the latents above the lowest level of a DLGM."""
+    if not isinstance(c.posterior, DeepGaussian):
+        return make(seen, out_shape)
+    above = c.latent_dim - c.posterior.dims(c.latent_dim)[-1]  # they come first
+    return nn.Sequential(Select(above, seen[0]), make((seen[0] - above, *seen[1:]), out_shape))
 
 
 def _kind(c: RunConfiguration, event: Shape) -> tuple[Callable[..., Conditional], Shape, dict[str, Any]]:
@@ -88,14 +98,14 @@ def _flow(
     c: RunConfiguration, part: kinds.FlowLikelihood, event: Shape, seen: Shape, decoder: Decoder
 ) -> Conditional:
     features = part.num_features
-    embed = MLP(seen, features, width=max(features, 64), depth=1, activation_name="silu")
+    embed = partial(MLP, width=max(features, 64), depth=1, activation_name="silu")
     pixels = c.data.preparation == "dequantized"
     return flow_likelihood(
         event,
         seen,
         decoder((features,), gaussian_raw_shape(event)),
         flow=partial(_bijection, part, event, pixels),
-        embed=embed,
+        embed=_reading(c, embed, seen, (features,)),
         num_features=features,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import tomllib
@@ -78,9 +79,12 @@ def _malformed(error: Exception) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which PyYAML would silently keep the last."""
+    """Refuses a key that is given twice, of which PyYAML would silently keep the last; `on` is a key like any other."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:bool":  # YAML 1.1 reads the key `on` as true
+                key.tag = "tag:yaml.org,2002:str"
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
@@ -100,7 +104,8 @@ def configuration_from(raw: Mapping[str, Any], overrides: Sequence[str] = ()) ->
         ConfigurationError: with all faults.
         CombinationError: with every reason why valid parts do not work together.
     """
-    merged = {key: _as_part(key, value) for key, value in raw.items()}
+    own = copy.deepcopy(dict(raw))  # the arms of a study share `raw`
+    merged = {key: _as_part(key, value) for key, value in own.items()}
     faults = _apply(merged, overrides)
     for name in parts().keys() & merged.keys():
         part, kind = merged[name], default_kind(name)
@@ -208,6 +213,8 @@ def _fault(error: dict[str, Any]) -> str:
         if one_kind or len(location) > 1:
             owner = kinds[location[0]]["" if one_kind else location[1]]
     key, value = ".".join(path), error.get("input")
+    if error["type"] == "invalid_key":
+        return f"`{key}` must hold keys that are text; got {_shown(value)}. Write such a key in quotes."
     if error["type"] == "extra_forbidden":
         return _unknown_key(path, owner, value)
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):

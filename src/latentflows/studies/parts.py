@@ -8,6 +8,7 @@ start with equal networks, whatever their flows are. `given` is the shape of wha
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from torch import nn
@@ -20,12 +21,7 @@ from latentflows.distributions import (
     AmortizedGaussian,
     AmortizedLowRankGaussian,
     Conditional,
-    ExemplarPrior,
     Flow,
-    GaussianMixture,
-    LearnedGaussian,
-    StandardGaussian,
-    VampPrior,
     gaussian_raw_shape,
     has_closed_form_kl,
     low_rank_raw_shape,
@@ -50,16 +46,16 @@ from latentflows.objectives import (
     FactorVAE,
     InfoVAE,
     Objective,
-    PriorLikelihood,
     RegularizedAutoencoder,
     SparseAutoencoder,
     WassersteinAutoencoder,
 )
 from latentflows.studies import network_settings as networks
 from latentflows.studies import objective_settings as objectives
-from latentflows.studies import part_settings as parts
+from latentflows.studies import posterior_settings as posteriors
 from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.flow_settings import FlowSettings
+from latentflows.studies.hierarchical_parts import levels_posterior
 from latentflows.studies.options import tag_of
 from latentflows.studies.settings import Settings
 
@@ -104,71 +100,42 @@ def build_posterior(c: RunConfiguration, event_shape: Shape, given: Shape | None
     """Build q(z|x)."""
     part, latent = c.posterior, (c.latent_dim,)
     seen = event_shape if given is None else joined_shape(event_shape, given)
+    if isinstance(part, posteriors.Levels):
+        dims, encoder_of = part.dims(c.latent_dim), partial(_encoder, c.network)
+        return levels_posterior(part, dims, seen, encoder_of, _drawn_flow)
     encoder, features = _encoder(c.network, seen)
     if isinstance(part, FlowSettings):
         last = LastLayer(features, gaussian_raw_shape(latent))
-        bijection = _flow(part, c.latent_dim, context=features)
-        if _turned(bijection):  # a posterior is drawn from in every step, and scored where it was drawn
-            bijection = Inverse(bijection)
+        bijection = _drawn_flow(part, c.latent_dim, features)
         base = AmortizedGaussian(latent, features, last)
         return Flow(base, bijection, embed=encoder, context_shape=seen)
-    if isinstance(part, parts.LowRankGaussian):
+    if isinstance(part, posteriors.LowRankGaussian):
         last = LastLayer(features, low_rank_raw_shape(latent, part.rank))
         return AmortizedLowRankGaussian(latent, seen, nn.Sequential(encoder, last), rank=part.rank)
-    if isinstance(part, parts.Delta):
+    if isinstance(part, posteriors.Delta):
         return AmortizedDelta(latent, seen, nn.Sequential(encoder, LastLayer(features, latent)))
     covariance: Literal["diagonal", "full"] = "full" if part.kind == "full_gaussian" else "diagonal"
-    scale = part.scale if isinstance(part, parts.Noisy) else "amortized"
+    scale = part.scale if isinstance(part, posteriors.Noisy) else "amortized"
     last = LastLayer(features, gaussian_raw_shape(latent, covariance=covariance, scale=scale))
     network = nn.Sequential(encoder, last)
     return AmortizedGaussian(latent, seen, network, covariance=covariance, scale=scale)
 
 
-def build_prior(
-    c: RunConfiguration, event_shape: Shape, posterior: Conditional, given: Shape | None
-) -> Conditional:
-    """Build p(z)."""
-    part, dim, classes = c.prior, c.latent_dim, given[0] if given else None
-    if isinstance(part, FlowSettings):
-        base = _base(c.prior_base, dim)
-        return Flow(base, _flow(part, dim, context=classes))
-    if isinstance(part, parts.Standard):
-        return StandardGaussian(dim)
-    if isinstance(part, parts.GaussianMixture):
-        return _mixture(part, dim, classes)
-    if isinstance(part, parts.VampPrior):
-        free: Literal["free", "hard"] = "free" if c.data.preparation == "continuous" else "hard"
-        arguments = part.model_dump(exclude={"kind"})
-        return VampPrior(posterior, value_range=free, **arguments)
-    if isinstance(part, parts.ExemplarPrior):
-        return ExemplarPrior(posterior, part.num_exemplars, num_components=part.num_components)
-    covariance: Literal["diagonal", "full"] = "full" if part.kind == "full_gaussian" else "diagonal"
-    if classes is None:
-        return LearnedGaussian(dim, covariance=covariance)
-    return GaussianMixture(dim, 1, covariance=covariance, num_classes=classes)  # one Gaussian for each class
-
-
-def _base(part: parts.Base, dim: int) -> Conditional:
-    if isinstance(part, parts.GaussianMixture):
-        return _mixture(part, dim, None)
-    return StandardGaussian(dim)
-
-
-def _mixture(part: parts.GaussianMixture, dim: int, classes: int | None) -> GaussianMixture:
-    return GaussianMixture(
-        dim, part.num_components, covariance=part.covariance, num_classes=classes, start=part.start
-    )
-
-
-def _flow(part: FlowSettings, dim: int, context: int | None = None) -> Bijection:
+def build_flow(part: FlowSettings, dim: int, context: int | None = None) -> Bijection:
+    """Build the bijection of a flow by its preset."""
     arguments = part.model_dump(exclude={part.tag})
     return _FLOWS[tag_of(type(part))](dim, context=context, **arguments)
 
 
-def _turned(bijection: Bijection) -> bool:
-    """Whether drawing takes more passes than scoring."""
+def _drawn_flow(part: FlowSettings, dim: int, context: int | None) -> Bijection:
+    """Build the bijection of a posterior, which is drawn from in every step, and scored where it was drawn.
+
+    It is turned around where drawing takes more passes than scoring.
+    """
+    bijection = build_flow(part, dim, context)
     forward, inverse = bijection.passes
-    return inverse is not None and (forward is None or forward > inverse)
+    turned = inverse is not None and (forward is None or forward > inverse)
+    return Inverse(bijection) if turned else bijection
 
 
 def _encoder(network: networks.Network, in_shape: Shape) -> tuple[nn.Module, int]:
@@ -229,8 +196,3 @@ def build_auxiliary(part: objectives.Objective, model: VAE) -> nn.Module | None:
     """Build the module that the objective trains besides the model, if it has one."""
     kind = _OBJECTIVES[type(part)]
     return None if kind.auxiliary is Objective.auxiliary else build_objective(part, model).auxiliary(model)
-
-
-def build_prior_objective(prior: parts.Prior) -> Objective:
-    """Build what the stage of the prior alone minimizes."""
-    return PriorLikelihood()

@@ -30,9 +30,9 @@ from latentflows.studies.build import (
     context_shape_of,
 )
 from latentflows.studies.configuration import RunConfiguration
-from latentflows.studies.measure import evaluate, evaluated_split
+from latentflows.studies.measure import evaluate, evaluated_split, finish_prior, is_evaluated
 from latentflows.studies.overrides import differences, read_configuration, to_yaml
-from latentflows.training import Callback, History, Stage, fit, load_weights
+from latentflows.training import Callback, History, Stage, fit, load_weights, save_weights
 from latentflows.training.parallel import is_first, num_processes, on_gpu
 from latentflows.training.record import Record, identity, lengths
 
@@ -115,7 +115,7 @@ def run(
     trained = resume and _is_trained(configuration, parts, out)
     if overwrite:
         clear(out)
-    record = _first_record(configuration, parts.model, out, command)
+    record = _first_record(configuration, parts.model, out, command) | {"labels": list(parts.data.labels)}
     try:
         write_atomically(out / "config.yaml", to_yaml(configuration).encode())
         _write_record(out, record)
@@ -276,10 +276,12 @@ def _measure(
     model: VAE, data: ImageData, configuration: RunConfiguration, out: Path, announce: Callable[[str], None]
 ) -> None:
     """Evaluate and draw the selected weights, whatever a resumed `fit` left in the model."""
-    load_weights(model, out / "checkpoint" / "model.safetensors")
+    weights, settings = out / "checkpoint" / "model.safetensors", configuration.evaluation
+    load_weights(model, weights)
     model.eval()
-    settings = configuration.evaluation
-    if not (out / "evaluation.json").is_file():
+    if not (out / "evaluation.json").is_file() and finish_prior(model, settings.seed):
+        save_weights(model, weights)
+    if not is_evaluated(out, settings):
         announce("evaluation")
         evaluate(model, data, settings, out)
     if not (out / "samples" / "index.json").is_file():

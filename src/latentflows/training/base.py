@@ -11,6 +11,7 @@ from latentflows.core.batches import DataSource
 from latentflows.core.errors import CombinationError, ConfigurationError, DataError
 from latentflows.models.density import DensityModel, Model
 from latentflows.models.vae import VAE
+from latentflows.models.vqvae import VQVAE
 from latentflows.objectives import Objective
 
 PARTS = VAE.parts
@@ -63,7 +64,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         if self.train is not None:
-            unknown = [part for part in self.train if part not in (*PARTS, *DensityModel.parts)]
+            unknown = [part for part in self.train if part not in (*PARTS, *DensityModel.parts, *VQVAE.parts)]
             if unknown or not self.train or len(set(self.train)) < len(self.train):
                 raise ConfigurationError(f"`train` must name some of {PARTS}, each once; got {self.train}.")
         if self.standard_prior and "prior" in (self.train or PARTS):
@@ -123,13 +124,14 @@ class Stage:
 
     def _check_prior_learns(self, model: Model, parts: tuple[str, ...]) -> None:
         """Refuse a prior that is said to learn from an objective that does not look at it."""
-        if not self.objective.without_prior or "prior" not in parts or not isinstance(model, VAE):
+        if not self.objective.without_prior or "prior" not in parts or not isinstance(model, VAE | VQVAE):
             return
         if any(p.requires_grad for p in model.prior.parameters()):
+            others = tuple(part for part in model.parts if part != "prior")
+            second = "PriorLikelihood" if isinstance(model, VAE) else "CodeLikelihood"
             raise CombinationError(
                 f"`{type(self.objective).__name__}` says nothing about the prior, so it cannot learn in stage "
-                f'{self.name!r}: give `train=("posterior", "likelihood")`, and fit the prior in a second stage with '
-                "`PriorLikelihood`."
+                f"{self.name!r}: give `train={others}`, and fit the prior in a second stage with `{second}`."
             )
 
 
@@ -274,13 +276,18 @@ class Callback:
 
 
 def check_run(
-    model: Model, stages: Sequence[Stage], train: DataSource, validation: DataSource | None, processes: int
+    model: Model,
+    stages: Sequence[Stage],
+    train: DataSource,
+    validation: DataSource | None,
+    processes: int,
+    options: Options,
 ) -> None:
-    """Refuse stages, data and a number of processes that do not fit.
+    """Refuse stages, data, options and a number of processes that do not fit.
 
     Raises:
         ConfigurationError: for stages without a name of their own, or a batch that cannot be divided.
-        CombinationError: if a stage cannot train this model.
+        CombinationError: if a stage cannot train this model, or cannot be compiled.
         DataError: if there is no data.
     """
     names = [stage.name for stage in stages]
@@ -291,6 +298,11 @@ def check_run(
             raise DataError(f"`{name}` must hold at least one data point; got none.")
     for stage in stages:
         stage.check(model)
+        if options.compile and not stage.objective.compiles:
+            raise CombinationError(
+                f"The loss of stage {stage.name!r}, {stage.objective}, holds a derivative, which `torch.compile` does "
+                "not differentiate. Use `Options(compile=False)`, or another gradient or penalty."
+            )
         if stage.patience is not None and validation is None:
             raise ConfigurationError(
                 f"Stage {stage.name!r} has a patience of {stage.patience} epochs, but there is no validation data to "

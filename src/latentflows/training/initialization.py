@@ -26,6 +26,7 @@ from latentflows.distributions.base import over_batch
 from latentflows.distributions.data_dependent import waiting_priors
 from latentflows.models.density import DensityModel, Model
 from latentflows.models.vae import VAE
+from latentflows.models.vqvae import VQVAE
 from latentflows.training.base import Stage
 from latentflows.training.parallel import World
 
@@ -101,6 +102,10 @@ def initialize(model: Model, parts: Sequence[str], batch: Batch) -> None:
     """
     if isinstance(model, DensityModel):
         _pass_through("density", model, model.density_at(batch.context), at_least_float32(batch.x))
+        return
+    if isinstance(model, VQVAE):
+        for part in parts:
+            _pass_through(part, model, model.decode(model.quantize(batch.x).z), at_least_float32(batch.x))
         return
     if "posterior" in parts:
         _pass_through("posterior", model, model.encode(*batch))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from latentflows.core.batches import Batch
 from latentflows.core.checks import values_unchecked
 from latentflows.core.errors import DataError, NonFiniteError
+from latentflows.core.running import Running
 from latentflows.models.density import Model
 from latentflows.objectives import Objective, Value
 from latentflows.training.base import Options, Stage
@@ -78,6 +79,7 @@ class Learner:
         if stage.objective.has_auxiliary:
             modules.append(model.auxiliary)
         learning = dict.fromkeys(p for module in modules for p in module.parameters())
+        self.running = [each for module in modules for each in module.modules() if isinstance(each, Running)]
         self.parameters = [p for p in learning if p in trainable]
         model.requires_grad_(False)
         for parameter in self.parameters:
@@ -105,6 +107,8 @@ class Learner:
         """Compute the gradient over `count` pieces of a batch of the stage's step `index`; move nothing yet."""
         for parameter in self.parameters:
             parameter.grad = None
+        for module in self.running:
+            module.begin()
         values: list[Value] = []
         time = torch.tensor(epoch, device=self.world.device) if self.options.compile else epoch
         objective = self.stage.objective.at(index) if self.stage.objective.takes_turns else None
@@ -133,6 +137,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        for module in self.running:
+            module.commit()
         if self.average:
             assert self.stage.ema_decay is not None
             with torch.no_grad():

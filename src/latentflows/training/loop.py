@@ -78,7 +78,7 @@ def fit(
     """
     options = options or Options()
     world = join(options.accelerator)
-    check_run(model, stages, train, validation, world.size)
+    check_run(model, stages, train, validation, world.size, options)
     with noise.preserved(), stop_signals() as stop:
         model.to(world.device).eval()
         for source in (train, validation):
