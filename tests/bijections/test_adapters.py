@@ -169,6 +169,15 @@ def test_a_numeric_inverse_that_leaves_its_range_is_told():
         FromZuko(flow.transform, D, verify=0)
 
 
+def test_a_numeric_inverse_gives_no_number_under_weights_that_are_nan():
+    flow = zuko.flows.NAF(D, transforms=1)
+    for parameter in flow.parameters():
+        torch.nn.init.constant_(parameter, torch.nan)
+    with pytest.warns(UserWarning, match=r"The numeric inverse failed in 4 of 4 rows"):
+        x, _ = FromZuko(flow.transform, D, verify=1e-3)(torch.zeros(4, D))
+    assert x.isnan().any(1).all()
+
+
 @pytest.mark.parametrize("shape", [(4,), (2, 3), (2, 1, 2)])
 @pytest.mark.parametrize(
     "transform",

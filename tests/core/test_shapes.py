@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from latentflows.core.errors import ShapeError
-from latentflows.core.shapes import as_shape, batch_shape, broadcast_shape, check_context, size, sum_event
+from latentflows.core.shapes import (
+    as_shape,
+    batch_shape,
+    broadcast_shape,
+    check_context,
+    join,
+    joined_shape,
+    size,
+    sum_event,
+)
 
 
 @pytest.mark.parametrize(("given", "expected"), [(3, (3,)), ((2, 3), (2, 3)), ([4, 1], (4, 1)), ((), ())])
@@ -69,3 +78,32 @@ def test_broadcast_shape():
 def test_size_multiplies():
     assert size((2, 3, 4)) == 24
     assert size(()) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((3,), (2,), (5,)),
+        ((1, 4, 5), (2,), (3, 4, 5)),
+        ((2,), (1, 4, 5), (3, 4, 5)),
+        ((1, 4, 5), (3, 4, 5), (4, 4, 5)),
+        ((2, 7), (3,), (5, 7)),
+    ],
+)
+def test_two_events_join_along_their_first_axis(first, second, expected):
+    assert joined_shape(first, second) == expected
+    a, b = torch.randn(4, 6, *first), torch.randn(6, *second)
+    joined = join(a, b, first, second)
+    assert joined.shape == (4, 6, *expected)
+    spread = [
+        value.reshape(*value.shape, *[1] * (len(expected) - len(shape))).expand(4, 6, shape[0], *expected[1:])
+        for value, shape in ((a, first), (b, second))
+    ]
+    assert torch.equal(joined, torch.cat(spread, 2))
+
+
+def test_maps_of_two_sizes_do_not_join():
+    with pytest.raises(ShapeError, match="share a space"):
+        joined_shape((1, 4, 4), (1, 8, 8))
+    with pytest.raises(ShapeError, match="share a space"):
+        joined_shape((1, 4, 4), (1, 4))

@@ -109,3 +109,10 @@ def test_a_network_of_the_wrong_shape_is_refused(name):
     kind = type(conditional).__name__
     with pytest.raises(ShapeError, match=rf"network of `{kind}` must give \({raw[0]},.*; got \(5,\)"):
         conditional(cases.context_of(conditional, 4))
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "categorical"])
+def test_draws_of_nan_are_neither_black_nor_a_level(name):
+    likelihood = cases.bernoulli((3,), (2,)) if name == "bernoulli" else cases.categorical((3,), (2,), 5)
+    nn.init.constant_(next(likelihood.parameters()), math.nan)
+    assert likelihood(torch.randn(2, 2)).sample((4,)).isnan().all()

@@ -54,6 +54,20 @@ def test_a_factor_far_larger_than_the_diagonal_loses_nothing_in_float32():
     torch.testing.assert_close(q.log_prob(x).double(), exact.log_prob(x.double()), rtol=1e-3, atol=0.05)
 
 
+def test_columns_that_are_nearly_parallel_lose_nothing_in_float32():
+    factor = 5 * torch.randn(40, 1).expand(40, 4) + 0.01 * torch.randn(40, 4)
+    q = LowRankNormal(torch.zeros(40), torch.full((40,), -5.0), factor)
+    exact = LowRankNormal(torch.zeros(40).double(), torch.full((40,), -5.0).double(), factor.double())
+    x = q.sample((50,))
+    log_p = q.log_prob(x)
+    assert log_p.dtype == torch.float32
+    torch.testing.assert_close(log_p.double(), exact.log_prob(x.double()), rtol=1e-5, atol=1e-3)
+    standard = StandardNormal((40,), like=torch.zeros(()))
+    torch.testing.assert_close(
+        kl_divergence(q, standard).double(), kl_divergence(exact, standard), rtol=1e-5, atol=1e-3
+    )
+
+
 def other(kind: str):
     if kind == "standard":
         return StandardNormal((5,), like=torch.zeros(()).double()).tempered(1.7)

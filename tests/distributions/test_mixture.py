@@ -291,3 +291,11 @@ def test_em_never_makes_it_worse():
 def test_a_conditional_refuses_a_state_of_other_sizes():
     with pytest.raises(RuntimeError, match=re.escape("size mismatch for means")):
         GaussianMixture(2, 3).load_state_dict(GaussianMixture(2, 4).state_dict())
+
+
+def test_a_mixture_of_unknown_weights_draws_nan():
+    weights = torch.tensor([[0.0, 1.0], [0.0, math.nan]])
+    p = Mixture(weights, DiagonalNormal(torch.zeros(2, 3), torch.zeros(2, 3)))
+    drawn = p.sample((4,))
+    assert drawn[:, 0].isfinite().all()
+    assert drawn[:, 1].isnan().all()

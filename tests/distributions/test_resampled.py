@@ -13,6 +13,7 @@ from latentflows.distributions import (
     AdversarialPrior,
     EnergyPrior,
     Flow,
+    GaussianMixture,
     ImportanceResampling,
     Langevin,
     LearnedGaussian,
@@ -34,6 +35,14 @@ def scalar_network(dim: int = 2, out: int = 1) -> nn.Module:
 
 def flow() -> Flow:
     return Flow(StandardGaussian(2), presets.real_nvp(2, num_layers=2, width=6, depth=1, activation="tanh"))
+
+
+def mixture() -> GaussianMixture:
+    return GaussianMixture(2, 3)
+
+
+def flow_over_a_mixture() -> Flow:
+    return Flow(mixture(), presets.real_nvp(2, num_layers=2, width=6, depth=1, activation="tanh"))
 
 
 def lars(max_attempts: int = 5, base=lambda: StandardGaussian(2), scale: float = 1.5) -> ResampledPrior:
@@ -130,7 +139,15 @@ def slope(prior: ResampledPrior) -> float:
     return (masses[1] - masses[0]) / 2e-4
 
 
-@pytest.mark.parametrize("base", [lambda: LearnedGaussian(2), flow], ids=["learned", "flow"])
+LEARNED = {
+    "gaussian": lambda: LearnedGaussian(2),
+    "flow": flow,
+    "mixture": mixture,  # its draws carry no gradient
+    "flow over a mixture": flow_over_a_mixture,
+}
+
+
+@pytest.mark.parametrize("base", LEARNED.values(), ids=LEARNED)
 def test_training_of_lars_has_the_gradient_of_the_exact_normalizer(base):
     prior = lars(10, base, scale=0.7).train()
     prior.num_normalizer_samples = 200_000
@@ -226,8 +243,9 @@ def test_the_normalizer_of_a_gaussian_tilt_is_known():
     assert ((x.mean(0) - target).abs() < 5 / 4000**0.5).all()
 
 
-def test_training_of_an_energy_through_its_density_has_the_gradient_of_the_exact_normalizer():
-    prior = energy(lambda: LearnedGaussian(2), scale=0.5).train()
+@pytest.mark.parametrize("base", LEARNED.values(), ids=LEARNED)
+def test_training_of_an_energy_through_its_density_has_the_gradient_of_the_exact_normalizer(base):
+    prior = energy(base, scale=0.5).train()
     prior.num_normalizer_samples = 200_000
     z = torch.randn(50, 2).double()
     prior().log_prob(z).mean().backward()

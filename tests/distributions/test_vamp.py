@@ -22,7 +22,7 @@ from latentflows.distributions import vamp as module
 from latentflows.models import VAE, presets
 from latentflows.objectives import ELBO
 from tests.bijections.cases import randomize
-from tests.distributions.cases import bernoulli, flow_posterior, gaussian, low_rank, network
+from tests.distributions.cases import bernoulli, flow_posterior, gaussian, hierarchy_given, low_rank, network
 
 SHAPE = (1, 2, 3)
 
@@ -51,6 +51,23 @@ def test_the_density_is_the_average_of_the_posteriors_at_the_pseudo_inputs(value
     z = torch.randn(7, 2)
     each = torch.stack([vae.posterior(inputs[m]).log_prob(z) for m in range(4)])
     torch.testing.assert_close(prior().log_prob(z), (each.exp() * weights[:, None]).sum(0).log())
+
+
+def test_the_average_of_a_hierarchical_posterior_is_drawn_as_it_is_scored():
+    posterior = hierarchy_given((3,))
+    randomize(posterior, 0.7)
+    prior = VampPrior(posterior, 3, value_range="free", deviation=1.0).double()
+    posterior.double()
+    line = torch.linspace(-12, 12, 241, dtype=torch.float64)
+    grid, cell = torch.cartesian_prod(line, line), 0.1**2
+    with torch.no_grad():
+        weights = prior().log_prob(grid).exp() * cell
+        x = prior().sample((20_000,))
+        assert prior().tempered(0.5).sample((4,)).shape == (4, 2)
+    assert float(weights.sum()) == pytest.approx(1, abs=1e-3)
+    for statistic in (lambda v: v, lambda v: v * v, lambda v: v[:, :1] * v[:, 1:]):
+        drawn, expected = statistic(x), (weights[:, None] * statistic(grid)).sum(0)
+        assert ((drawn.mean(0) - expected).abs() < 5 * drawn.std(0) / len(x) ** 0.5).all()
 
 
 def test_random_pseudo_inputs_lie_around_the_mean():

@@ -1,6 +1,7 @@
 """What evaluation says, and refuses, of priors whose density is not a closed form."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from latentflows.distributions import (
     ResampledPrior,
     StandardGaussian,
 )
-from latentflows.evaluation import evaluate_bounds
-from latentflows.models import VAE
+from latentflows.evaluation import evaluate_annealed, evaluate_bounds, evaluate_information
+from latentflows.models import VAE, second_stage_vae
 from latentflows.networks import MLP, ResidualMLP
 from latentflows.objectives import IWAE
 from tests.evaluation.test_bounds import Points
@@ -82,3 +83,24 @@ def test_a_biased_weight_is_refused_where_weights_are_averaged():
         IWAE().check(model)
     with model.standard_prior():
         IWAE().check(model)
+
+
+def test_the_draws_of_an_estimated_density_come_from_the_seed_and_disturb_no_other():
+    model = with_prior(second_stage_vae(2, width=6, depth=1))
+    torch.manual_seed(0)
+    state = torch.random.get_rng_state()
+    first = evaluate_information(model, X, seed=1).kl
+    evaluate_bounds(model, X, num_importance_samples=2)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(1)
+    torch.testing.assert_close(evaluate_information(model, X, seed=1).kl, first, rtol=0, atol=0)
+    assert not torch.equal(evaluate_information(model, X, seed=2).kl, first)
+
+
+def test_annealing_says_why_it_refuses_an_estimated_logarithm():
+    network = partial(ResidualMLP, width=6, num_blocks=1, activation_name="silu")
+    prior = FlowMatchingPrior(
+        2, lambda i, o, c: network(i, o, context=c, zero_last=True), num_steps=2, divergence="hutchinson"
+    )
+    with pytest.raises(CombinationError, match="biased upward.*its log p\\(z\\) is an estimate"):
+        evaluate_annealed(with_prior(prior), X)

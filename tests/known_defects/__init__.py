@@ -75,7 +75,8 @@ D19  Draws that keep a graph; one frozen z per point in the second stage.
 D20  NaN replaced by 0, so that what is broken looks better.
      test_figures: test_a_nan_gives_an_error_or_no_figure_and_never_a_number
      test_figures: test_draws_of_what_is_nan_are_nan
-     test_figures: test_a_mixture_of_unknown_weights_draws_nan
+     distributions/test_mixture: test_a_mixture_of_unknown_weights_draws_nan
+     distributions/test_likelihoods: test_draws_of_nan_are_neither_black_nor_a_level
      test_figures: test_a_nan_in_the_data_is_refused_before_anything_learns
      training/test_bad_steps: test_a_bad_step_is_skipped_counted_and_told
      training/test_bad_steps: test_nan_in_validation_is_null_in_the_log_and_never_the_best

@@ -13,7 +13,6 @@ from torch.distributions import Laplace, Normal
 from latentflows.core import noise
 from latentflows.core.errors import LatentFlowsError
 from latentflows.data import ArraySplit
-from latentflows.distributions import DiagonalNormal, Mixture
 from latentflows.evaluation import (
     Annealing,
     Pixels,
@@ -200,14 +199,6 @@ def test_draws_of_what_is_nan_are_nan(part, kind):
         assert any("numeric inverse failed" in str(warning.message) for warning in told)
         return
     assert drawn.isnan().flatten(1).any(1).all()
-
-
-def test_a_mixture_of_unknown_weights_draws_nan():
-    weights = torch.tensor([[0.0, 1.0], [0.0, math.nan]])
-    p = Mixture(weights, DiagonalNormal(torch.zeros(2, 3), torch.zeros(2, 3)))
-    drawn = p.sample((4,))
-    assert drawn[:, 0].isfinite().all()
-    assert drawn[:, 1].isnan().all()
 
 
 def test_a_nan_in_the_data_is_refused_before_anything_learns():

@@ -9,15 +9,18 @@ from torch import distributions
 from latentflows.core import noise
 from latentflows.core.errors import CombinationError, ConfigurationError, ShapeError
 from latentflows.distributions import (
+    AmortizedBernoulli,
     AmortizedGaussian,
+    EnergyPrior,
     Flow,
     LearnedGaussian,
     StandardGaussian,
+    VampPrior,
 )
 from latentflows.evaluation import evaluate_bounds
 from latentflows.models import VAE, LatentVariablePrior, presets, second_stage_vae
 from tests.bijections.cases import randomize
-from tests.distributions.cases import bernoulli, gaussian
+from tests.distributions.cases import bernoulli, gaussian, network
 from tests.evaluation.test_bounds import Points
 from tests.linear_gaussian import Affine, LinearGaussian
 
@@ -156,6 +159,31 @@ def test_the_inner_prior_may_be_a_flow():
     randomize(prior, 0.3)
     prior().log_prob(torch.randn(6, 3)).sum().backward()
     assert all(p.grad.any() for p in prior.parameters())
+
+
+def test_the_inner_prior_may_be_made_of_the_inner_posterior():
+    posterior = gaussian((2,), (3,))
+    inner = VAE(posterior, VampPrior(posterior, 4, value_range="free"), gaussian((3,), (2,), scale="shared"))
+    model = VAE(gaussian((3,), (5,)), LatentVariablePrior(inner), bernoulli((5,), (3,)))
+    randomize(model, 0.3)
+    model.trace(torch.ones(2, 5)).log_prior.sum().backward()
+    assert all(p.grad.any() for p in inner.parameters())
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda prior: prior, lambda prior: Flow(prior, presets.real_nvp(2, width=4))]
+)
+def test_an_inner_density_that_is_known_up_to_a_constant_or_an_error_is_refused(wrap):
+    prior = wrap(EnergyPrior(StandardGaussian(2), network((2,), (1,))))
+    with pytest.raises(CombinationError, match="must have an exact density, or p"):
+        LatentVariablePrior(VAE(gaussian((2,), (3,)), prior, gaussian((3,), (2,))))
+
+
+def test_a_cross_entropy_is_no_inner_likelihood():
+    with pytest.warns(UserWarning, match="no likelihood"):
+        likelihood = AmortizedBernoulli(3, 2, network((2,), (3,)), gray=True)
+    with pytest.raises(CombinationError, match="must have an exact density, or p"):
+        LatentVariablePrior(VAE(gaussian((2,), (3,)), StandardGaussian(2), likelihood))
 
 
 def test_what_does_not_fit_is_refused():

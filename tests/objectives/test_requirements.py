@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from latentflows.core.errors import CombinationError
-from latentflows.distributions import Conditional, DiagonalNormal, Flow, LearnedGaussian, StandardGaussian
+from latentflows.distributions import (
+    Conditional,
+    DiagonalNormal,
+    Flow,
+    LearnedGaussian,
+    ResampledPrior,
+    StandardGaussian,
+)
 from latentflows.distributions.delta import AmortizedDelta
 from latentflows.models import VAE, presets
 from latentflows.objectives import Need, WassersteinAutoencoder, density_of
@@ -102,6 +109,17 @@ def test_a_prior_whose_draws_carry_no_gradient_cannot_learn_from_them(wrap):
     Stage("first", objective, ("posterior", "likelihood"), standard_prior=True).check(model)
     model.prior.requires_grad_(False)
     objective.check(model)
+
+
+def test_asking_for_a_weighable_prior_leaves_the_prior_and_the_random_numbers_alone():
+    model = model_with(
+        ResampledPrior(StandardGaussian(LATENT), network((LATENT,), (1,)), num_normalizer_samples=8)
+    )
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    require("IWAE", model, ("weighable_prior",))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -191,6 +191,32 @@ def test_stages_of_the_plans():
     assert len(build_stages(two, build_model(two, SHAPE))) == 2
 
 
+def test_a_first_stage_may_need_what_its_prior_alone_has():
+    """Free bits per dimension need a Gaussian prior, which N(0, I) in a flow's place is."""
+    free = ["prior=real_nvp", "objective.free_bits=0.5"]
+    two = small(*free, "training.plan=two_stage")
+    assert build_stages(two, build_model(two, SHAPE))[0].objective == ELBO(kl="closed_form", free_bits=0.5)
+    for plan in ("one_stage", "two_stage_joint"):
+        refused = small(*free, f"training.plan={plan}")
+        with pytest.raises(ConfigurationError, match="Free bits per dimension"):
+            build_stages(refused, build_model(refused, SHAPE))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        ["objective.warmup_epochs=2", "objective.cycle_epochs=4"],
+        ["objective=capacity", "objective.warmup_epochs=2"],
+    ],
+)
+def test_no_schedule_begins_anew_in_the_joint_stage(objective):
+    three = small("prior=real_nvp", "training.plan=two_stage_joint", *objective)
+    first, _, joint = build_stages(three, build_model(three, SHAPE))
+    assert first.objective.settings(0.0) != first.objective.settings(100.0)
+    assert joint.objective.settings(0.0) == first.objective.settings(100.0)
+    assert joint.objective.schedule_epochs == 0
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

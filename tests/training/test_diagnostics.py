@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from latentflows.core import noise
 from latentflows.core.batches import Batch
-from latentflows.distributions import AmortizedGaussian, LearnedGaussian, StandardGaussian
+from latentflows.distributions import AmortizedDelta, AmortizedGaussian, LearnedGaussian, StandardGaussian
 from latentflows.models import VAE
 from latentflows.training import Options, fit
 from latentflows.training.diagnostics import _squared_mmd, diagnose, faults
@@ -67,6 +67,20 @@ def test_needles_are_named():
     figures = diagnose(known(1.0, 0.005), batch(200), seed=1)
     assert list(faults(figures)) == ["needle"]
     assert "needle-sharp" in faults(figures)["needle"]
+
+
+def test_the_point_of_an_autoencoder_is_no_needle():
+    model = VAE(AmortizedDelta(DIM, DIM, nn.Identity()), StandardGaussian(DIM), known(0.8, 0.6).likelihood)
+    figures = diagnose(model, batch(50), seed=1)
+    assert figures["posterior_scale"] == 0
+    assert figures["latent_scale"] > 0.5
+    assert faults(figures) == {}
+
+
+def test_a_diverged_posterior_has_not_collapsed():
+    figures = diagnose(known(math.nan, 1.0), batch(50), seed=1)
+    assert math.isnan(figures["active_units"])
+    assert faults(figures) == {}
 
 
 def test_the_discrepancy_has_no_bias():

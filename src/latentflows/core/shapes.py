@@ -85,7 +85,7 @@ def joined_shape(first: Shape, second: Shape) -> Shape:
     Raises:
         ShapeError: if both are maps with different spaces.
     """
-    space = max(first[1:], second[1:], key=len)
+    space = first[1:] if len(first) >= len(second) else second[1:]
     if any(shape[1:] not in ((), space) for shape in (first, second)):
         raise ShapeError(
             f"Two maps join along their channels where they share a space; got {first} and {second}. "
@@ -109,7 +109,7 @@ def join(first: Tensor, second: Tensor, first_shape: Shape, second_shape: Shape)
     space = joined_shape(first_shape, second_shape)[1:]
     parts = [(first, first_shape), (second, second_shape)]
     batches = [tuple(value.shape[: value.ndim - len(shape)]) for value, shape in parts]
-    batch = broadcast_shape(*batches, "the two values to join")
+    batch = broadcast_shape(batches[0], batches[1], "the two values to join")
     spread = [
         value.reshape(*value.shape, *[1] * (1 + len(space) - len(shape))).expand(*batch, shape[0], *space)
         for value, shape in parts

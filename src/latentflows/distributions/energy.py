@@ -10,7 +10,13 @@ from latentflows.core.shapes import Shape, batch_shape, size
 from latentflows.distributions.base import Conditional, Distribution
 from latentflows.distributions.flow import Flow, Pushforward
 from latentflows.distributions.gaussian import StandardGaussian
-from latentflows.distributions.normalizer import EstimatedNormalizer, Normalizer, check_base, logits_of
+from latentflows.distributions.normalizer import (
+    EstimatedNormalizer,
+    Normalizer,
+    check_base,
+    logits_of,
+    weighed_draws,
+)
 from latentflows.distributions.sampling import ImportanceResampling, Langevin
 
 Sampler = ImportanceResampling | Langevin
@@ -150,7 +156,8 @@ class EnergyPrior(EstimatedNormalizer):
 
     def _log_weight(self, num: int) -> Tensor:
         tilted = self._tilted(None)
-        return tilted.log_weight(tilted.base.sample((num,)))
+        z, score = weighed_draws(tilted.base, num)
+        return tilted.log_weight(z) + score
 
     def _condition(self, context: Tensor | None) -> TiltedDistribution:
         return self._tilted(self._known_log_mean())
@@ -214,7 +221,8 @@ class AdversarialPrior(EstimatedNormalizer):
     def _log_weight(self, num: int) -> Tensor:
         tilted = self._tilted(None)
         assert tilted.proposal is not None
-        return tilted.log_weight(tilted.proposal.sample((num,)))
+        z, score = weighed_draws(tilted.proposal, num)
+        return tilted.log_weight(z) + score
 
     def _condition(self, context: Tensor | None) -> Distribution:
         if self.resampling is None:

@@ -44,9 +44,12 @@ class LowRankNormal(Distribution):
         self._solved: tuple[Tensor, Tensor] | None = None
 
     def _capacitance(self) -> tuple[Tensor, Tensor]:
-        """Return V and the Cholesky factor of C, made at the first density and kept."""
+        """Return V and the Cholesky factor of C, made at the first density and kept, in float64.
+
+        Where columns of U are nearly parallel, C is the sum of numbers far larger than what it is inverted for.
+        """
         if self._solved is None:
-            scaled = self.factor * (-self.log_scale).exp().unsqueeze(-1)
+            scaled = self.factor.double() * (-self.log_scale.double()).exp().unsqueeze(-1)
             with full_precision(scaled):
                 capacitance = scaled.mT @ scaled
                 eye = torch.eye(capacitance.shape[-1], dtype=scaled.dtype, device=scaled.device)
@@ -56,18 +59,24 @@ class LowRankNormal(Distribution):
     def half_log_det(self) -> Tensor:
         """Return half the log-determinant of the covariance, (*batch,)."""
         _, tril = self._capacitance()
-        return tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) + self.log_scale.sum(-1)
+        log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return log_det.to(self.log_scale.dtype) + self.log_scale.sum(-1)
 
     def log_prob(self, x: Tensor) -> Tensor:
         batch_shape(x, self.event_shape, "x")
         scaled, tril = self._capacitance()
-        y = ((x - self._mean) * (-self.log_scale).exp()).unsqueeze(-1)
+        difference = x - self._mean
+        y = (difference.double() * (-self.log_scale.double()).exp()).unsqueeze(-1)
         with full_precision(y):
             tril = tril.expand(*y.shape[:-2], *tril.shape[-2:])
             a = torch.cholesky_solve(scaled.mT @ y, tril)
             rest = y - scaled @ a
         squares = rest.square().sum((-2, -1)) + a.square().sum((-2, -1))
-        return -0.5 * squares - self.half_log_det() - 0.5 * self.event_shape[0] * math.log(2 * math.pi)
+        return (
+            -0.5 * squares.to(difference.dtype)
+            - self.half_log_det()
+            - 0.5 * self.event_shape[0] * math.log(2 * math.pi)
+        )
 
     def sample(self, sample_shape: Shape = ()) -> Tensor:
         shape = (*sample_shape, *self.batch_shape)

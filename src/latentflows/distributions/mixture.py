@@ -18,6 +18,7 @@ from latentflows.distributions.data_dependent import DataDependentPrior, check_c
 from latentflows.distributions.em import fit_mixture
 from latentflows.distributions.flow import Pushforward
 from latentflows.distributions.gaussian import DiagonalNormal, FullNormal, to_tril
+from latentflows.distributions.hierarchical import Ancestral
 from latentflows.distributions.low_rank import LowRankNormal
 
 _BLOCK = 1 << 20  # log-densities of single components held at once without gradients: 8 MiB
@@ -135,6 +136,15 @@ def selected(components: Distribution, index: Tensor) -> Distribution:
         base, context = components.base, components.context
         context = None if context is None else at(context)
         return Pushforward(selected(base, index) if base.batch_shape else base, components.bijection, context)
+    if isinstance(components, Ancestral):
+        top, own = components.top, components.own
+        return Ancestral(
+            selected(top, index) if top.batch_shape else top,
+            components.levels,
+            None if own is None else at(own),
+            components.own_shape,
+            temperature=components.temperature,
+        )
     raise CombinationError(
         f"A mixture of `{type(components).__name__}` cannot be drawn. Use Gaussian components, or flows."
     )

@@ -13,7 +13,7 @@ from latentflows.core import noise
 from latentflows.core.errors import CombinationError, ConfigurationError, NonFiniteError, ShapeError
 from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, batch_shape
-from latentflows.distributions.base import Conditional, over_batch
+from latentflows.distributions.base import Conditional, Distribution, over_batch
 
 _DECAY = 0.99  # of the moving average that follows training
 _CHUNK = 1 << 14  # draws weighted together
@@ -186,6 +186,23 @@ def logits_of(network: nn.Module, z: Tensor, event_shape: Shape, owner: str) -> 
             "per point. Build it with `out_shape=(1,)`."
         )
     return out.squeeze(-1)
+
+
+def weighed_draws(distribution: Distribution, num: int) -> tuple[Tensor, Tensor]:
+    r"""Draw (num, *event), and zeros (num,) to be added to the log weights of these draws.
+
+    Where draws carry no gradient, those of a mixture, the zeros have the one that the mean weight would lack:
+
+    .. math:: \nabla E_p[w] = E_p[\nabla w + w \nabla \log p]
+
+    That costs one density per draw.
+    """
+    z = distribution.sample((num,))
+    if distribution.reparameterized or not torch.is_grad_enabled():
+        return z, z.new_zeros(num)
+    z = z.detach()
+    log_p = distribution.log_prob(z)
+    return z, log_p - log_p.detach()
 
 
 def check_base(base: Conditional, owner: str, what: str) -> None:

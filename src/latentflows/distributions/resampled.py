@@ -9,7 +9,13 @@ from latentflows.core import noise
 from latentflows.core.errors import CombinationError, ConfigurationError, NonFiniteError
 from latentflows.core.shapes import Shape, size
 from latentflows.distributions.base import Conditional, Distribution
-from latentflows.distributions.normalizer import EstimatedNormalizer, Normalizer, check_base, logits_of
+from latentflows.distributions.normalizer import (
+    EstimatedNormalizer,
+    Normalizer,
+    check_base,
+    logits_of,
+    weighed_draws,
+)
 
 _FEW = 4096  # proposals at least per round of rejection: rounds are cheaper together
 
@@ -155,8 +161,9 @@ class ResampledPrior(EstimatedNormalizer):
         return -torch.expm1(self.normalizer.log_mean)
 
     def _log_weight(self, num: int) -> Tensor:
-        z = self.proposal().sample((num,))
-        return nn.functional.logsigmoid(-logits_of(self.network, z, self.event_shape, type(self).__name__))
+        z, score = weighed_draws(self.proposal(), num)
+        logits = logits_of(self.network, z, self.event_shape, type(self).__name__)
+        return nn.functional.logsigmoid(-logits) + score
 
     def _slope(self, log_mean: Tensor) -> Tensor:
         powers = torch.arange(self.max_attempts - 1, device=log_mean.device, dtype=log_mean.dtype)

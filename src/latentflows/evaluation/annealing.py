@@ -205,7 +205,7 @@ def checked_density(model: VAE, context: Tensor | None, settings: Annealing) -> 
         )
     first = None if context is None or model.context_shape is None else to_model(model, context[:1])
     p = model.prior_at(first)
-    if p.density in ("estimate", "unnormalized") or not p.weighable:
+    if p.density in ("estimate", "unnormalized"):
         fix = (
             "Use `evaluate_bounds`"
             if p.density == "estimate"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from latentflows.core.batches import Batch, DataSource
 from latentflows.core.errors import CombinationError, LatentFlowsError
-from latentflows.core.noise import Purpose, stream
+from latentflows.core.noise import Purpose, preserved, stream
 from latentflows.core.shapes import size
 from latentflows.distributions import Distribution
 from latentflows.evaluation.base import (
@@ -316,8 +316,9 @@ def _rows_in_memory(model: VAE, context: Tensor | None, memory_mib: int) -> int:
     hooks = [module.register_forward_hook(count) for module in leaves]
     try:
         first = None if context is None else context[:1]
-        model.prior_at(first).log_prob(z)
-        model.decode(z, first)
+        with preserved():  # a density that is an estimate draws
+            model.prior_at(first).log_prob(z)
+            model.decode(z, first)
     finally:
         for hook in hooks:
             hook.remove()

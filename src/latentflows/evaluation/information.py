@@ -171,8 +171,7 @@ def evaluate_information(
         own, others = _log_mixture(model, data, z)
         kl = None
         if p.density != "unnormalized":
-            log_prior = [p.log_prob(part).double() for part in z.split(_BLOCK, 1)]
-            kl = (own - torch.cat(log_prior, 1)).mean(0)
+            kl = (own - _log_prior(p, z, seed)).mean(0)
     lower = (own - torch.logaddexp(own, others) + math.log(count)).mean(0)
     upper = (own - others + math.log(count - 1)).mean(0)
     for value in (lower, upper, kl):
@@ -199,6 +198,15 @@ def evaluate_information(
 def _draw(q: Distribution, num_samples: int, seed: int, start: int) -> Tensor:
     with stream(seed, Purpose.EVALUATION, Use.LATENTS, start, 0):
         return q.sample((num_samples,))
+
+
+def _log_prior(p: Distribution, z: Tensor, seed: int) -> Tensor:
+    """Return log p(z), (S, n) in float64; a density that is an estimate draws under the seed."""
+    parts = []
+    for i, part in enumerate(z.split(_BLOCK, 1)):
+        with stream(seed, Purpose.EVALUATION, Use.PRIOR, i * _BLOCK, 0):
+            parts.append(p.log_prob(part).double())
+    return torch.cat(parts, 1)
 
 
 def _log_mixture(model: VAE, data: DataSource, z: Tensor) -> tuple[Tensor, Tensor]:

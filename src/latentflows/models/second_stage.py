@@ -11,7 +11,7 @@ from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.core.shapes import Shape, batch_shape, broadcast_shape, size
 from latentflows.distributions import AmortizedGaussian, Conditional, Distribution, StandardGaussian
 from latentflows.distributions.gaussian import check_temperature
-from latentflows.models.vae import VAE
+from latentflows.models.vae import VAE, drawn_parts
 from latentflows.networks import MLP, LastLayer
 from latentflows.networks.base import check_sizes
 
@@ -96,11 +96,12 @@ class LatentVariablePrior(Conditional):
     Cost: one inner encoder pass per z, n inner decoder passes; a draw is one decoder pass.
 
     Args:
-        inner: Its data are the latents of the outer model; its parts may be anything, a flow prior too.
+        inner: Its data are the latents of the outer model; its prior may be a flow, a mixture, or any other with an
+            exact density.
         num_samples: n.
 
     Raises:
-        CombinationError: if the inner likelihood is discrete or has no density, or the inner prior has none.
+        CombinationError: if the inner likelihood is discrete, or it or the inner prior has no exact density.
         ConfigurationError: if `num_samples` is below 1.
 
     References:
@@ -115,6 +116,15 @@ class LatentVariablePrior(Conditional):
             raise CombinationError(
                 "The likelihood of a second-stage VAE must be a density of the latents; got "
                 f"`{type(inner.likelihood).__name__}`, which is discrete. Use an AmortizedGaussian."
+            )
+        parts = [
+            part.distribution_type for part in (*drawn_parts(inner.prior), *drawn_parts(inner.likelihood))
+        ]
+        if not all(part.density in ("exact", "estimate") for part in parts):
+            raise CombinationError(
+                "The inner prior and likelihood of a second-stage VAE must have an exact density, or p(z) would be "
+                f"wrong without a sign of it; got `{type(inner.prior).__name__}` and "
+                f"`{type(inner.likelihood).__name__}`. Use Gaussians, mixtures or flows."
             )
         if not isinstance(num_samples, int) or num_samples < 1:
             raise ConfigurationError(f"`num_samples` must be a positive integer; got {num_samples!r}.")

@@ -332,8 +332,8 @@ def drawn_parts(part: Conditional) -> list[Conditional]:
 
 
 def _check_shared(posterior: Conditional, prior: Conditional) -> None:
-    """Refuse a prior made of a posterior that is not the model's own, nor a level of it."""
-    own = set(posterior.modules())
+    """Refuse a prior made of a posterior that is not the model's own, a level of it, nor within the prior itself."""
+    own = {*posterior.modules(), *prior.modules()}
     for part in prior.modules():
         if isinstance(part, SharesPosterior) and part.posterior not in own:
             raise CombinationError(

@@ -73,7 +73,11 @@ def _prior_density(owner: str, model: VAE) -> None:
 def _weighable_prior(owner: str, model: VAE) -> None:
     shape = model.context_shape
     like = next(model.prior.parameters(), torch.zeros(()))
-    if not model.prior_at(None if shape is None else like.new_zeros(1, *shape)).weighable:
+    with (
+        torch.no_grad()
+    ):  # with gradients a prior in train mode would estimate its normalizer anew, and keep it
+        prior = model.prior_at(None if shape is None else like.new_zeros(1, *shape))
+    if not prior.weighable:
         raise CombinationError(
             f"`{owner}` averages importance weights, but exp(log p(z)) of {_name(model.prior)} is biased upward, since "
             'its log p(z) is an estimate. Use divergence="exact", or `ELBO`.'

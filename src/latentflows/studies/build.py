@@ -22,7 +22,7 @@ from latentflows.core.errors import CheckpointError, CombinationError, Configura
 from latentflows.core.shapes import Shape
 from latentflows.data import ImageData, load
 from latentflows.models import VAE
-from latentflows.objectives import ELBO, Objective
+from latentflows.objectives import ELBO, Capacity, Objective
 from latentflows.studies import configuration as settings
 from latentflows.studies.combinations import LIKELIHOODS_OF, likelihood_faults
 from latentflows.studies.configuration import RunConfiguration
@@ -129,8 +129,8 @@ def build_stages(configuration: RunConfiguration, model: VAE, num_points: int | 
     The third, "joint", trains all parts from there, without another warm-up.
     """
     training = configuration.training
-    objective = build_objective(configuration.objective, model, num_points)
     if isinstance(training, settings.OneStage):
+        objective = build_objective(configuration.objective, model, num_points)
         return [_stage("joint", objective, training, training.epochs)]
     with model.standard_prior():
         first = build_objective(configuration.objective, model, num_points)
@@ -141,9 +141,16 @@ def build_stages(configuration: RunConfiguration, model: VAE, num_points: int | 
         _stage("prior", prior, training, training.prior_epochs, train=("prior",)),
     ]
     if isinstance(training, settings.TwoStageJoint):
-        joint = replace(objective, warmup_epochs=0.0) if isinstance(objective, ELBO) else objective
+        joint = _warmed_up(build_objective(configuration.objective, model, num_points))
         stages.append(_stage("joint", joint, training, training.joint_epochs))
     return stages
+
+
+def _warmed_up(objective: Objective) -> Objective:
+    """Return the objective at the end of its schedule."""
+    if isinstance(objective, ELBO):
+        return replace(objective, warmup_epochs=0.0, cycle_epochs=None)
+    return replace(objective, warmup_epochs=0.0) if isinstance(objective, Capacity) else objective
 
 
 def _stage(

@@ -108,6 +108,11 @@ def _prior_faults(c: RunConfiguration) -> list[str]:
             f"`prior.kind`={c.prior.kind} learns by comparing latents of a fixed encoder with its own draws. Use "
             "training.plan=two_stage or two_stage_joint."
         )
+    if isinstance(c.prior, VampPrior) and c.data.preparation is None:
+        faults.append(
+            f"`prior.kind`=vamp keeps its inputs in the range of the data, which data.name={c.data.name} alone does not "
+            "tell. Use data.preparation=continuous for real values, or that of the pixels, such as dequantized."
+        )
     if isinstance(c.prior, VampPrior | ExemplarPrior):
         faults += _shared_posterior_faults(c)
     return faults

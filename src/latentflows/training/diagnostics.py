@@ -62,7 +62,7 @@ def diagnose(model: VAE, batch: Batch, seed: int) -> dict[str, float]:
         figures = {
             "posterior_scale": float(within.mean().sqrt()),
             "latent_scale": float(z.flatten(0, 1).var(0).mean().sqrt()),
-            "active_units": float((across > ACTIVE).sum()),
+            "active_units": float((across > ACTIVE).sum()) if across.isfinite().all() else torch.nan,
         }
         try:
             drawn = model.sample_latents(len(batch.x), context=batch.context).double().flatten(1)
@@ -85,7 +85,10 @@ def _squared_mmd(a: Tensor, b: Tensor) -> Tensor:
 
 
 def faults(figures: Mapping[str, float]) -> dict[str, str]:
-    """Say in words what is wrong, by a short name: "collapse" or "needle"; empty where nothing is."""
+    """Say in words what is wrong, by a short name: "collapse" or "needle"; empty where nothing is.
+
+    A posterior of width 0 is an autoencoder's, a point by design: no needle.
+    """
     found = {}
     if figures.get("active_units") == 0:
         found["collapse"] = (
@@ -93,7 +96,7 @@ def faults(figures: Mapping[str, float]) -> dict[str, str]:
             f"posterior mean above {ACTIVE:g}). Warm up the weight of the KL, use free bits, or a weaker decoder."
         )
     within, overall = figures.get("posterior_scale"), figures.get("latent_scale")
-    if within is not None and overall and within < NEEDLE * overall:
+    if within and overall and within < NEEDLE * overall:
         found["needle"] = (
             f"The posterior has grown needle-sharp: a width of {within:.3g} where all latents spread over "
             f"{overall:.3g}. The prior may be chasing it: fit the prior in a second stage, bound the posterior's "
