@@ -889,8 +889,8 @@ FAULTS: dict[str, list[Fault]] = {
     "distributions/low_rank.py": [
         (
             "low rank: determinant of the diagonal alone",
-            ".log().sum(-1) + self.log_scale.sum(-1)",
-            ".log().sum(-1) * 0 + self.log_scale.sum(-1)",
+            "log_det.to(self.log_scale.dtype) + self",
+            "log_det.to(self.log_scale.dtype) * 0 + self",
         ),
         ("low rank: the norm of the shared part is forgotten", " + a.square().sum((-2, -1))", ""),
         ("low rank: only the diagonal is cooled", "self.factor * temperature", "self.factor"),
@@ -1237,6 +1237,11 @@ FAULTS: dict[str, list[Fault]] = {
             "return density_of(part.base) if isinstance(part, Flow) else",
             "return",
         ),
+        (
+            "the question whether a prior can be weighed moves it",
+            "with torch.no_grad():  # with gradients",
+            "with torch.enable_grad():  # with gradients",
+        ),
     ],
     "evaluation/exact.py": [
         (
@@ -1335,6 +1340,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "distributions/normalizer.py": [
         ("normalizer: no gradient", "        return fresh\n", "        return fresh.detach()\n"),
+        (
+            "normalizer: a mixture does not feel what it is weighed by",
+            "return z, log_p - log_p.detach()",
+            "return z, (log_p - log_p).detach()",
+        ),
     ],
     "distributions/energy.py": [
         (
@@ -1380,6 +1390,11 @@ FAULTS: dict[str, list[Fault]] = {
             "second stage: draws without the inner noise",
             "self._likelihood(u, context).sample()",
             "self._likelihood(u, context).mean",
+        ),
+        (
+            "second stage: an inner density up to a constant passes",
+            'part.density in ("exact", "estimate") for',
+            'part.density != "" for',
         ),
     ],
     "studies/groups.py": [

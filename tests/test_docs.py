@@ -216,10 +216,15 @@ def accepted(override):
     # Parts that fit almost everything, so that only the setting itself is judged; levels fit their like alone.
     grounds = [
         ["prior=real_nvp"],
+        ["prior=real_nvp", "training.plan=two_stage"],
         *([f"posterior={kind}", f"prior={kind}"] for kind in ("two_level", "dlgm")),
     ]
     for ground, kind in itertools.product(grounds, [[], *([kind] for kind in kinds)]):
-        for likelihood in ([], ["data.preparation=dequantized", "likelihood=gaussian"]):
+        for likelihood in (
+            [],
+            ["data.preparation=dequantized", "likelihood=gaussian"],
+            ["data.preparation=unit"],
+        ):
             try:
                 configuration_from({}, [*ground, *likelihood, *kind, override])
             except ValueError:

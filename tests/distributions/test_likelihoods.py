@@ -55,6 +55,11 @@ def test_gray_values_lie_in_the_unit_interval(bad):
         distribution.check_support(torch.tensor([0.0, 1.0, 0.5, bad]))
 
 
+def test_binary_draws_carry_no_gradient():
+    logits = torch.zeros(3, 2, requires_grad=True)
+    assert not GrayBernoulliValues(logits, event_ndim=1).sample((4,)).requires_grad
+
+
 def test_binary_draws_have_the_mean_of_their_logits():
     distribution = GrayBernoulliValues(torch.tensor([-2.0, 0.0, 3.0]), event_ndim=1)
     x = distribution.sample((4000,))

@@ -55,7 +55,7 @@ def test_the_density_is_the_average_of_the_posteriors_at_the_pseudo_inputs(value
 
 def test_the_average_of_a_hierarchical_posterior_is_drawn_as_it_is_scored():
     posterior = hierarchy_given((3,))
-    randomize(posterior, 0.7)
+    randomize(posterior, 0.3)
     prior = VampPrior(posterior, 3, value_range="free", deviation=1.0).double()
     posterior.double()
     line = torch.linspace(-12, 12, 241, dtype=torch.float64)

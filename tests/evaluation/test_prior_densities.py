@@ -102,5 +102,5 @@ def test_annealing_says_why_it_refuses_an_estimated_logarithm():
     prior = FlowMatchingPrior(
         2, lambda i, o, c: network(i, o, context=c, zero_last=True), num_steps=2, divergence="hutchinson"
     )
-    with pytest.raises(CombinationError, match="biased upward.*its log p\\(z\\) is an estimate"):
+    with pytest.raises(CombinationError, match=r"biased upward.*its log p\(z\) is an estimate"):
         evaluate_annealed(with_prior(prior), X)

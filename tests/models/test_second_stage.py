@@ -132,8 +132,8 @@ def test_shapes_gradients_and_state():
 
 def test_the_last_layers_read_the_input():
     prior = second_stage_vae(3, width=6, depth=1)
-    for network in (prior.inner.posterior.network, prior.inner.likelihood.network):
-        assert network.last.linear.in_features == 3 + 6
+    for net in (prior.inner.posterior.network, prior.inner.likelihood.network):
+        assert net.last.linear.in_features == 3 + 6
     assert prior.inner.likelihood.raw_scale.requires_grad
 
 
@@ -177,6 +177,15 @@ def test_an_inner_density_that_is_known_up_to_a_constant_or_an_error_is_refused(
     prior = wrap(EnergyPrior(StandardGaussian(2), network((2,), (1,))))
     with pytest.raises(CombinationError, match="must have an exact density, or p"):
         LatentVariablePrior(VAE(gaussian((2,), (3,)), prior, gaussian((3,), (2,))))
+
+
+def test_an_inner_prior_that_would_be_given_data_for_latents_is_refused():
+    posterior = gaussian((2,), (3,))
+    prior = VampPrior(posterior, 4, value_range="free", start="data")
+    with pytest.raises(
+        CombinationError, match="starts from data points, but those of an inner VAE are latents"
+    ):
+        LatentVariablePrior(VAE(posterior, prior, gaussian((3,), (2,))))
 
 
 def test_a_cross_entropy_is_no_inner_likelihood():

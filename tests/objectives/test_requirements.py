@@ -5,9 +5,11 @@ from typing import get_args
 
 import pytest
 import torch
+from torch import nn
 
 from latentflows.core.errors import CombinationError
 from latentflows.distributions import (
+    AmortizedGaussian,
     Conditional,
     DiagonalNormal,
     Flow,
@@ -16,8 +18,8 @@ from latentflows.distributions import (
     StandardGaussian,
 )
 from latentflows.distributions.delta import AmortizedDelta
-from latentflows.models import VAE, presets
-from latentflows.objectives import Need, WassersteinAutoencoder, density_of
+from latentflows.models import VAE, presets, second_stage_vae
+from latentflows.objectives import InfoVAE, Need, WassersteinAutoencoder, density_of
 from latentflows.objectives.requirements import _CHECKS, require
 from latentflows.training import Stage
 from tests.distributions.cases import network
@@ -104,7 +106,7 @@ def test_posteriors_without_a_density_are_refused_by_name():
 def test_a_prior_whose_draws_carry_no_gradient_cannot_learn_from_them(wrap):
     model = model_with(wrap(Prior(Choosing)))
     objective = WassersteinAutoencoder()
-    with pytest.raises(CombinationError, match="carry no gradient, so the prior cannot learn"):
+    with pytest.raises(CombinationError, match="carry no gradient to all of it, so the prior cannot learn"):
         objective.check(model)
     Stage("first", objective, ("posterior", "likelihood"), standard_prior=True).check(model)
     model.prior.requires_grad_(False)
@@ -127,3 +129,13 @@ def test_the_plainest_model_satisfies_all(name):
     model = vae("gaussian", "diagonal")
     model.auxiliary = torch.nn.Identity()
     OBJECTIVES[name].check(model)
+
+
+def test_a_prior_whose_encoder_has_no_part_in_its_draws_is_refused_by_what_reads_draws_alone():
+    posterior = AmortizedGaussian(2, 2, nn.Linear(2, 4))
+    likelihood = AmortizedGaussian(2, 2, nn.Linear(2, 2), scale=1.0)
+    model = VAE(posterior, second_stage_vae(2, width=4, depth=1), likelihood)
+    with pytest.raises(CombinationError, match="carry no gradient to all of it"):
+        InfoVAE().check(model)
+    with model.standard_prior():
+        InfoVAE().check(model)

@@ -188,8 +188,8 @@ def page() -> str:
     lines += [f"| {kind} | {', '.join(fitting)} |" for kind, fitting in LIKELIHOODS_OF.items()]
     lines += [
         "",
-        "Every likelihood works with every posterior, prior and objective. `gaussian`, `laplace` and `student_t` with",
-        "`likelihood.variance=fixed` are also trained on `unit` data; there they give no bits per dimension.",
+        "Every likelihood works with every posterior, prior and objective. With a fixed variance `gaussian`,",
+        "`laplace` and `student_t` are also trained on `unit` data; there they give no bits per dimension.",
     ]
     return "\n".join(lines) + "\n"
 

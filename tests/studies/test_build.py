@@ -28,6 +28,7 @@ SIZES = {
 }  # fmt: skip
 POSTERIORS = sorted(parts()["posterior"])
 PRIORS = sorted(parts()["prior"])
+LEVELED = ("two_level", "dlgm")
 ZUKO = ("cnf", "naf", "unaf", "sospf", "bpf")
 OWN_STAGE = ("noise_contrastive", "adversarial")  # priors that learn in a stage of their own
 ELSEWHERE = ("mixture", "vamp", "exemplar", "resampled", "second_stage", *OWN_STAGE, *ZUKO)
@@ -36,7 +37,9 @@ MADE_OF_POSTERIOR = {  # the posteriors that a prior made of them can be made of
     "vamp": set(POSTERIORS)
     - {"planar", "delta", "sylvester_orthogonal", "sylvester_householder", "sylvester_triangular"},
 }
-LEARNED_PRIORS = [name for name in PRIORS if name != "standard"]
+LEARNED_PRIORS = [
+    name for name in PRIORS if name not in ("standard", *LEVELED)
+]  # those of test_hierarchical_parts
 
 
 def small(*overrides):
@@ -62,6 +65,10 @@ def test_every_pair_builds_and_takes_a_step(posterior, prior):
     overrides += ["objective=autoencoder"] if posterior == "delta" else []
     apart = prior in OWN_STAGE or (posterior == "delta" and prior != "standard")
     overrides += ["training.plan=two_stage"] if apart else []
+    if posterior != prior and {posterior, prior} & set(LEVELED):
+        with pytest.raises(CombinationError, match="do not have the same levels"):
+            small(*overrides)
+        return
     if prior in MADE_OF_POSTERIOR and posterior not in MADE_OF_POSTERIOR[prior]:
         with pytest.raises(CombinationError, match=r"`prior.kind`=.* Use posterior=gaussian"):
             small(*overrides)
@@ -269,6 +276,13 @@ def test_data_are_loaded_as_configured(tmp_path):
     loaded = build_data(configuration_from({}, ["data=arrays", *overrides]))
     assert [len(split) for split in (loaded.train, loaded.validation, loaded.test)] == [11, 4, 5]
     assert loaded.train.event_shape == (6,)
+
+
+def test_pseudo_inputs_must_know_the_range_of_the_data():
+    overrides = ["data=arrays", "likelihood=gaussian", "prior=vamp"]
+    with pytest.raises(CombinationError, match=r"data\.name=arrays alone does not tell it"):
+        configuration_from({}, overrides)
+    configuration_from({}, [*overrides, "data.preparation=continuous"])
 
 
 def test_a_likelihood_without_probability_for_the_data_is_refused(tmp_path):

@@ -83,6 +83,16 @@ def test_a_diverged_posterior_has_not_collapsed():
     assert faults(figures) == {}
 
 
+def test_a_flow_posterior_that_has_diverged_ends_no_run():
+    model = vae("iaf", "real_nvp")
+    with torch.no_grad():
+        for parameter in model.posterior.parameters():
+            parameter.fill_(1e30)
+    figures = diagnose(model, Images().batch(torch.arange(8)), seed=1)
+    assert math.isnan(figures["posterior_scale"])
+    assert faults(figures) == {}
+
+
 def test_the_discrepancy_has_no_bias():
     with noise.stream(0):
         values = torch.stack(

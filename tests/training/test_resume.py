@@ -223,7 +223,11 @@ def crashed(tmp_path: Path) -> Path:
     """A run that ended after 7 of 12 steps."""
     with pytest.raises(Crash):
         fit(
-            vae(), one_stage(), Images(on_read=crash_at(10)), out=tmp_path, options=Options(checkpoint_every=1)
+            vae(),
+            one_stage(),
+            Images(on_read=crash_at(10)),
+            out=tmp_path,
+            options=Options(checkpoint_every=1),
         )
     return tmp_path
 

@@ -193,6 +193,8 @@ class AdversarialPrior(EstimatedNormalizer):
         Dutta et al., Learning Energy-based Variational Latent Prior for VAEs, 2025, arXiv 2510.00260.
     """
 
+    may_idle = True  # the critic, where the flow's density is what trains
+
     def __init__(
         self,
         sampler: Flow,

@@ -38,6 +38,7 @@ class Pushforward(Distribution):
         self.batch_shape = base.batch_shape or rows
         self.reparameterized, self.normalized = base.reparameterized, base.normalized
         self.density, self.weighable = base.density, base.weighable
+        self.log_normalizer_error = base.log_normalizer_error
 
     def _base_shape(self, sample_shape: Shape) -> Shape:
         return sample_shape if self.base.batch_shape else (*sample_shape, *self.batch_shape)

@@ -38,6 +38,7 @@ class BernoulliValues(Distribution):
         entries = (x * self.logits).sub_(functional.softplus(self.logits, threshold=37))
         return sum_event(entries, len(self.event_shape))
 
+    @torch.no_grad()
     def sample(self, sample_shape: Shape = ()) -> Tensor:
         probability = self.logits.sigmoid()
         drawn = noise.uniform((*sample_shape, *self.logits.shape), like=self.logits) < probability

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.core.shapes import Shape, batch_shape, broadcast_shape, size
 from latentflows.distributions import AmortizedGaussian, Conditional, Distribution, StandardGaussian
+from latentflows.distributions.data_dependent import waiting_priors
 from latentflows.distributions.gaussian import check_temperature
 from latentflows.models.vae import VAE, drawn_parts
 from latentflows.networks import MLP, LastLayer
@@ -101,7 +102,8 @@ class LatentVariablePrior(Conditional):
         num_samples: n.
 
     Raises:
-        CombinationError: if the inner likelihood is discrete, or it or the inner prior has no exact density.
+        CombinationError: if the inner likelihood is discrete, it or the inner prior has no exact density, or the
+            inner prior waits for data points.
         ConfigurationError: if `num_samples` is below 1.
 
     References:
@@ -110,6 +112,9 @@ class LatentVariablePrior(Conditional):
     """
 
     distribution_type = LatentMarginal
+
+    learns_from_draws = False  # the inner encoder has no part in a draw
+    may_idle = True
 
     def __init__(self, inner: VAE, *, num_samples: int = 1) -> None:
         if inner.likelihood.distribution_type.discrete:
@@ -125,6 +130,11 @@ class LatentVariablePrior(Conditional):
                 "The inner prior and likelihood of a second-stage VAE must have an exact density, or p(z) would be "
                 f"wrong without a sign of it; got `{type(inner.prior).__name__}` and "
                 f"`{type(inner.likelihood).__name__}`. Use Gaussians, mixtures or flows."
+            )
+        if any(prior.reads == "data" for prior in waiting_priors(inner.prior)):
+            raise CombinationError(
+                f"The inner `{type(inner.prior).__name__}` starts from data points, but those of an inner VAE are "
+                'latents, which come later. Use `start="random"`.'
             )
         if not isinstance(num_samples, int) or num_samples < 1:
             raise ConfigurationError(f"`num_samples` must be a positive integer; got {num_samples!r}.")

@@ -73,9 +73,7 @@ def _prior_density(owner: str, model: VAE) -> None:
 def _weighable_prior(owner: str, model: VAE) -> None:
     shape = model.context_shape
     like = next(model.prior.parameters(), torch.zeros(()))
-    with (
-        torch.no_grad()
-    ):  # with gradients a prior in train mode would estimate its normalizer anew, and keep it
+    with torch.no_grad():  # with gradients, in train mode, a normalizer would be estimated anew
         prior = model.prior_at(None if shape is None else like.new_zeros(1, *shape))
     if not prior.weighable:
         raise CombinationError(
@@ -107,11 +105,12 @@ def _diagonal_posterior(owner: str, model: VAE) -> None:
 def _prior_learns_from_draws(owner: str, model: VAE) -> None:
     in_force = model.prior_type is model.prior.distribution_type
     learns = in_force and any(p.requires_grad for p in model.prior.parameters())
-    if learns and not _draws_with_gradients(model.prior):
+    whole = all(part.learns_from_draws for part in drawn_parts(model.prior))
+    if learns and not (whole and _draws_with_gradients(model.prior)):
         raise CombinationError(
-            f"`{owner}` compares draws of posterior and prior, but those of {_name(model.prior)} carry no gradient, "
-            "so the prior cannot learn. Use a Gaussian or a flow prior, or train with N(0, I) in its place "
-            "(`Stage(standard_prior=True)`) and fit the prior in a second stage."
+            f"`{owner}` compares draws of posterior and prior, but those of {_name(model.prior)} carry no gradient "
+            "to all of it, so the prior cannot learn. Use a Gaussian or a flow prior, or train with N(0, I) in its "
+            "place (`Stage(standard_prior=True)`) and fit the prior in a second stage."
         )
 
 

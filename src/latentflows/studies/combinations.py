@@ -110,8 +110,8 @@ def _prior_faults(c: RunConfiguration) -> list[str]:
         )
     if isinstance(c.prior, VampPrior) and c.data.preparation is None:
         faults.append(
-            f"`prior.kind`=vamp keeps its inputs in the range of the data, which data.name={c.data.name} alone does not "
-            "tell. Use data.preparation=continuous for real values, or that of the pixels, such as dequantized."
+            f"`prior.kind`=vamp keeps its inputs in the range of the data, and data.name={c.data.name} alone does not "
+            "tell it. Use data.preparation=continuous for real values, or that of the pixels, such as dequantized."
         )
     if isinstance(c.prior, VampPrior | ExemplarPrior):
         faults += _shared_posterior_faults(c)

@@ -90,7 +90,9 @@ class Learner:
         step = Step(model, stage.objective)
         if options.compile:  # with eager's random numbers, so that compiling changes rounding alone
             step = torch.compile(step, dynamic=False, options={"fallback_random": True})
-        self.module = wrap(step, world, some_unused=stage.objective.takes_turns)  # type: ignore[arg-type]
+        idle = any(getattr(module, "may_idle", False) for module in model.modules())
+        some_unused = stage.objective.takes_turns or idle
+        self.module = wrap(step, world, some_unused=some_unused)  # type: ignore[arg-type]
         self.average = [p.detach().clone() for p in self.vectors] if stage.ema_decay is not None else []
         self.best: Tensors = {}
         self.good: Tensors = self.snapshot()
