@@ -224,6 +224,7 @@ def accepted(override):
             [],
             ["data.preparation=dequantized", "likelihood=gaussian"],
             ["data.preparation=unit"],
+            ["likelihood=logistic"],
         ):
             try:
                 configuration_from({}, [*ground, *likelihood, *kind, override])
