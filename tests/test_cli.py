@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -377,3 +378,22 @@ def test_a_comparison_without_a_finished_run_fails(monkeypatch, capsys, tmp_path
     monkeypatch.setattr(comparison_room, "over_jobs", Ends("diverged"))
     assert main(["compare", "s.yaml", "--out", "c"]) == 1
     assert "a-seed0 did not finish: bad luck" in capsys.readouterr().err
+
+
+def test_a_warning_is_one_line_without_a_place_in_the_code(tmp_path, capsys):
+    gray = [
+        "likelihood=gray_bernoulli",
+        "data.preparation=unit",
+        "network.width=4",
+        "latent_dim=2",
+        "--quiet",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        code = main(
+            ["train", *gray, "training.epochs=1", "training.trackers=[]", "--out", str(tmp_path / "run")]
+        )
+    told = capsys.readouterr().err
+    assert code == 0
+    assert "Warning: A Bernoulli cross-entropy on gray values is no likelihood" in told
+    assert ".py" not in told

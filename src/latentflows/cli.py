@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -41,7 +42,10 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for a failed run, 2 for bad input, 130 if interrupted."""
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="latentflows")
+        with warnings.catch_warnings():
+            if not os.environ.get(DEBUG):
+                warnings.showwarning = _show_warning
+            app(args=None if arguments is None else list(arguments), prog_name="latentflows")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
@@ -55,6 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         typer.echo(f"Error: {text}", err=True)
         return 2
     return 0
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Say what the warning says, without the place in the code."""
+    typer.echo(f"Warning: {message}", err=True)
 
 
 def _version(asked: bool) -> None:
