@@ -358,3 +358,17 @@ def test_a_run_may_go_on_with_other_trackers(configuration, tiny, tmp_path):
     run(configuration, tmp_path, callbacks=[Interrupt()])
     other = configuration_from({}, [*tiny, "training.trackers=null"])
     assert run(other, tmp_path, resume=True).status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("override", "key"), [("prior=vamp", "prior.num_components"), ("prior=exemplar", "prior.num_exemplars")]
+)
+def test_a_prior_that_needs_more_data_than_there_are_is_refused_before_a_run_is_removed(
+    override, key, configuration, tiny, tmp_path
+):
+    run(configuration, tmp_path / "run")
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    greedy = configuration_from({}, [*tiny, override, f"{key}=5000"])
+    with pytest.raises(ConfigurationError, match=f"`{key}`=5000 starts from as many training data points"):
+        run(greedy, tmp_path / "run", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before

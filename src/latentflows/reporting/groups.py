@@ -84,7 +84,7 @@ TOPICS = {
             "active_units": Words("Active units", "dimensions whose posterior mean varies over images", 0),
             "posterior_scale": Words(
                 "Posterior scale",
-                "mean width of q(z|x) beside the prior's 1; near 0, it is all but a point",
+                "mean width of q(z|x), to be read beside that of all latents; near 0, it is all but a point",
                 3,
             ),
             "largest_unit_kl": Words(

@@ -88,6 +88,7 @@ class Protocol(Record):
     prior_density: str = "exact"
     normalizer_error: float | None = None
     without_bound: str | None = None
+    given: str | None = None
 
     @property
     def conditions(self) -> str:
@@ -95,12 +96,17 @@ class Protocol(Record):
         return (
             f"{self.split} split, {self.num_images:,} images,"
             f" K = {self.num_importance_samples:,} importance samples per image; {self.data}"
+            + (f"; all figures are of p(x | {self.given})" if self.given else "")
         )
 
     @property
     def caution(self) -> str:
         """What a reader of the figures must know about their split and the prior; empty where all is plain."""
         notes = []
+        if self.given is not None:
+            notes.append(
+                f"The model is given the {self.given} of every image: its figures are of p(x | {self.given}), not p(x)."
+            )
         if self.without_bound is not None:
             notes.append(f"There is no bound on log p(x): {self.without_bound}.")
         if self.split == "validation":

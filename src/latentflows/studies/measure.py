@@ -115,7 +115,9 @@ def _has_bounds(content: dict[str, Any], subject: Subject) -> bool:
 
 def _asked_of_bounds(subject: Subject) -> dict[str, Any]:
     settings = subject.settings
+    given = {} if subject.model.context_shape is None else {"given": "label"}
     return {
+        **given,
         "split": settings.split,
         "num_images": settings.num_images or len(subject.source),
         "num_importance_samples": settings.num_importance_samples

@@ -121,7 +121,7 @@ class AdversarialPrior(Settings):
 
 
 class FlowMatchingPrior(Settings):
-    """A continuous flow trained by regression of its velocity (arXiv 2210.02747)."""
+    """A continuous flow trained by regression; draws are cheap, each density is an ODE (arXiv 2210.02747)."""
 
     own_objective: ClassVar[bool] = True
     kind: Literal["flow_matching"] = "flow_matching"

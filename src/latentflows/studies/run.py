@@ -149,7 +149,21 @@ def _build(configuration: RunConfiguration) -> _Parts:
     stages = build_stages(configuration, model, len(data.train))
     for stage in stages:
         stage.check(model)
+    _check_points(configuration, len(data.train))
     return _Parts(data, model, stages)
+
+
+def _check_points(configuration: RunConfiguration, available: int) -> None:
+    """Refuse a prior that starts from more data points than there are, before anything is written."""
+    for part, settings in (("prior", configuration.prior), ("prior_base", configuration.prior_base)):
+        from_data = getattr(settings, "start", None) in ("data", "em")
+        for key in ("num_exemplars", "num_components"):
+            wanted = getattr(settings, key, 0) if from_data or key == "num_exemplars" else 0
+            if wanted > available:
+                raise ConfigurationError(
+                    f"`{part}.{key}`={wanted} starts from as many training data points, and there are {available}. "
+                    "Lower it, or let it start without data where the kind allows that."
+                )
 
 
 def _is_trained(configuration: RunConfiguration, parts: _Parts, out: Path) -> bool:

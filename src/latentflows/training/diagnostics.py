@@ -95,7 +95,7 @@ def faults(figures: Mapping[str, float]) -> dict[str, str]:
     if figures.get("active_units") == 0:
         found["collapse"] = (
             f"The posterior has collapsed: no latent dimension depends on the data (none has a variance of its "
-            f"posterior mean above {ACTIVE:g}). Warm up the weight of the KL, use free bits, or a weaker decoder."
+            f"posterior mean above {ACTIVE:g}). Where a KL holds it back, warm up its weight or use free bits."
         )
     within, overall = figures.get("posterior_scale"), figures.get("latent_scale")
     if within and overall and within < NEEDLE * overall:

@@ -305,7 +305,8 @@ class _Run:
         source = self.train if self.validation is None else self.validation
         with self.learner.averaged(), self.learner.prior():
             figures = look(self.model, source, self.options.diagnose, self.seed, self.world.device)
-        for name, text in faults(figures).items():
+        learns = "posterior" in self.stage.parts(self.model)  # a frozen one was judged while it learned
+        for name, text in faults(figures).items() if learns else ():
             if name not in self.progress.told:
                 self.progress.told.append(name)
                 self._tell(f"After epoch {self.progress.epoch} of stage {self.stage.name!r}: {text}")
