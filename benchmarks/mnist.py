@@ -62,7 +62,7 @@ def write_table(results: list[dict[str, Any]], path: Path) -> None:
         *(row(result) for result in results),
         "",
         "± is the standard error over test images, not over seeds. Where an image has few effective samples its NLL is "
-        "too high: the figure is an upper bound, looser for the first run.",
+        "too high: the figure is an upper bound, loosest where the effective sample size is smallest.",
         "",
         "| published, same network and data, up to 2,000 epochs | test NLL, nats |",
         "|---|---|",
