@@ -759,6 +759,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "distributions/base.py": [
+        ("sampling ignores the temperature", "if temperature != 1:", "if temperature > 1:"),
         ("categorical draws: an entry without mass is drawn", "columns, right=True)", "columns)"),
     ],
     "distributions/discretized.py": [
@@ -1009,11 +1010,10 @@ FAULTS: dict[str, list[Fault]] = {
             "self.decode_mean(self.encode(x, context).sample(), context)",
             "self.decode_mean(getattr(self.encode(x, context), 'base', self.encode(x, context)).sample(), context)",
         ),
-        ("sampling ignores the temperature", "if temperature != 1:", "if temperature > 1:"),
         (
             "samples from N(0, I), whatever the prior",
-            "return p.sample((num,) if not p.batch_shape else ())",
-            "return torch.randn(num, *self.latent_shape).to(p.sample())",
+            "return sample_rows(self.prior_at(context), num, temperature)",
+            "return sample_rows(self._start(), num, temperature)",
         ),
         (
             "a prior without an inverse is accepted",

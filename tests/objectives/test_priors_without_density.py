@@ -344,7 +344,7 @@ def test_nan_skips_the_step_and_leaves_no_trace():
 def test_other_priors_are_refused(objective, trains):
     name = type(objective).__name__
     with pytest.raises(
-        CombinationError, match=f"`{name}` trains an? `{trains}`; the model's prior is a `Standard"
+        CombinationError, match=f"`{name}` trains the prior `{trains}`; the model's is `Standard"
     ):
         objective.check(known(StandardGaussian(2)))
     with pytest.raises(ConfigurationError, match="says nothing about the other parts"):

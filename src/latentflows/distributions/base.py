@@ -164,6 +164,19 @@ def network_output(
     return raw
 
 
+def sample_rows(p: Distribution, num: int, temperature: float) -> Tensor:
+    """Draw (num, *event): from one distribution, or one draw from each of `num`, one for each row of a context.
+
+    Raises:
+        ShapeError: if there is another number of rows.
+    """
+    if p.batch_shape not in ((), (num,)):
+        raise ShapeError(f"`context` must hold one row per sample, {num}; got batch shape {p.batch_shape}.")
+    if temperature != 1:
+        p = p.tempered(temperature)
+    return p.sample((num,) if not p.batch_shape else ())
+
+
 def over_batch(network: nn.Module, context: Tensor, context_shape: Shape) -> Tensor:
     """Run a network, which sees exactly one batch axis, over any batch axes of its input."""
     batch = batch_shape(context, context_shape, "context")

@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from latentflows.core.errors import ConfigurationError, ShapeError
+from latentflows.core.errors import ConfigurationError
 from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, batch_shape
-from latentflows.distributions.base import Conditional, Distribution
+from latentflows.distributions.base import Conditional, Distribution, sample_rows
 from latentflows.models.vae import VAE, Trace, count_parameters
 from latentflows.models.vqvae import VQVAE
 
@@ -116,14 +116,7 @@ class DensityModel(nn.Module):
         Raises:
             ShapeError: if there is not one row of context per draw.
         """
-        p = self.density_at(context)
-        if p.batch_shape not in ((), (num,)):
-            raise ShapeError(
-                f"`context` must hold one row per sample, {num}; got batch shape {p.batch_shape}."
-            )
-        if temperature != 1:
-            p = p.tempered(temperature)
-        return p.sample((num,) if not p.batch_shape else ())
+        return sample_rows(self.density_at(context), num, temperature)
 
 
 Model = VAE | DensityModel | VQVAE

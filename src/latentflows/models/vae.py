@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from latentflows.core.errors import CombinationError, ConfigurationError, ShapeError
 from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, as_shape, batch_shape, check_context, join, joined_shape
-from latentflows.distributions.base import Conditional, Distribution
+from latentflows.distributions.base import Conditional, Distribution, sample_rows
 from latentflows.distributions.flow import Flow
 from latentflows.distributions.gaussian import StandardGaussian
 from latentflows.distributions.hierarchical import Hierarchical
@@ -229,14 +229,7 @@ class VAE(nn.Module):
             temperature: Scale of the prior's base noise.
             context: (num, *context) for a model that is given one.
         """
-        p = self.prior_at(context)
-        if p.batch_shape not in ((), (num,)):
-            raise ShapeError(
-                f"`context` must hold one row per sample, {num}; got batch shape {p.batch_shape}."
-            )
-        if temperature != 1:
-            p = p.tempered(temperature)
-        return p.sample((num,) if not p.batch_shape else ())
+        return sample_rows(self.prior_at(context), num, temperature)
 
     @torch.no_grad()
     def sample(self, num: int, *, temperature: float = 1.0, context: Tensor | None = None) -> Tensor:

@@ -8,10 +8,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from latentflows.core.errors import CombinationError, ShapeError
+from latentflows.core.errors import CombinationError
 from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, batch_shape
-from latentflows.distributions.base import Conditional, Distribution
+from latentflows.distributions.base import Conditional, Distribution, sample_rows
 from latentflows.distributions.codes import AutoregressiveCodes
 from latentflows.distributions.delta import Delta
 from latentflows.distributions.hierarchical import Hierarchical
@@ -204,14 +204,7 @@ class VQVAE(nn.Module):
         Raises:
             ShapeError: if there is not one row of context per draw.
         """
-        p = self.prior_at(context)
-        if p.batch_shape not in ((), (num,)):
-            raise ShapeError(
-                f"`context` must hold one row per sample, {num}; got batch shape {p.batch_shape}."
-            )
-        if temperature != 1:
-            p = p.tempered(temperature)
-        return p.sample((num,) if not p.batch_shape else ())
+        return sample_rows(self.prior_at(context), num, temperature)
 
     @torch.no_grad()
     def sample_latents(self, num: int, *, temperature: float = 1.0, context: Tensor | None = None) -> Tensor:

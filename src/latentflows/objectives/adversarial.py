@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from latentflows.core import noise
-from latentflows.core.errors import CombinationError, ConfigurationError
+from latentflows.core.errors import ConfigurationError
 from latentflows.distributions.energy import AdversarialPrior
 from latentflows.distributions.normalizer import logits_of
 from latentflows.models.density import Model
 from latentflows.models.vae import VAE, Trace
 from latentflows.objectives.base import Objective, Value, value_of
+from latentflows.objectives.requirements import require_prior
 
 Turn = Literal["both", "critic", "sampler"]
 
@@ -80,12 +81,7 @@ class LatentWasserstein(Objective):
 
     def check(self, model: Model) -> None:
         super().check(model)
-        prior = model.prior if isinstance(model, VAE) else None
-        if not isinstance(prior, AdversarialPrior):
-            raise CombinationError(
-                f"`LatentWasserstein` trains an `AdversarialPrior`; the model's prior is a `{type(prior).__name__}`. "
-                "Use `PriorLikelihood` for a prior with a density."
-            )
+        require_prior(type(self).__name__, model, AdversarialPrior)
 
     def at(self, step: int) -> LatentWasserstein:
         """Return the turn of this step: `critic_steps` of the critic, then one of the sampler."""

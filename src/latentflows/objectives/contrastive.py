@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from latentflows.core.errors import CombinationError
 from latentflows.distributions.energy import EnergyPrior
 from latentflows.models.density import Model
 from latentflows.models.vae import VAE, Trace
 from latentflows.objectives.base import Objective, Value, check_samples, mean_over_samples, value_of
+from latentflows.objectives.requirements import require_prior
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,7 @@ class NoiseContrastive(Objective):
 
     def check(self, model: Model) -> None:
         super().check(model)
-        prior = model.prior if isinstance(model, VAE) else None
-        if not isinstance(prior, EnergyPrior):
-            raise CombinationError(
-                f"`NoiseContrastive` trains an `EnergyPrior`; the model's prior is a `{type(prior).__name__}`. Use "
-                "`PriorLikelihood` for a prior with a density."
-            )
+        require_prior(type(self).__name__, model, EnergyPrior)
 
     def trace(self, model: VAE, x: Tensor, context: Tensor | None = None) -> Trace:
         trace = model.trace(x, self.num_samples, context=context, with_likelihood=False, with_densities=False)

@@ -9,12 +9,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from latentflows.core import noise
-from latentflows.core.errors import CombinationError
 from latentflows.core.shapes import size
 from latentflows.distributions.flow_matching import FlowMatchingPrior
 from latentflows.models.density import Model
 from latentflows.models.vae import VAE, Trace
 from latentflows.objectives.base import Objective, Value, check_samples, mean_over_samples, value_of
+from latentflows.objectives.requirements import require_prior
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,7 @@ class FlowMatching(Objective):
 
     def check(self, model: Model) -> None:
         super().check(model)
-        prior = model.prior if isinstance(model, VAE) else None
-        if not isinstance(prior, FlowMatchingPrior):
-            raise CombinationError(
-                f"`FlowMatching` trains a `FlowMatchingPrior`; the model's prior is a `{type(prior).__name__}`. Use "
-                "`PriorLikelihood` for a prior with a density."
-            )
+        require_prior(type(self).__name__, model, FlowMatchingPrior)
 
     def trace(self, model: VAE, x: Tensor, context: Tensor | None = None) -> Trace:
         trace = model.trace(x, self.num_samples, context=context, with_likelihood=False, with_densities=False)

@@ -51,6 +51,20 @@ def require(owner: str, model: VAE, needs: Sequence[Need]) -> None:
         _CHECKS[need](owner, model)
 
 
+def require_prior(owner: str, model: object, kind: type[Conditional]) -> None:
+    """Refuse a model whose prior is not of the kind that an objective is made for.
+
+    Raises:
+        CombinationError: naming both.
+    """
+    prior = model.prior if isinstance(model, VAE) else None
+    if not isinstance(prior, kind):
+        raise CombinationError(
+            f"`{owner}` trains the prior `{kind.__name__}`; the model's is `{type(prior).__name__}`. Use "
+            "`PriorLikelihood` for a prior with a density."
+        )
+
+
 def _posterior_density(owner: str, model: VAE) -> None:
     if density_of(model.posterior) == "unnormalized":
         raise CombinationError(

@@ -18,6 +18,7 @@ from latentflows.core.errors import CombinationError, DataError
 from latentflows.models.density import Model
 from latentflows.models.inference import evaluation_mode
 from latentflows.models.vae import VAE
+from latentflows.objectives.divergence import squared_mmd
 
 SAMPLES = 10  # of each posterior
 ACTIVE = 0.01  # variance of the posterior mean over data above which a unit counts as active
@@ -70,20 +71,14 @@ def diagnose(model: VAE, batch: Batch, seed: int) -> dict[str, float]:
             drawn = model.sample_latents(len(batch.x), context=batch.context).double().flatten(1)
         except (CombinationError, DataError):
             return figures
-        return figures | {"mmd": float(_squared_mmd(z[0], drawn))}
+        return figures | {"mmd": _discrepancy(z[0], drawn)}
 
 
-def _squared_mmd(a: Tensor, b: Tensor) -> Tensor:
-    """Estimate the squared discrepancy of two samples (N, D) of one size, without bias."""
-    count = len(a)
-    joined = torch.cat([a, b])
-    squares = torch.cdist(joined, joined).square()
-    rows, columns = torch.triu_indices(2 * count, 2 * count, 1, device=a.device)
-    scale = squares[rows, columns].median().clamp(min=torch.finfo(a.dtype).tiny)
-    kernel = 1 / (1 + squares / scale)
-    within = [part.sum() - part.diagonal().sum() for part in (kernel[:count, :count], kernel[count:, count:])]
-    cross = kernel[:count, count:].mean()
-    return (within[0] + within[1]) / (count * (count - 1)) - 2 * cross
+def _discrepancy(a: Tensor, b: Tensor) -> float:
+    """Estimate the squared discrepancy of two samples (N, D) of one size, with a kernel as wide as they lie apart."""
+    median = torch.pdist(torch.cat([a, b])).square().median().clamp(min=torch.finfo(a.dtype).tiny)
+    scale = float((median / (2 * a.shape[1])).sqrt())
+    return float(squared_mmd(a, b, "inverse_multiquadratic", scale).mean())
 
 
 def faults(figures: Mapping[str, float]) -> dict[str, str]:
