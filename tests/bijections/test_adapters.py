@@ -349,3 +349,23 @@ def test_what_is_no_layer_is_refused(make):
     message = r"`FromNormflows` needs a layer that returns a tensor and its log-determinant; got \w+"
     with pytest.raises(CombinationError, match=message):
         FromNormflows(make(), 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: FromZuko(zuko.flows.MAF(3, context=2).transform, 3),
+            "(3,) with no context: give `context_shape`",
+        ),
+        (
+            lambda: FromZuko(zuko.flows.MAF(3).transform, 4),
+            "`LazyComposedTransform` cannot be applied to events (4,)",
+        ),
+        (lambda: FromZuko(zuko.flows.MAF, 3), "MAF'>. Build it first."),
+        (lambda: FromZuko(torch.nn.Linear(3, 3), 3), "It must be a transform, or a lazy transform of zuko"),
+    ],
+)
+def test_what_zuko_or_torch_refuse_in_their_own_words_is_explained(make, message):
+    with pytest.raises(CombinationError, match=re.escape(message)):
+        make()

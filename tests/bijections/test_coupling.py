@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -432,3 +433,12 @@ def test_the_refusal_of_a_large_mask_is_short():
     ) as caught:
         AffineCoupling((3, 32, 32), mask=torch.ones(3, 32, 32, dtype=torch.bool), network=MLP)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("wrong", [MLP, partial(MLP, width=8), MLP(3, 3, width=8, depth=1)], ids=str)
+def test_a_network_in_place_of_its_maker_is_refused(wrong):
+    """`MLP` takes what it makes by name; called as a maker it would say that it takes three arguments."""
+    with pytest.raises(
+        ConfigurationError, match=r"must be a function that makes a network .* Write one, such as"
+    ):
+        AffineCoupling(5, mask=half_mask(5, first=True), network=wrong)

@@ -14,6 +14,7 @@ from latentflows.bijections import (
     Inverse,
     LULinear,
     Permutation,
+    Split,
     Squeeze,
     TriangularLinear,
 )
@@ -87,7 +88,9 @@ def test_lengths_count_frames_of_the_event_where_that_is_the_coarse_side(name):
 
 def test_a_layer_that_cannot_leave_padding_refuses_lengths():
     chain = Chain([FrameShift(2, 5), Permutation.reversal((2, 5))])
-    with pytest.raises(ShapeError, match="`Chain` takes no `lengths`: it cannot leave padding untouched"):
+    with pytest.raises(
+        ShapeError, match="`Permutation` takes no `lengths`: it cannot leave padding untouched"
+    ):
         chain(torch.zeros(3, 2, 5), lengths=torch.tensor([1, 2, 3]))
 
 
@@ -196,3 +199,10 @@ def test_a_layer_inside_an_inverse_gets_the_frames_of_its_own_event():
     layer = NotingSqueeze((2, 8))
     Inverse(layer)(torch.zeros(1, 2, 8), lengths=torch.tensor([3]))
     assert layer.seen.tolist() == [[[True] * 6 + [False] * 2]]
+
+
+def test_the_layer_that_takes_no_lengths_is_named_however_deep_it_is():
+    split = Split((4, 4), Chain([ActNorm((2, 4))]), network=None)
+    flow = Chain([Chain([split, ActNorm((4, 4))]), Squeeze((2, 8))])
+    with pytest.raises(ShapeError, match="`Split` takes no `lengths`: it cannot leave padding untouched"):
+        flow(torch.zeros(2, 16), lengths=torch.tensor([4, 2]))

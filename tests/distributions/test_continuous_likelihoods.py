@@ -39,6 +39,40 @@ def test_the_student_t_density_is_that_of_scipy(degrees):
     torch.testing.assert_close(student(degrees).log_prob(x[:, None]), torch.from_numpy(expected))
 
 
+@pytest.mark.parametrize("degrees", [0.05, 0.4, 0.9, 2.5, 1000.0])
+def test_densities_and_gradients_in_float32_survive_what_float32_can_hold(degrees):
+    """Squares of these leave float32, and underflow; the density and its derivative do not."""
+    x = torch.tensor([0.0, 1e-30, 1e-8, 0.1, 1.0, 1e4, 1e15, 1e25, 3e37]).repeat(2)
+    x[9:] *= -1
+    single = StudentTValues(torch.zeros(18, 1), torch.zeros(18, 1), torch.tensor(degrees), event_ndim=1)
+    point = x[:, None].clone().requires_grad_()
+    log_p = single.log_prob(point)
+    exact = torch.from_numpy(stats.t(degrees).logpdf(x.double().numpy()))
+    torch.testing.assert_close(log_p.double(), exact, rtol=2e-6, atol=2e-6)
+    (slope,) = torch.autograd.grad(log_p.sum(), point)
+    y = x.double()
+    torch.testing.assert_close(
+        slope[:, 0].double(), -(degrees + 1) * y / (degrees + y * y), rtol=1e-5, atol=1e-37
+    )
+
+
+@pytest.mark.parametrize("degrees", [0.2, 0.3, 0.9])
+def test_draws_of_few_degrees_of_freedom_are_those_of_float64(degrees, monkeypatch):
+    """At the largest of the uniform numbers too."""
+    u = torch.tensor([[0.0], [2.0**-24], [0.5], [1 - 2.0**-10], [1 - 2.0**-24]])
+    drawn = {}
+    for dtype in (torch.float32, torch.float64):
+        numbers = iter([u.to(dtype), torch.full_like(u, 0.1, dtype=dtype)])
+        monkeypatch.setattr(noise, "uniform", lambda shape, like, numbers=numbers: next(numbers))
+        distribution = student(degrees, dtype=dtype)
+        distribution.degrees.requires_grad_()
+        x = distribution.sample((5,))
+        (slope,) = torch.autograd.grad(x.sum(), distribution.degrees)
+        assert slope.isfinite()
+        drawn[dtype] = x.detach().double()
+    torch.testing.assert_close(drawn[torch.float32], drawn[torch.float64], rtol=1e-4, atol=1e-6)
+
+
 def test_many_degrees_of_freedom_are_exact_in_float32():
     """Summed over 784 entries, the difference of two logarithms of 2,500 would be a fifth of a nat off."""
     x = torch.zeros(784)

@@ -1,5 +1,7 @@
 """A hierarchy is the chain rule: what its levels give one by one, in every direction."""
 
+import math
+
 import pytest
 import torch
 
@@ -9,16 +11,20 @@ from latentflows.core import noise
 from latentflows.core.errors import CombinationError, ShapeError
 from latentflows.distributions import (
     Conditional,
+    EnergyPrior,
     Flow,
+    FlowMatchingPrior,
     FullNormal,
     GaussianMixture,
     Hierarchical,
     LearnedGaussian,
+    ResampledPrior,
     StandardGaussian,
     has_closed_form_kl,
 )
 from latentflows.distributions.hierarchical import Ancestral
 from latentflows.models import VAE, presets
+from latentflows.networks import MLP, ResidualMLP
 from tests.bijections.cases import randomize
 from tests.distributions.cases import bernoulli, build, context_of, gaussian, hierarchy_given, network
 
@@ -125,6 +131,37 @@ def test_properties_are_those_of_the_levels():
     one_way = Hierarchical([StandardGaussian(2), low])()
     with pytest.raises(CombinationError, match="A level of the hierarchy, `Flow`, has no density"):
         one_way.detached()
+
+
+def test_settings_and_state_of_a_level_decide_what_its_class_cannot():
+    """A divergence by probes biases the weights upward; the error of a normalizer is part of the whole's."""
+
+    def network(seen, given, context):
+        return ResidualMLP(seen, given, width=4, num_blocks=1, context=context)
+
+    probed = FlowMatchingPrior(2, network, divergence="hutchinson", num_probes=1)
+    exact = FlowMatchingPrior(2, network, divergence="exact")
+    for given, expected in ((probed, False), (exact, True)):
+        below = Flow(given, presets.real_nvp(2, num_layers=1, width=4, depth=1, context=1))
+        for level in (given, below, Hierarchical([below], context_shape=1)):
+            prior = Hierarchical([StandardGaussian(1), level]).eval()()
+            assert (prior.weighable, prior.density) == (expected, "approximate")
+            assert prior.log_normalizer_error is None
+
+    def tilted():
+        return ResampledPrior(StandardGaussian(1), MLP(1, 1, width=4, depth=1), max_attempts=5)
+
+    for levels in ([tilted()], [tilted(), linear(2, 1)], [tilted(), linear(2, 1), tilted()]):
+        errors = []
+        for level in levels:
+            if isinstance(level, ResampledPrior):
+                level.estimate_normalizer(100)
+                errors.append(level.normalizer.error.item())
+        prior = Hierarchical(levels).eval()()
+        assert prior.log_normalizer_error.item() == pytest.approx(math.hypot(*errors))
+        assert prior.density == "approximate"
+    energy = EnergyPrior(StandardGaussian(1), MLP(1, 1, width=4, depth=1))
+    assert Hierarchical([StandardGaussian(1), energy]).eval()().density == "unnormalized"
 
 
 def test_a_hierarchy_with_a_mixture_is_no_posterior():

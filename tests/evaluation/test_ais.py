@@ -209,10 +209,26 @@ def test_a_prior_with_a_context_is_annealed_per_context():
     off = (annealed.log_evidence - truth).abs().mean()
     assert off < 0.06
     assert (wrong - truth).abs().mean() > 3 * off  # the context matters
-    both = evaluate_bidirectional(model, settings, num_images=6, context=context)
-    assert both.lower.shape == (6,)
-    with pytest.raises(ConfigurationError, match="one row per data point, 6; got none"):
-        evaluate_bidirectional(model, settings, num_images=6)
+
+
+def test_bounds_from_both_sides_enclose_the_evidence_given_each_context():
+    base = bernoulli_vae()
+    model = VAE(base.posterior, AmortizedGaussian(2, 3, network(3, 4)), base.likelihood)
+    context = 9 * torch.rand(70, 3)
+    settings = Annealing(num_temperatures=20, num_chains=16, num_leapfrog_steps=3, num_pilot_moves=40)
+    both = evaluate_bidirectional(model, settings, num_images=70, context=context)
+    gap = both.figures()["simulated_gap"]
+    assert -4 * gap["standard_error"] < gap["mean"] < 0.1
+    some = evaluate_bidirectional(model, settings, num_images=66, context=context[:66])
+    torch.testing.assert_close(some.lower, both.lower[:66], rtol=0, atol=1e-4)
+    torch.testing.assert_close(some.upper, both.upper[:66], rtol=0, atol=1e-4)
+    other = evaluate_bidirectional(model, settings, num_images=2, context=context[68:])
+    assert (other.lower != both.lower[:2]).all()
+    for wrong, got in ((None, "none"), (context[:5], r"\(5, 3\)"), (torch.rand(6, 2), r"\(6, 2\)")):
+        with pytest.raises(ShapeError, match=rf"one row per data point, \(6, 3\); got {got}"):
+            evaluate_bidirectional(model, settings, num_images=6, context=wrong)
+    with pytest.raises(ShapeError, match=r"the model takes none; got \(6, 3\)"):
+        evaluate_bidirectional(base, settings, num_images=6, context=context[:6])
 
 
 def test_figures_have_the_form_of_bounds():
@@ -242,7 +258,7 @@ class Broken(StandardGaussian):
 def test_priors_without_a_density_are_refused(density):
     model = bernoulli_vae()
     model = VAE(model.posterior, Broken(2, density), model.likelihood)
-    with pytest.raises(CombinationError, match=f"that of `Values` is {density}"):
+    with pytest.raises(CombinationError, match=f"density of the prior, and that of this one is {density}"):
         evaluate_annealed(model, binary(3), FEW)
 
 

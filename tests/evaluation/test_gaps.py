@@ -72,6 +72,33 @@ def test_gaps_of_a_diagonal_family_under_a_correlated_posterior():
     assert figures["inference_gap"]["mean"] == pytest.approx(total)
 
 
+def test_the_error_of_the_approximation_gap_is_its_spread_over_draws():
+    """All images have one gap here, and noise of their own; evidence and ELBO share their samples."""
+    known = DiagonalEncoder(shift=0.0, stretch=0.2)  # wide enough for weights of finite variance
+    settings = {"num_steps": 1, "num_gradient_samples": 1, "learning_rate": 1e-12, "num_samples": 200}
+    result = evaluate_gaps(known.model, Points(known.example.data(1000)), **settings)
+    spread, stated = result.approximation_gap.var(), result.approximation_variance.mean()
+    assert float(stated / spread) == pytest.approx(1, abs=0.15)
+    start = Annealing(1, num_chains=50, num_pilot_moves=1, start="posterior")
+    result = evaluate_gaps(known.model, Points(known.example.data(300)), evidence=start, **settings)
+    spread, stated = result.approximation_gap.var(), result.approximation_variance.mean()
+    assert float(stated / spread) == pytest.approx(1, abs=0.3)
+
+
+def test_a_prior_of_many_components_is_asked_once_per_block(monkeypatch):
+    """Its components are encoded images: once for all steps and draws, and without their gradients."""
+    model, asked = bernoulli_vae(), []
+    prior_at = model.prior_at
+
+    def counted(context=None):
+        asked.append(torch.is_grad_enabled())
+        return prior_at(context)
+
+    monkeypatch.setattr(model, "prior_at", counted)
+    evaluate_gaps(model, CoinFlips(torch.rand(3, 6)), **FAST | {"num_steps": 5})
+    assert asked == [False]
+
+
 def test_the_full_family_has_no_approximation_gap():
     example = LinearGaussian(exact=False)
     x = example.data(20)
@@ -198,7 +225,7 @@ def test_priors_without_weights_are_refused(said, message, monkeypatch):
 
 def test_what_cannot_be_optimized_is_refused():
     posterior = AmortizedGaussian(2, 6, network(6, 4))
-    with pytest.raises(CombinationError, match="parameters of a `Unknown` cannot be optimized per image"):
+    with pytest.raises(CombinationError, match=r"of this kind \(`Unknown`\) cannot be optimized per image"):
         free_posterior(posterior, object.__new__(type("Unknown", (Unknown,), {"log_prob": 0, "sample": 0})))
     fixed = Flow(StandardGaussian(2), real_nvp(2, num_layers=2, width=4))
     with pytest.raises(CombinationError, match="nothing can be optimized per image"):

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from latentflows.core.errors import ConfigurationError, DataError, ShapeError
 from latentflows.distributions import Flow
@@ -21,6 +22,31 @@ def test_nearest_are_those_of_all_pairs(monkeypatch):
     expected, order = torch.cdist(queries.double(), references.double()).sort(dim=1)
     assert torch.equal(indices, order[:, :4])
     torch.testing.assert_close(distances, expected[:, :4], rtol=1e-9, atol=1e-9)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the bytes of the largest tensor that anything returned."""
+
+    found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **kwargs or {})
+        if isinstance(out, torch.Tensor) and not func.is_view:
+            self.found = max(self.found, out.numel() * out.element_size())
+        return out
+
+
+def test_memory_is_bounded_for_few_references_of_many_dimensions(monkeypatch):
+    monkeypatch.setattr(neighbors_module, "_PAIRS", 1000)
+    queries, references = torch.rand(300, 100), torch.rand(4, 100)
+    with Largest() as largest:
+        indices, distances = nearest(queries, references, 2)
+    assert largest.found <= 8 * 1000
+    assert distances.shape == indices.shape == (300, 2)
+    x = torch.rand(4000, 3)
+    with Largest() as largest:
+        principal_components(x, 2)
+    assert largest.found <= 8 * 256 * 3
 
 
 def test_the_distance_of_a_copy_is_zero():

@@ -116,6 +116,8 @@ def test_raw_shape_is_what_the_likelihood_needs():
 
 
 def test_settings_out_of_range_are_refused():
+    with pytest.raises(ConfigurationError, match="`features` must differ from the 4 numbers of a data point"):
+        dlgm((4,), (2, 3), network=net, likelihood=likelihood, features=4)
     with pytest.raises(ConfigurationError, match="`latent_dims` must hold at least one"):
         dlgm(SHAPE, (), network=net, likelihood=likelihood)
     for start, stop in ((2, 2), (-1, 3)):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from latentflows.bijections import Inverse, Sigmoid
+from latentflows.bijections import Bijection, Inverse, Sigmoid
 from latentflows.core.errors import ConfigurationError
 from latentflows.testing import PROPERTIES, PropertyError, Settings, Subject, check_bijection
 from tests.testing.planted import PLANTED
@@ -15,6 +15,41 @@ from tests.testing.right import RIGHT, Halves
 from tests.testing.wrong import ForgetfulNormalizing, UntransposedSylvester, WrongSign
 
 QUICK = tuple(key for key in PROPERTIES if key not in ("log_det", "round_trip"))
+
+
+class Raises(Bijection):
+    """A map that was never written."""
+
+    def __init__(self) -> None:
+        super().__init__(3, passes=(0, 0))
+
+    def _forward(self, u, context):
+        raise RuntimeError("not written yet")
+
+    _inverse = _forward
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Sigmoid, "without arguments, but `Sigmoid` needs some (missing a required argument: 'event_shape')"),
+        (
+            torch.nn.Linear(3, 3),
+            "expects a Bijection, or a function that makes one; got Linear. Give a bijection",
+        ),
+        (lambda: 3, "expects a Bijection, or a function that makes one; got int"),
+    ],
+)
+def test_what_is_no_bijection_is_refused(source, message):
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        check_bijection(source)
+
+
+def test_a_text_is_no_list_of_properties():
+    with pytest.raises(
+        ConfigurationError, match=re.escape("got the text 'dtypes'. Write skip=[\"dtypes\"].")
+    ):
+        check_bijection(Sigmoid(2), skip="dtypes")
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -53,6 +88,11 @@ def test_all_that_fail_are_reported_together():
     lines = str(caught.value).splitlines()
     assert lines[0] == "`WrongSign` lacks 2 of 2 properties:"
     assert [line.split(":")[0].strip() for line in lines[1:]] == ["log_det", "round_trip"]
+    with pytest.raises(PropertyError) as caught:
+        check_bijection(Raises, skip=("compilation",))
+    text = str(caught.value)
+    assert text.count("raised RuntimeError: not written yet") == 1  # one fault, all that it breaks before it
+    assert "shapes, rows, strides, log_det" in text
     assert isinstance(caught.value, AssertionError)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch.distributions import Transform
 
 from latentflows.bijections.base import Bijection
 from latentflows.core import noise
-from latentflows.core.errors import CombinationError, ShapeError
+from latentflows.core.errors import CombinationError, LatentFlowsError, ShapeError
 from latentflows.core.precision import at_least_float32, check_positive, full_precision
 from latentflows.core.shapes import Shape, as_shape, sum_event
 
@@ -51,7 +52,8 @@ class FromZuko(Bijection):
         x: (*batch, *event_shape); u: (*batch, *T's codomain); context: (*batch, *context_shape); log_det: (*batch).
 
     Raises:
-        CombinationError: if what is given makes no bijective transform, or is a constant and gets a context.
+        CombinationError: if what is given makes no bijective transform, needs a context that is not given, or is a
+            constant and gets one.
         ShapeError: if the transform works on larger events.
 
     Example:
@@ -74,6 +76,10 @@ class FromZuko(Bijection):
             check_positive("verify", verify)
         event = as_shape(event_shape, "event_shape")
         features = None if context_shape is None else as_shape(context_shape, "context_shape")
+        if not isinstance(transform, Transform | nn.Module):
+            raise CombinationError(
+                f"`FromZuko` needs a transform, or a lazy transform; got {transform!r}. Build it first."
+            )
         if features is not None and isinstance(transform, Transform):
             raise CombinationError(
                 f"`{type(transform).__name__}` is a constant and takes no context. Give a lazy transform, or no "
@@ -82,11 +88,14 @@ class FromZuko(Bijection):
         module = copy.deepcopy(transform).eval() if isinstance(transform, nn.Module) else transform
         with torch.no_grad(), noise.stream(0):
             context = None if features is None else _draw(module, features)[0]
-            made = _transform_of(module, context)
-            self._check(made, event)
-            base = tuple(made.forward_shape(torch.Size(event)))
-            inverse = _count(module, lambda: _apply(_transform_of(module, context), _draw(module, event)))
-            forward = _count(module, lambda: _apply(_transform_of(module, context).inv, _draw(module, base)))
+            with _explained(module, event, features):
+                made = _transform_of(module, context)
+                self._check(made, event)
+                base = tuple(made.forward_shape(torch.Size(event)))
+                inverse = _count(module, lambda: _apply(_transform_of(module, context), _draw(module, event)))
+                forward = _count(
+                    module, lambda: _apply(_transform_of(module, context).inv, _draw(module, base))
+                )
         super().__init__(event, base_shape=base, context_shape=features, passes=(forward, inverse))
         self.transform, self.verify = transform, verify
         if verify is not None and inverse is not None and forward is not None:
@@ -121,6 +130,23 @@ class FromZuko(Bijection):
 
     def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return self._run(x, context, inverted=False)
+
+
+@contextmanager
+def _explained(source: nn.Module | Transform, event: Shape, context: Shape | None) -> Iterator[None]:
+    """Say what was tried where a trial of the transform raises an error of its own."""
+    try:
+        yield
+    except LatentFlowsError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        given = (
+            "no context: give `context_shape` if it needs one" if context is None else f"a context {context}"
+        )
+        raise CombinationError(
+            f"`{type(source).__name__}` cannot be applied to events {event} with {given}. It must be a transform, or a "
+            f"lazy transform of zuko (`MAF(...).transform`); it says: {error}"
+        ) from error
 
 
 def _transform_of(source: nn.Module | Transform, context: Tensor | None) -> Transform:

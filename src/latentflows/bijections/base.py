@@ -167,9 +167,11 @@ class Bijection(nn.Module, ABC):
         if not isinstance(lengths, Tensor):
             raise ShapeError(f"{wanted}a {type(lengths).__name__}. Make it a tensor with `torch.tensor`.")
         if not self.variable_lengths:
-            raise ShapeError(
-                f"`{type(self).__name__}` takes no `lengths`: it cannot leave padding untouched. Call it without, or "
-                "use layers with `variable_lengths` (in a coupling: layout 'channels', a network such as `WaveNet`)."
+            refusing = [m for m in self.modules() if isinstance(m, Bijection) and not m.variable_lengths]
+            raise ShapeError(  # the last one has no other inside
+                f"`{type(refusing[-1]).__name__}` takes no `lengths`: it cannot leave padding untouched. Call it "
+                "without, or use layers with `variable_lengths` (in a coupling: layout 'channels', a network such as "
+                "`WaveNet`)."
             )
         frames = self.event_shape[-1]
         counts = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)

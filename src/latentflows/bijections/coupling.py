@@ -12,7 +12,7 @@ from latentflows.bijections.base import Bijection
 from latentflows.core.errors import ConfigurationError, ShapeError
 from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, as_shape, size
-from latentflows.networks.base import FrameMasked, NetworkMaker
+from latentflows.networks.base import FrameMasked, NetworkMaker, made_network
 from latentflows.transforms import Additive, Affine, RationalQuadraticSpline, Transform
 from latentflows.transforms.base import check_transform
 
@@ -181,7 +181,7 @@ class Coupling(Bijection):
         count, *space = self.partition.move_shape
         self.out_shape = (transform.size * count, *space)
         features = self.context_shape if len(self.context_shape or ()) > 1 else sum(self.context_shape or ())
-        self.network = network(self.partition.stay_shape, self.out_shape, features)
+        self.network = made_network(network, self.partition.stay_shape, self.out_shape, features)
         self.variable_lengths = (
             layout != "split" and len(self.event_shape) == 2 and isinstance(self.network, FrameMasked)
         )

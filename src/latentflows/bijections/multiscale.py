@@ -14,7 +14,7 @@ from latentflows.bijections.base import Bijection
 from latentflows.core.errors import CombinationError, ConfigurationError, ShapeError
 from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, as_shape, size
-from latentflows.networks.base import NetworkMaker, check_sizes
+from latentflows.networks.base import NetworkMaker, check_sizes, made_network
 from latentflows.transforms import Affine, Transform
 
 
@@ -181,7 +181,7 @@ class Split(Bijection):
         self.kept, self.out_shape = kept[0], (event[0] - kept[0], *event[1:])
         out = (transform.size * self.out_shape[0], *event[1:])
         features = 0 if own is None else own[0] if len(own) == 1 else own
-        self.network = None if network is None else network(kept, out, features)
+        self.network = None if network is None else made_network(network, kept, out, features)
 
     def _raw(self, kept: Tensor, context: Tensor | None) -> Tensor:
         """Return the raw parameters (P, K, B, C_b, *space) given the kept channels."""

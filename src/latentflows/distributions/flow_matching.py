@@ -16,7 +16,7 @@ from latentflows.distributions.base import Distribution
 from latentflows.distributions.data_dependent import DataDependentPrior
 from latentflows.distributions.gaussian import StandardNormal
 from latentflows.distributions.ode import Method, OdeSolver, Rows
-from latentflows.networks.base import NetworkMaker, check_sizes
+from latentflows.networks.base import NetworkMaker, check_sizes, made_network
 
 Divergence = Literal["exact", "hutchinson"]
 
@@ -68,7 +68,7 @@ class Velocity(nn.Module):
             "frequencies", math.pi * torch.arange(1.0, num_frequencies + 1), persistent=False
         )
         features = 1 + 2 * num_frequencies + (0 if context_shape is None else size(context_shape))
-        self.network = network(event_shape, event_shape, features)
+        self.network = made_network(network, event_shape, event_shape, features)
 
     def forward(self, x: Tensor, time: Tensor, context: Tensor | None) -> Tensor:
         angles = time[:, None] * self.frequencies.to(time.dtype)

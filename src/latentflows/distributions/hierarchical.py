@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from latentflows.core.errors import CombinationError, ShapeError
 from latentflows.core.shapes import Shape, as_shape, batch_shape, broadcast_shape, join, joined_shape
 from latentflows.distributions.base import Conditional, Distribution, over_batch
-from latentflows.distributions.flow import Pushforward
+from latentflows.distributions.flow import Flow, Pushforward
 
 Density = Literal["exact", "estimate", "approximate", "unnormalized"]
 _KINDS: tuple[Density, ...] = ("exact", "estimate", "approximate", "unnormalized")
@@ -46,11 +46,14 @@ class Ancestral(Distribution):
         self.event_shape = _stacked(self.shapes)
         rows = () if own is None or own_shape is None else tuple(own.shape[: own.ndim - len(own_shape)])
         self.batch_shape = broadcast_shape(top.batch_shape, rows, "the levels")
-        types = [level.distribution_type for level in levels]
-        self.weighable = top.weighable and all(kind.weighable for kind in types)
-        self.reparameterized = top.reparameterized and all(kind.reparameterized for kind in types)
-        self.normalized = top.normalized and all(kind.normalized for kind in types)
-        self.density = _KINDS[max(_KINDS.index(each.density) for each in (top, *types))]
+        sources = [top, *(source for level in levels for source in _sources(level, temperature))]
+        self.weighable = all(source.weighable for source in sources)
+        self.reparameterized = all(source.reparameterized for source in sources)
+        self.normalized = all(source.normalized for source in sources)
+        self.density = _KINDS[max(_KINDS.index(source.density) for source in sources)]
+        errors = [each.log_normalizer_error for each in sources if isinstance(each, Distribution)]
+        known = [error for error in errors if error is not None]  # independent of each other
+        self.log_normalizer_error = torch.stack(known).square().sum().sqrt() if known else None
 
     def split(self, x: Tensor) -> list[Tensor]:
         """Cut (*batch, *event) in the levels, top first."""
@@ -251,6 +254,22 @@ def _context(
     if own is None or own_shape is None:
         return joined
     return join(own, joined, own_shape, stacked)
+
+
+def _sources(level: Conditional, temperature: float) -> list[Distribution | type[Distribution]]:
+    """Return what decides how the draws and densities of a level are to be read.
+
+    That is the value of each part that reads no context, whose settings and state may decide, and the class of others.
+    """
+    if level.context_shape is None:
+        with torch.no_grad():  # with gradients, in train mode, a normalizer would be estimated anew
+            value = level()
+        return [value if temperature == 1 else value.tempered(temperature)]
+    if isinstance(level, Flow):
+        return _sources(level.base, temperature)
+    if isinstance(level, Hierarchical):
+        return [source for member in level.members for source in _sources(member, temperature)]
+    return [level.distribution_type]
 
 
 def _stacked(shapes: Sequence[Shape]) -> Shape:

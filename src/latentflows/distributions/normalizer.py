@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from latentflows.core import noise
 from latentflows.core.errors import CombinationError, ConfigurationError, NonFiniteError, ShapeError
 from latentflows.core.precision import at_least_float32
+from latentflows.core.running import Running, gathered_over_processes
 from latentflows.core.shapes import Shape, batch_shape
 from latentflows.distributions.base import Conditional, Distribution, over_batch
 
@@ -35,11 +36,12 @@ class NormalizerEstimate(NamedTuple):
     num_draws: int
 
 
-class Normalizer(nn.Module):
+class Normalizer(Running):
     """The logarithm of a mean weight, as buffers that are saved with the model.
 
     While training, each step's own estimate is used, with its gradient, and a moving average of the means follows,
-    for validation. An estimate from many draws replaces the average.
+    for validation: once per step, from all pieces and processes, see `Running`. It is that of the weights that learn,
+    also where a moving average of them (`ema_decay`) is what is validated. An estimate from many draws replaces it.
 
     Attributes:
         log_mean: Log of the mean weight.
@@ -56,26 +58,36 @@ class Normalizer(nn.Module):
         self.register_buffer("log_mean", torch.zeros(()))
         self.register_buffer("error", torch.full((), torch.inf))
         self.register_buffer("known", torch.tensor(False))
+        self.begin()
 
     def follow(self, log_weight: Tensor) -> Tensor:
-        """Return the log of the mean of weights (S,), with gradient, and move the average towards it.
+        """Return the log of the mean of weights (S,), with gradient, and gather it for `commit`.
 
         Its expectation is below the log of the expected weight by Var(w) / (2 S mean(w)^2), to first order. A value
-        that is not finite is returned as it is, so that the step is skipped, and leaves the average alone.
+        that is not finite is returned as it is, so that the step is skipped.
         """
         fresh = log_weight.logsumexp(0) - math.log(len(log_weight))
-        with torch.no_grad():
-            moved = torch.logaddexp(self.log_mean + math.log(_DECAY), fresh + math.log1p(-_DECAY))
-            moved = torch.where(self.known, moved, fresh)
-            finite = moved.isfinite()
-            self.log_mean.copy_(torch.where(finite, moved, self.log_mean))
-            self.error.fill_(torch.inf)
-            self.known.copy_(self.known | finite)
+        self._gathered.append(fresh.detach())
+        self.error.fill_(torch.inf)
         return fresh
+
+    def begin(self) -> None:
+        self._gathered: list[Tensor] = []
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        if self._gathered:
+            gathered = gathered_over_processes(torch.stack(self._gathered)).flatten()
+            fresh = gathered.logsumexp(0) - math.log(len(gathered))
+            moved = torch.logaddexp(self.log_mean + math.log(_DECAY), fresh + math.log1p(-_DECAY))
+            self.log_mean.copy_(torch.where(self.known, moved, fresh))
+            self.known.fill_(True)
+        self.begin()
 
     @torch.no_grad()
     def forget(self) -> None:
-        """Say that the weights have moved, and the stored value with them."""
+        """Say that the weights move, so that the stored value is stale, and with it what this step gathered."""
+        self.begin()
         self.known.fill_(False)
         self.error.fill_(torch.inf)
 

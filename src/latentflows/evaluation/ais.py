@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latentflows.core.batches import DataSource
 from latentflows.core.checks import values_unchecked
-from latentflows.core.errors import ConfigurationError
+from latentflows.core.errors import ShapeError
 from latentflows.core.noise import Purpose, stream
 from latentflows.evaluation.annealing import Annealing, Chains, checked_density
 from latentflows.evaluation.base import (
@@ -170,7 +170,8 @@ def evaluate_bidirectional(
 
     With z* ~ p(z) and x ~ p(x|z*), z* is an exact draw of the posterior of x. Chains that run from z* along the same
     path backwards have weights w' with E[w'] = 1 / p(x), so -log of their mean is an upper bound in expectation. A
-    small gap says that the settings are good enough for this model; it says so for data like the model's own.
+    small gap says that the settings are good enough for this model; it says so for data like the model's own. Given
+    contexts, x is drawn from p(x|c), and both are bounds on log p(x|c).
 
     Cost: twice that of `evaluate_annealed`.
 
@@ -183,6 +184,7 @@ def evaluate_bidirectional(
 
     Raises:
         ConfigurationError: for settings out of range.
+        ShapeError: if the contexts are not one row per data point, or given to a model that takes none.
         CombinationError: as `evaluate_annealed`.
         LatentFlowsError: if a log weight is NaN or +inf.
 
@@ -192,20 +194,23 @@ def evaluate_bidirectional(
     """
     settings = settings or Annealing()
     check_positive_integers(num_images=num_images)
-    if model.context_shape is not None and (context is None or len(context) != num_images):
-        got = "none" if context is None else len(context)
-        raise ConfigurationError(f"`context` must hold one row per data point, {num_images}; got {got}.")
+    _check_context(model, context, num_images)
     parts = []
     with evaluation_mode(model), torch.no_grad(), values_unchecked():
-        given = None if model.context_shape is None or context is None else to_model(model, context)
+        given = None if context is None else to_model(model, context)
         density = checked_density(model, given, settings)
         for start in range(0, num_images, settings.block_size):
-            rows = None if given is None else given[start : start + settings.block_size]
-            full = settings.block_size if rows is None else len(rows)
+            full = (
+                settings.block_size
+            )  # drawn whole, so that no number depends on how many data points follow
+            rows = (
+                None if given is None else given[torch.arange(start, start + full).clamp(max=num_images - 1)]
+            )
             with stream(seed, Purpose.EVALUATION, Use.SIMULATION, start, 0):
                 latents = model.sample_latents(full, context=rows)
                 x = model.decode(latents, rows).sample()
-            chains = Chains(model, Block(start, x, rows), min(num_images - start, full), settings, seed)
+            count = min(num_images - start, full)
+            chains = Chains(model, Block(start, x, rows), count, settings, seed)
             forward, accepted = chains.forward()
             backward, also_accepted = chains.backward(latents)
             lower, upper = log_mean_weight(forward), log_mean_weight(backward)
@@ -214,6 +219,20 @@ def evaluate_bidirectional(
     low, high, low_variance, high_variance, acceptance = _joined(parts)
     protocol = settings.protocol(seed=seed, num_images=num_images, prior_density=density)
     return BidirectionalEvidence(low, high, low_variance, high_variance, acceptance, protocol)
+
+
+def _check_context(model: VAE, context: Tensor | None, num_images: int) -> None:
+    if model.context_shape is None and context is None:
+        return
+    expected = None if model.context_shape is None else (num_images, *model.context_shape)
+    got = None if context is None else tuple(context.shape)
+    if got != expected:
+        what = (
+            "`context` must be None: the model takes none"
+            if expected is None
+            else (f"`context` must hold one row per data point, {expected}")
+        )
+        raise ShapeError(f"{what}; got {'none' if got is None else got}.")
 
 
 def _joined(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:

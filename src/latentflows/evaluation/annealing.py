@@ -212,18 +212,18 @@ def checked_density(model: VAE, context: Tensor | None, settings: Annealing) -> 
             else "Normalize it, or compare ELBOs of one prior"
         )
         raise CombinationError(
-            f"Annealing needs the prior's density, but that of `{type(p).__name__}` is {p.density}. {fix}."
+            f"Annealing needs the density of the prior, and that of this one is {p.density}. {fix}."
         )
     if not p.weighable:
         raise CombinationError(
-            f"Annealing weights chains by exp(log p(z)), which for `{type(model.prior).__name__}` is biased upward, "
-            'since its log p(z) is an estimate. Use divergence="exact".'
+            "Annealing weights chains by exp(log p(z)), which for this prior is biased upward, since its log p(z) is "
+            "an estimate. Compute its divergence exactly (`divergence` exact)."
         )
     exact = model.posterior.has_density and model.posterior.distribution_type.density == "exact"
     if settings.start == "posterior" and not exact:
         raise CombinationError(
             "Chains that start at the posterior need its density at points that it did not draw, but "
-            f'`{type(model.posterior).__name__}` does not have it. Use start="prior".'
+            'this one does not have it. Use start="prior".'
         )
     return p.density
 

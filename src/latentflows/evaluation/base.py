@@ -17,6 +17,7 @@ from latentflows.core.shapes import Shape
 from latentflows.distributions.base import Distribution
 from latentflows.distributions.gaussian import DiagonalNormal, FullNormal
 from latentflows.distributions.low_rank import LowRankNormal
+from latentflows.models.density import Model
 from latentflows.models.inference import to_model
 from latentflows.models.vae import VAE
 from latentflows.models.vqvae import VQVAE
@@ -112,7 +113,7 @@ def blocks(model: VAE, source: DataSource, block_size: int) -> Iterator[Block]:
         yield Block(start, *on_model(model, batch))
 
 
-def on_model(model: VAE | VQVAE, batch: Batch) -> Batch:
+def on_model(model: Model, batch: Batch) -> Batch:
     """Bring data to the model; drop a context that is not used."""
     context = batch.context if model.context_shape is not None else None
     return Batch(to_model(model, batch.x), None if context is None else to_model(model, context))

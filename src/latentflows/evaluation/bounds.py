@@ -27,6 +27,7 @@ from latentflows.evaluation.base import (
 )
 from latentflows.models.inference import evaluation_mode
 from latentflows.models.vae import VAE
+from latentflows.models.vqvae import VQVAE
 
 _BLOCK_LATENTS = 8192  # latents drawn together: enough for full speed of a small decoder's matrix products
 _BLOCK_NUMBERS = 1 << 16  # numbers of data encoded together: bounds the encoder's memory
@@ -217,7 +218,9 @@ def _checked_prior(model: VAE, context: Tensor | None, num_samples: int) -> Dist
     return p
 
 
-def evaluate_reconstruction(model: VAE, source: DataSource, num_images: int, *, seed: int = 0) -> Figure:
+def evaluate_reconstruction(
+    model: VAE | VQVAE, source: DataSource, num_images: int, *, seed: int = 0
+) -> Figure:
     """Return the mean of log p(x|z), one z ~ q(z|x) for each of the first images: no bound, for autoencoders.
 
     Raises:

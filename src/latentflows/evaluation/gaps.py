@@ -48,7 +48,8 @@ class Gaps:
         best_elbo: ELBO of the best posterior of the family found for this image alone.
         amortized_elbo: ELBO of the encoder's posterior.
         unfinished: What the last quarter of the optimization still added to `best_elbo`.
-        approximation_variance: Variance of `log_evidence` - `best_elbo` due to finitely many samples.
+        approximation_variance: Variance of `log_evidence` - `best_elbo` due to finitely many samples, by the delta
+            method; importance sampling from q* scores both with the same samples.
         amortization_variance: Variance of `best_elbo` - `amortized_elbo`; both are scored with the same noise.
         protocol: How they were measured.
     """
@@ -150,22 +151,22 @@ def evaluate_gaps(
     parts = []
     with evaluation_mode(model), torch.no_grad():
         for block in blocks(model, data, block_size):
-            density = _checked_density(model, block)
+            p = _checked_prior(model, block)
             q = model.encode(block.x, block.context)
-            best, early = optimizer.best(q, block)
+            best, early = optimizer.best(q, p, block)
             amortized, final, earlier = (
-                _log_weights(model, one, block, num_samples, seed) for one in (q, best, early)
+                _log_weights(model, one, p, block, num_samples, seed) for one in (q, best, early)
             )
             parts.append(_levels(amortized, final, earlier, block))
     columns = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     estimator = f"importance sampling from the optimized posterior, {num_samples} samples"
     if evidence is not None:
         annealed = evaluate_annealed(model, data, evidence, seed=seed)
-        columns["approximation_variance"] += annealed.monte_carlo_variance - columns.pop("evidence_variance")
+        columns["approximation_variance"] = annealed.monte_carlo_variance + columns.pop("best_variance")
         columns["log_evidence"] = annealed.log_evidence
         estimator = f"annealing from the {evidence.start}, {evidence.num_temperatures} temperatures"
     else:
-        columns.pop("evidence_variance")
+        columns.pop("best_variance")
     protocol: Protocol = {
         "evidence": estimator,
         "family": _family(model.posterior),
@@ -174,7 +175,7 @@ def evaluate_gaps(
         "num_steps": num_steps,
         "num_gradient_samples": num_gradient_samples,
         "learning_rate": learning_rate,
-        "prior_density": density,
+        "prior_density": p.density,
         "seed": seed,
     }
     return Gaps(**columns, protocol=protocol)
@@ -202,8 +203,8 @@ def free_posterior(conditional: Conditional, q: Distribution) -> Free:
     if isinstance(q, LowRankNormal):
         return _free_low_rank(q)
     raise CombinationError(
-        f"The parameters of a `{type(q).__name__}` cannot be optimized per image: they are known for Gaussians, "
-        "diagonal, low-rank or full, and for flows over them. Use one of these as the posterior."
+        f"Posteriors of this kind (`{type(q).__name__}`) cannot be optimized per image: it is known how for Gaussians, "
+        "diagonal, low-rank or full, and for flows over them."
     )
 
 
@@ -271,7 +272,7 @@ class _Optimizer:
         self.model, self.num_steps, self.num_samples = model, num_steps, num_samples
         self.learning_rate, self.seed = learning_rate, seed
 
-    def best(self, q: Distribution, block: Block) -> tuple[Distribution, Distribution]:
+    def best(self, q: Distribution, p: Distribution, block: Block) -> tuple[Distribution, Distribution]:
         """Return the posterior at the end, and the one after three quarters of the steps."""
         parameters, build = free_posterior(self.model.posterior, q)
         for parameter in parameters:
@@ -286,7 +287,7 @@ class _Optimizer:
             )
             key = (self.seed, Purpose.EVALUATION, Use.OPTIMIZATION, block.start, 1 + step)
             with stream(*key), torch.enable_grad():
-                elbo = _scored(self.model, build(), block, self.num_samples).mean(0).sum()
+                elbo = _scored(self.model, build(), p, block, self.num_samples).mean(0).sum()
                 gradients = torch.autograd.grad(-elbo, parameters)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
@@ -297,20 +298,22 @@ class _Optimizer:
         return end, build()
 
 
-def _scored(model: VAE, q: Distribution, block: Block, num_samples: int) -> Tensor:
+def _scored(model: VAE, q: Distribution, p: Distribution, block: Block, num_samples: int) -> Tensor:
     """Draw from q and return log weights, (S, B)."""
     z, log_q = q.sample_and_log_prob((num_samples,))
-    log_joint = model.decode(z, block.context).log_prob(block.x) + model.prior_at(block.context).log_prob(z)
+    log_joint = model.decode(z, block.context).log_prob(block.x) + p.log_prob(z)
     return log_joint - log_q
 
 
-def _log_weights(model: VAE, q: Distribution, block: Block, num_samples: int, seed: int) -> Tensor:
+def _log_weights(
+    model: VAE, q: Distribution, p: Distribution, block: Block, num_samples: int, seed: int
+) -> Tensor:
     """Return log weights of q, (S, B) in float64, from the same noise for every q of the family."""
     step = max(1, _SCORED_LATENTS // len(block.x))
     parts = []
     for start in range(0, num_samples, step):
         with stream(seed, Purpose.EVALUATION, Use.MOMENTS, block.start, start):
-            parts.append(_scored(model, q, block, min(step, num_samples - start)).double())
+            parts.append(_scored(model, q, p, block, min(step, num_samples - start)).double())
     return torch.cat(parts)
 
 
@@ -324,19 +327,21 @@ def _levels(amortized: Tensor, best: Tensor, early: Tensor, block: Block) -> dic
                 "`learning_rate`, or take an earlier checkpoint."
             )
     num = len(best)
-    evidence, evidence_variance, _ = log_mean_weight(best)
+    evidence, _, _ = log_mean_weight(best)
+    # To first order, what each sample adds to the gap: both levels share all of them.
+    gap = (best - evidence).exp() - best
     return {
         "log_evidence": evidence,
         "best_elbo": best.mean(0),
         "amortized_elbo": amortized.mean(0),
         "unfinished": (best - early).mean(0),
-        "evidence_variance": evidence_variance,
-        "approximation_variance": evidence_variance + best.var(0) / num,
+        "best_variance": best.var(0) / num,
+        "approximation_variance": gap.var(0) / num,
         "amortization_variance": (best - amortized).var(0) / num,
     }
 
 
-def _checked_density(model: VAE, block: Block) -> str:
+def _checked_prior(model: VAE, block: Block) -> Distribution:
     p = model.prior_at(block.context)
     if p.density == "unnormalized":
         raise CombinationError(
@@ -345,12 +350,19 @@ def _checked_density(model: VAE, block: Block) -> str:
         )
     if not p.weighable:
         raise CombinationError(
-            f"exp(log p(z)) of `{type(p).__name__}` is biased, so a mean of importance weights could exceed p(x). Make "
-            "its density exact."
+            "exp(log p(z)) of this prior is biased, so a mean of importance weights could exceed p(x). Make its "
+            "density exact."
         )
-    return p.density
+    return p
 
 
 def _family(posterior: Conditional) -> str:
-    free = "base and context features" if isinstance(posterior, Flow) else "mean and scales"
-    return f"{posterior.distribution_type.__name__}: {free} free per image"
+    if isinstance(posterior, Flow):
+        return "flow: base and context features free per image"
+    names = {
+        DiagonalNormal: "diagonal Gaussian",
+        LowRankNormal: "low-rank Gaussian",
+        FullNormal: "full Gaussian",
+    }
+    kind = posterior.distribution_type
+    return f"{names.get(kind, kind.__name__)}: mean and scales free per image"

@@ -127,8 +127,11 @@ def evaluate_holes(
 
     One z is drawn from q(z|x) for each of n images, and n from the prior. Every draw is independent of the others, so
     the tests are exact: with q(z) = p(z) their p-values are uniform. A large p-value is no proof of equality; it says
-    that n draws do not show a difference. Only draws are needed, so any prior will do. A prior with a context is given
-    that of each image, and what is compared is then averaged over contexts.
+    that n draws do not show a difference. Only draws are needed, so any prior will do.
+
+    A prior with a context is given that of each image, so that E_c q(z|c) is compared with E_c p(z|c): an error that
+    differs in sign from context to context may cancel. The two samples then share their contexts and resemble each
+    other more than independent ones do, so that the p-values of the kernel tests are too large.
 
     The test set answers whether the prior fits unseen data; on training images an encoder that overfits looks better.
 

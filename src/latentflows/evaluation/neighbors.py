@@ -175,7 +175,7 @@ def nearest(queries: Tensor, references: Tensor, num_neighbors: int) -> tuple[Te
     """Return the nearest references of every query and their distances, nearest first.
 
     Candidates come from a matrix product in the precision of the data; their distances are then computed again from
-    differences in float64, so that the distance of a copy is 0. Memory: 2^24 distances.
+    differences in float64, so that the distance of a copy is 0. Memory: 2^24 distances, and as many numbers of queries.
 
     Args:
         queries: (m, D).
@@ -188,7 +188,7 @@ def nearest(queries: Tensor, references: Tensor, num_neighbors: int) -> tuple[Te
     references = references.to(queries.device)
     norms = references.square().sum(1)
     indices, distances = [], []
-    for part in queries.split(max(1, _PAIRS // len(references))):
+    for part in queries.split(max(1, _PAIRS // max(references.shape))):
         # |q|^2 is the same for all references, so it decides nothing.
         _, candidates = (norms - 2 * part @ references.T).topk(num_neighbors, largest=False)
         exact = [
@@ -205,7 +205,7 @@ def principal_components(x: Tensor, num_components: int) -> Callable[[Tensor], T
 
     Cost: N D^2 + D^3. Memory: D^2 numbers in float64.
     """
-    center = x.double().mean(0)
+    center = torch.stack([part.double().sum(0) for part in x.split(_BLOCK)]).sum(0) / len(x)
     covariance = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
     for part in x.split(_BLOCK):
         deviation = part.double() - center

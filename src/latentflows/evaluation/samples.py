@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latentflows.core import noise
 from latentflows.core.batches import DataSource
-from latentflows.core.errors import ConfigurationError, ShapeError
+from latentflows.core.errors import CombinationError, ConfigurationError, ShapeError
 from latentflows.core.noise import Purpose
 from latentflows.evaluation.base import on_model
 from latentflows.evaluation.distances import (
@@ -23,9 +23,8 @@ from latentflows.evaluation.distances import (
 from latentflows.evaluation.features import FeatureExtractor
 from latentflows.evaluation.intervals import Estimate
 from latentflows.evaluation.protocol import SampleProtocol, Shown
+from latentflows.models.density import DensityModel, Model
 from latentflows.models.inference import evaluation_mode
-from latentflows.models.vae import VAE
-from latentflows.models.vqvae import VQVAE
 
 _PIECE = (
     256  # images drawn together, as in `latentflows.generation`: the same seed draws the same images there
@@ -124,7 +123,7 @@ def compare_features(
 
 @torch.no_grad()
 def evaluate_samples(
-    model: VAE | VQVAE,
+    model: Model,
     source: DataSource,
     extractor: FeatureExtractor,
     *,
@@ -211,7 +210,13 @@ def evaluate_samples(
     )
 
 
-def _drawn(model: VAE | VQVAE, num: int, context: Tensor | None, temperature: float, shown: Shown) -> Tensor:
+def _drawn(model: Model, num: int, context: Tensor | None, temperature: float, shown: Shown) -> Tensor:
+    if isinstance(model, DensityModel):
+        if shown == "mean":
+            raise CombinationError(
+                "A density of the data has no means of p(x|z) to show; `shown` must be sample."
+            )
+        return model.sample(num, temperature=temperature, context=context)
     z = model.sample_latents(num, temperature=temperature, context=context)
     p = model.decode(z, context)
     return p.mean if shown == "mean" else p.sample()

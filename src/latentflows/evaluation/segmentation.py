@@ -60,7 +60,7 @@ class Segmentation:
     def figures(self) -> dict[str, dict[str, object]]:
         """Return the figures with standard errors and 95 % intervals, as JSON holds them."""
         units = {
-            "energy_distance": "1 - IoU",
+            "energy_distance": "IoU",  # of the distance 1 - IoU, which the protocol names
             "matched_iou": "IoU",
             "nearest_iou": "IoU",
             "frequency_error": "squared share",

@@ -109,12 +109,13 @@ def dlgm(
         network: Makes a network from an input and an output shape.
         likelihood: Makes p(x|z) from the data's shape, the latents' shape and a network.
         raw_shape: What that network gives; None for the data's shape.
-        features: Numbers that the encoder gives, which every level of the posterior reads.
+        features: Numbers that the encoder gives, which every level of the posterior reads; another number than that of
+            a vector of data, or the top level would read the data.
         posterior_level: Makes each level of the posterior from its Gaussian, to make it a flow.
         prior_level: Makes each level of the prior below the top from its Gaussian.
 
     Raises:
-        ConfigurationError: for no level.
+        ConfigurationError: for no level, or features of the data's own shape.
 
     References:
         Rezende et al., Stochastic Backpropagation and Approximate Inference in Deep Generative Models, 2014,
@@ -122,6 +123,11 @@ def dlgm(
     """
     if not latent_dims:
         raise ConfigurationError("`latent_dims` must hold at least one number; got none.")
+    if tuple(data_shape) == (features,):
+        raise ConfigurationError(
+            f"`features` must differ from the {features} numbers of a data point, or the top level would read these in "
+            f"place of the encoder's; got {features}. Take one more or less."
+        )
     starts = [sum(latent_dims[:i]) for i in range(len(latent_dims) + 1)]
 
     def gaussian(dim: int, context: int, read: nn.Module, width: int, wrap: Level | None) -> Conditional:

@@ -81,6 +81,8 @@ def vq_vae(
     dim: int = 16,
     num_codes: int = 128,
     codebook: Codebook = "moving_average",
+    decay: float = 0.99,
+    restart_below: float = 0.05,
     width: int = 32,
     num_blocks: int = 2,
     prior_width: int = 64,
@@ -98,6 +100,8 @@ def vq_vae(
         dim: D, numbers of each code.
         num_codes: M.
         codebook: How it learns, see `Quantizer`.
+        decay: Of its moving averages and counts.
+        restart_below: Share of the mean count below which a code restarts.
         width: Channels of the first stage of the encoder and the last of the decoder.
         num_blocks: Residual blocks of each stage.
         prior_width: Width of the prior's Transformer.
@@ -111,7 +115,7 @@ def vq_vae(
     latent = (dim, *space)
     return VQVAE(
         ResidualMapEncoder(data_shape, latent, width=width, num_blocks=num_blocks),
-        Quantizer(latent, num_codes, codebook=codebook),
+        Quantizer(latent, num_codes, codebook=codebook, decay=decay, restart_below=restart_below),
         likelihood(
             data_shape,
             latent,
@@ -137,6 +141,8 @@ def vq_vae_2(
     dim: int = 16,
     num_codes: int = 128,
     codebook: Codebook = "moving_average",
+    decay: float = 0.99,
+    restart_below: float = 0.05,
     width: int = 32,
     num_blocks: int = 2,
     prior_width: int = 64,
@@ -154,6 +160,8 @@ def vq_vae_2(
         dim: D, numbers of each code.
         num_codes: M of each level.
         codebook: How they learn, see `Quantizer`.
+        decay: Of their moving averages and counts.
+        restart_below: Share of the mean count below which a code restarts.
         width: Channels of the first stage of an encoder and the last of the decoder.
         num_blocks: Residual blocks of each stage, and of the network that reads the top codes.
         prior_width: Width of the priors' Transformers.
@@ -179,7 +187,10 @@ def vq_vae_2(
             ResidualMapEncoder(data_shape, top, width=width, num_blocks=num_blocks),
             ResidualMapEncoder(data_shape, bottom, width=width, num_blocks=num_blocks, beside=dim),
         ],
-        [Quantizer(shape, num_codes, codebook=codebook) for shape in (top, bottom)],
+        [
+            Quantizer(shape, num_codes, codebook=codebook, decay=decay, restart_below=restart_below)
+            for shape in (top, bottom)
+        ],
         likelihood(
             data_shape,
             both,

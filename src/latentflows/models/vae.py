@@ -121,7 +121,11 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Distribution:
         """Return q(z|x), or q(z|x, c), for data (B, *event)."""
-        return self.posterior(self._joined("posterior", x, context, self.event_shape))
+        return self.posterior(self.read_by_posterior(x, context))
+
+    def read_by_posterior(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return what the posterior reads of data (B, *event): joined with the context, where it takes that."""
+        return self._joined("posterior", x, context, self.event_shape)
 
     def prior_at(self, context: Tensor | None = None) -> Distribution:
         """Return p(z), or p(z|c)."""
@@ -325,13 +329,26 @@ def drawn_parts(part: Conditional) -> list[Conditional]:
 
 
 def _check_shared(posterior: Conditional, prior: Conditional) -> None:
-    """Refuse a prior made of a posterior that is not the model's own, a level of it, nor within the prior itself."""
+    """Refuse a prior made of a posterior that is not the model's own, a level of it, nor within the prior itself.
+
+    Also one that starts from data, of a posterior that reads something else.
+    """
     own = {*posterior.modules(), *prior.modules()}
     for part in prior.modules():
         if isinstance(part, SharesPosterior) and part.posterior not in own:
             raise CombinationError(
                 f"The `{type(part).__name__}` is made of another posterior than the model's, and would not learn with "
                 "it. Build it with the very module that is the posterior, or a level of a `Hierarchical` one."
+            )
+        if (
+            isinstance(part, SharesPosterior)
+            and part.waits_for_data
+            and part.data_shape != posterior.context_shape
+        ):
+            raise CombinationError(
+                f"The `{type(part).__name__}` starts from data, of shape {posterior.context_shape} as the posterior "
+                f"reads them, but the conditional that it is made of reads {part.data_shape}. Make it of the level "
+                'that reads the data, or give it `start="random"`.'
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -82,6 +83,30 @@ def activate_(name: Activation, value: Tensor) -> Tensor:
 def through_activation(name: Activation, gradient: Tensor, kept: Tensor) -> Tensor:
     """Return the gradient before an activation from the one after it and what `activate_` returned."""
     return _GRADIENTS[name](gradient, kept)
+
+
+def made_network(network: NetworkMaker, in_shape: Shape, out_shape: Shape, context: Any) -> nn.Module:
+    """Call a maker of networks.
+
+    Raises:
+        ConfigurationError: if it is a network, or a class that is built otherwise, in place of a maker.
+    """
+    name, takes = type(network).__name__, not isinstance(network, nn.Module)
+    if takes:
+        name = getattr(network, "__name__", name)
+        try:
+            inspect.signature(network).bind(in_shape, out_shape, context)
+        except TypeError:
+            takes = False
+        except ValueError:  # a builtin, which does not tell what it takes
+            pass
+    if not takes:
+        raise ConfigurationError(
+            f"`network` must be a function that makes a network of an input shape, an output shape and a context; got "
+            f"`{name}`. Write one, such as `lambda in_shape, out_shape, context: MLP(in_shape, out_shape, width=64, "
+            "context=context)`."
+        )
+    return network(in_shape, out_shape, context)
 
 
 def check_sizes(**sizes: int) -> None:

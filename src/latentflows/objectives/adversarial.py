@@ -89,7 +89,8 @@ class LatentWasserstein(Objective):
         return replace(self, turn="sampler" if last else "critic")
 
     def trace(self, model: VAE, x: Tensor, context: Tensor | None = None) -> Trace:
-        trace = model.trace(x, 1, context=context, with_likelihood=False, with_densities=False)
+        with model.standard_prior():  # which is not asked: the prior's own would estimate a normalizer
+            trace = model.trace(x, 1, context=context, with_likelihood=False, with_densities=False)
         prior = model.prior
         assert isinstance(prior, AdversarialPrior)
         z = trace.z[0].detach()

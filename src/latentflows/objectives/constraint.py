@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from latentflows.core.errors import ConfigurationError
 from latentflows.core.precision import check_positive, soft_bound
+from latentflows.core.running import Running, gathered_over_processes
 from latentflows.core.shapes import size
 from latentflows.distributions.kl import check_closed_form_kl
 from latentflows.models.vae import VAE, Trace
@@ -31,8 +32,10 @@ _LARGEST_LOG = 12.0  # of the multiplier: e^12 = 160,000, beyond which float32 s
 _VIOLATED = 1e6  # nats in a score per nat and dimension: no KL makes up for a violated constraint
 
 
-class Multiplier(nn.Module):
+class Multiplier(Running):
     r"""A Lagrange multiplier :math:`e^l`, and the moving average of the constraint that moves it.
+
+    The average takes in the constraint once per step, that of all pieces and processes together: see `Running`.
 
     Attributes:
         raw: A learned number; l follows from it, within (-12, 12).
@@ -48,19 +51,29 @@ class Multiplier(nn.Module):
         self.raw = nn.Parameter(torch.zeros(()))
         self.register_buffer("average", torch.zeros(()))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self.begin()
 
     def log_value(self, speed: float) -> Tensor:
         """Return l, `speed` times as fast as the parameter moves."""
         return soft_bound(speed * self.raw, _LARGEST_LOG)
 
     @torch.no_grad()
-    def observe(self, constraint: Tensor, decay: float) -> None:
-        """Take the mean of a batch into the average; one that is not finite is left out."""
+    def moved(self, constraint: Tensor, decay: float) -> Tensor:
+        """Return the average as this piece of a batch moves it; the mean over pieces is what `commit` will store."""
         now = constraint.detach().mean().to(self.average)
         moved = torch.where(self.started, torch.lerp(now, self.average, decay), now)
-        finite = now.isfinite()
-        self.average.copy_(torch.where(finite, moved, self.average))
-        self.started.logical_or_(finite)
+        self._moved.append(moved)
+        return moved
+
+    def begin(self) -> None:
+        self._moved: list[Tensor] = []
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        if self._moved:
+            self.average.copy_(gathered_over_processes(torch.stack(self._moved)).mean())
+            self.started.fill_(True)
+        self.begin()
 
 
 @dataclass(frozen=True)
@@ -73,9 +86,9 @@ class GECO(Objective):
     D is the number of dimensions of a data point. lambda 1 is the ELBO; 1 / lambda is the beta that meets the target.
     lambda = e^l moves by gradient ascent on the average of C, in a term whose value is zero:
     :math:`sg(l \bar C) - l \, sg(\bar C)`, sg being the value without its gradient. The average is that of training
-    batches; validation leaves it alone, and uses the lambda that was reached. A multiplier that is much faster than the
-    model, or follows a long average, swings about its target for ever. Of several processes each keeps the average of
-    its own piece, and the gradient that moves l is the mean of theirs.
+    batches under the weights that learn, also where a moving average of them (`ema_decay`) is what is validated;
+    validation leaves it alone, and uses the lambda that was reached. A multiplier that is much faster than the model,
+    or follows a long average, swings about its target for ever.
 
     Set `model.auxiliary = objective.auxiliary(model)` before `fit`. Weights are selected by the KL among epochs that
     meet the target, and by the constraint where none does.
@@ -132,10 +145,12 @@ class GECO(Objective):
         assert isinstance(multiplier, Multiplier)
         error = -mean_over_samples(trace.log_likelihood) / size(model.event_shape)
         constraint = error - self.target
-        if multiplier.training and torch.is_grad_enabled():
-            multiplier.observe(constraint, self.decay)
-        log_value = multiplier.log_value(self.speed).expand_as(constraint)
-        average = multiplier.average.clone().expand_as(constraint)
+        learns = multiplier.training and torch.is_grad_enabled()
+        average = multiplier.moved(constraint, self.decay) if learns else multiplier.average
+        log_value, average = (
+            multiplier.log_value(self.speed).expand_as(constraint),
+            average.expand_as(constraint),
+        )
         added = {"constraint": constraint, "log_multiplier": log_value, "average": average}
         return replace(trace, penalties={**trace.penalties, **added})
 

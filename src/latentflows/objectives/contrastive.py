@@ -53,7 +53,10 @@ class NoiseContrastive(Objective):
         require_prior(type(self).__name__, model, EnergyPrior)
 
     def trace(self, model: VAE, x: Tensor, context: Tensor | None = None) -> Trace:
-        trace = model.trace(x, self.num_samples, context=context, with_likelihood=False, with_densities=False)
+        with model.standard_prior():  # which is not asked: the prior's own would estimate a normalizer
+            trace = model.trace(
+                x, self.num_samples, context=context, with_likelihood=False, with_densities=False
+            )
         prior = model.prior
         assert isinstance(prior, EnergyPrior)
         tilted = prior.contrasted()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,6 +78,24 @@ class Jacobian(NamedTuple):
     log_det: Tensor
 
 
+def _check_source(source: object) -> None:
+    """Refuse what neither is a bijection nor makes one when it is called without arguments."""
+    if isinstance(source, Bijection):
+        return
+    fix = "Give a bijection, such as `ActNorm(3)`, or `lambda: ActNorm(3)`."
+    if isinstance(source, nn.Module) or not callable(source):
+        raise ConfigurationError(
+            f"`check_bijection` expects a Bijection, or a function that makes one; got {type(source).__name__}. {fix}"
+        )
+    try:
+        inspect.signature(source).bind()
+    except TypeError as error:
+        name = getattr(source, "__name__", type(source).__name__)
+        raise ConfigurationError(
+            f"`check_bijection` calls a class or a function without arguments, but `{name}` needs some ({error}). {fix}"
+        ) from None
+
+
 class Subject:
     """A bijection under test: builds copies of it and draws what they read; the original is never touched.
 
@@ -88,6 +107,7 @@ class Subject:
 
     def __init__(self, source: Source, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
+        _check_source(source)
         self._source = copy.deepcopy(source) if isinstance(source, Bijection) else source
         self.first = self.start()
         tensor = next(iter((*self.first.parameters(), *self.first.buffers())), torch.zeros(()))

@@ -132,7 +132,10 @@ class Report:
         if not self.failed:
             return f"`{self.bijection}` has all {tried} properties."
         lines = [f"`{self.bijection}` lacks {len(self.failed)} of {tried} properties:"]
-        return "\n".join(lines + [f"  {name}: {found}" for name, found in self.failed.items()])
+        by_message: dict[str, list[str]] = {}
+        for name, found in self.failed.items():  # one fault may show in many properties
+            by_message.setdefault(found, []).append(name)
+        return "\n".join(lines + [f"  {', '.join(names)}: {found}" for found, names in by_message.items()])
 
 
 class PropertyError(AssertionError):
@@ -184,6 +187,10 @@ def check_bijection(
         PropertyError: an AssertionError that lists every failed property with what was expected and got.
         ConfigurationError: for an unknown name in `skip`, a setting out of range, or something that is no bijection.
     """
+    if isinstance(skip, str):
+        raise ConfigurationError(
+            f'`skip` must be a list of names; got the text {skip!r}. Write skip=["{skip}"].'
+        )
     unknown = sorted(set(skip) - PROPERTIES.keys())
     if unknown:
         raise ConfigurationError(f"`skip` must hold names of {sorted(PROPERTIES)}; got {unknown}.")
