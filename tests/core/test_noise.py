@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from latentflows.core import noise
+from latentflows.core.errors import CombinationError
 
 
 def draw():
@@ -110,3 +111,46 @@ def test_permutation_holds_every_number_once():
     drawn = noise.permutation(50)
     assert torch.equal(drawn.sort().values, torch.arange(50))
     assert not torch.equal(drawn, torch.arange(50))
+
+
+def draws_of_all_kinds():
+    like = torch.zeros((), dtype=torch.float16)
+    return [
+        noise.standard_normal((2, 3), like=like),
+        noise.uniform((4,), like=like.double()),
+        noise.random_uint16((5,)),
+        noise.permutation(6),
+    ]
+
+
+def test_recorded_draws_can_be_taken_again():
+    with noise.stream(3), noise.recorded() as draws:
+        first = draws_of_all_kinds()
+    with noise.stream(3):
+        again = [draw.take() for draw in draws]
+    assert [draw.kind for draw in draws] == ["normal", "uniform", "uint16", "permutation"]
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+
+
+def test_given_draws_stand_in_for_fresh_ones():
+    with noise.stream(3), noise.recorded() as draws:
+        first = draws_of_all_kinds()
+    with noise.given(draws, first):
+        handed_out = draws_of_all_kinds()
+    assert all(one is other for one, other in zip(first, handed_out, strict=True))
+    assert not torch.equal(draws_of_all_kinds()[0], first[0])
+
+
+def test_other_draws_than_those_given_are_refused():
+    with noise.recorded() as draws:
+        values = draws_of_all_kinds()
+    like = torch.zeros(())
+    with pytest.raises(CombinationError, match="a uniform draw of shape"), noise.given(draws, values):
+        noise.uniform((2, 3), like=like)
+    with pytest.raises(CombinationError, match="a normal draw of shape"), noise.given(draws, values):
+        noise.standard_normal((3, 2), like=like)
+    with pytest.raises(CombinationError, match="fewer draws"), noise.given(draws, values):
+        noise.standard_normal((2, 3), like=like)
+    with pytest.raises(CombinationError, match="where none was to come"), noise.given([], []):
+        noise.permutation(3)
+    assert noise.permutation(3).shape == (3,)

@@ -20,7 +20,7 @@ from latentflows.training import (
     Tracker,
     WandbLog,
     fit,
-    loop,
+    session,
 )
 from latentflows.training.callbacks import scalars
 from tests.training.tiny import Images, Poison, Watch, one_stage, two_stages, vae
@@ -30,7 +30,7 @@ def test_the_progress_bar_shows_the_elbo_and_its_parts(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(loop, "_SHOW_EVERY", 0.0)
+    monkeypatch.setattr(session, "_SHOW_EVERY", 0.0)
     fit(
         vae(prior="real_nvp"), two_stages(), Images(), validation=Images(8, seed=1), callbacks=[ProgressBar()]
     )
@@ -50,6 +50,28 @@ def test_the_progress_bar_shows_the_elbo_and_its_parts(
         assert part in shown, part
 
 
+@pytest.mark.parametrize(("columns", "left_out"), [(140, ()), (80, ("reconstruction", "kl", "/s"))])
+def test_a_narrow_terminal_cuts_no_figure(
+    columns: int,
+    left_out: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    bar, figures = ProgressBar(), {"elbo": -132.33, "reconstruction": -101.23, "kl": 23.12}
+    times = {"epoch": 37, "max_epochs": 100, "samples": 1_000_000, "seconds": 33.0}
+    bar.bar.start()
+    bar.on_epoch({"stage": "autoencoder", "train": figures, "validation": {"elbo": -131.22}, **times})
+    bar.bar.stop()
+    shown = capsys.readouterr().out
+    assert "autoencoder" in shown
+    assert "37/100" in shown
+    assert "elbo -132.33" in shown
+    assert "validation -131.22" in shown
+    assert "…" not in shown
+    assert all((part in shown) == (part not in left_out) for part in ("reconstruction", "kl", "/s"))
+
+
 def test_the_progress_bar_tells_of_skipped_steps(capsys: pytest.CaptureFixture[str]) -> None:
     stages = one_stage(Poison(frozenset({1})))
     fit(vae(), stages, Images(), callbacks=[ProgressBar()], options=Options(max_bad_steps=1))
@@ -65,7 +87,7 @@ def test_on_step_is_called_with_running_means(monkeypatch: pytest.MonkeyPatch) -
         def on_step(self, line: dict[str, Any]) -> None:
             steps.append(line)
 
-    monkeypatch.setattr(loop, "_SHOW_EVERY", 0.0)
+    monkeypatch.setattr(session, "_SHOW_EVERY", 0.0)
     watch = Steps()
     fit(vae(), one_stage(), Images(), callbacks=[watch])
     assert [line["step"] for line in steps] == list(range(1, 13))

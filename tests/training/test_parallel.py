@@ -17,10 +17,21 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from latentflows.core.errors import ConfigurationError
+from latentflows.objectives import ELBO, GECO
 from latentflows.training import Options, fit
 from latentflows.training.parallel import World, join, wrap
 from tests.training import workers
-from tests.training.tiny import Images, code_model, lines, mixture_vae, normalized_vae, one_stage, vae
+from tests.training.tiny import (
+    Images,
+    code_model,
+    geco_vae,
+    lars_vae,
+    lines,
+    mixture_vae,
+    normalized_vae,
+    one_stage,
+    vae,
+)
 
 needs_gloo = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="this PyTorch has no gloo"
@@ -82,9 +93,12 @@ def test_two_processes_are_one_that_cuts_its_batch_in_two(tmp_path: Path) -> Non
         "mixture": mixture_vae(),
         "codes": code_model(levels=2),
         "code_gradient": code_model("gradient"),
+        "lars": lars_vae(),
+        "geco": geco_vae(),
     }
+    objectives = {"lars": ELBO(), "geco": GECO(0.4)}
     for case, model in models.items():
-        alone = workers.train(tmp_path / "alone" / case, 2, model=model)
+        alone = workers.train(tmp_path / "alone" / case, 2, model=model, objective=objectives.get(case))
         for one, two in zip(first[case]["epochs"], alone["epochs"], strict=True):
             assert flat(one) == pytest.approx(flat(two), rel=1e-5), case
         for name, total in first[case]["weights"].items():

@@ -237,3 +237,44 @@ def test_a_wide_encoder_is_shared_by_the_prior_also_after_the_learner_has_flatte
         z = torch.randn(5, 2)
         expected = model.posterior(prior.pseudo_inputs()).log_prob(z.unsqueeze(1)).logsumexp(1)
         torch.testing.assert_close(prior().log_prob(z), expected - torch.tensor(4.0).log())
+
+
+class Numbered(Images):
+    """Images with a number each as context."""
+
+    labels = torch.arange(POINTS)[:, None] / POINTS
+
+    def batch(self, indices: Tensor) -> Batch:
+        return Batch(super().batch(indices).x, self.labels[indices])
+
+
+@pytest.mark.parametrize("kind", ["vamp", "exemplar"])
+def test_a_prior_of_data_starts_from_all_that_a_conditional_posterior_reads(kind):
+    """Images with the context as a constant channel, each with its own."""
+    posterior = AmortizedGaussian(2, (2, 8, 8), MLP((2, 8, 8), (4,), width=8, depth=1))
+    prior = VampPrior(posterior, 5, start="data") if kind == "vamp" else ExemplarPrior(posterior, 5)
+    likelihood = AmortizedBernoulli(SHAPE, 3, MLP((3,), SHAPE, width=8, depth=1))
+    model = started(VAE(posterior, prior, likelihood, context_shape=1), Numbered())
+    inputs = prior.pseudo_inputs() if isinstance(prior, VampPrior) else prior.exemplars
+    with noise.stream(0):
+        noise.reseed(*KEY, 1)
+        batch = Numbered().batch(noise.permutation(POINTS)[:5])
+    margin = 0.01 if kind == "vamp" else 0.0
+    torch.testing.assert_close(inputs[:, :1], batch.x.clamp(margin, 1 - margin))
+    assert batch.context is not None
+    channel = batch.context.clamp(margin, 1 - margin)[:, :, None, None].expand(5, 1, 8, 8)
+    torch.testing.assert_close(inputs[:, 1:], channel)
+    history = fit(model, one_stage(max_epochs=1), Numbered(), seed=1)
+    assert history.skipped_steps == 0
+
+
+def test_a_prior_that_starts_from_data_of_a_level_that_reads_features_is_refused():
+    level = AmortizedGaussian(1, 5, MLP((5,), (2,), width=8, depth=1))
+    top = AmortizedGaussian(1, SHAPE, MLP(SHAPE, (2,), width=8, depth=1))
+    posterior = Hierarchical([top, level], embed=MLP(SHAPE, (4,), width=8, depth=1), context_shape=SHAPE)
+    likelihood = AmortizedBernoulli(SHAPE, 2, MLP((2,), SHAPE, width=8, depth=1))
+    message = r"starts from data, of shape \(1, 8, 8\) as the posterior reads them, .* reads \(5,\)"
+    prior = Hierarchical([StandardGaussian(1), VampPrior(level, 5, start="data")])
+    with pytest.raises(CombinationError, match=message):
+        VAE(posterior, prior, likelihood)
+    VAE(posterior, Hierarchical([StandardGaussian(1), VampPrior(level, 5)]), likelihood)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from latentflows.core.errors import CheckpointError
+from latentflows.distributions import em
 from latentflows.models import Trace
 from latentflows.objectives import ELBO, Objective, Value
 from latentflows.training import Callback, Options, fit
@@ -31,6 +32,7 @@ from tests.training.tiny import (
     assert_same_run,
     crash_at,
     lines,
+    mixture_vae,
     one_stage,
     same,
     state,
@@ -357,6 +359,34 @@ def test_a_signal_ends_the_run_resumable(tmp_path: Path, number: int) -> None:
     assert again.status == "finished"
     fit(vae(), one_stage(), Images(), out=tmp_path / "whole")
     assert_same_run(tmp_path, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_fit_by_em_at_once(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start of the second stage; resumed, it begins with the same fit."""
+    whole, steps = mixture_vae(), []
+    fit(whole, two_stages(), Images(), out=tmp_path / "whole")
+    step = em._Run.step
+
+    def stopped(run: em._Run) -> float:
+        steps.append(1)
+        if len(steps) == 2:
+            os.kill(os.getpid(), number)
+        return step(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(em._Run, "step", stopped)
+        watch = Watch()
+        with pytest.raises(KeyboardInterrupt):
+            fit(mixture_vae(), two_stages(), Images(), out=tmp_path / "cut", callbacks=[watch])
+    assert len(steps) == 2
+    assert watch.statuses == ["interrupted"]
+    model = mixture_vae()
+    assert fit(model, two_stages(), Images(), out=tmp_path / "cut", resume=True).status == "finished"
+    assert same(state(model), state(whole))
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:

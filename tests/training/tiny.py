@@ -22,6 +22,7 @@ from latentflows.distributions import (
     Conditional,
     Flow,
     GaussianMixture,
+    ResampledPrior,
     StandardGaussian,
 )
 from latentflows.models import VAE, VQVAE, Trace, vq_vae, vq_vae_2
@@ -29,6 +30,7 @@ from latentflows.models.presets import iaf, real_nvp
 from latentflows.networks import MLP
 from latentflows.objectives import (
     ELBO,
+    GECO,
     CodeLikelihood,
     Objective,
     PriorLikelihood,
@@ -117,6 +119,22 @@ def mixture_vae() -> VAE:
         assert isinstance(model.prior, Flow)
         model.prior.base = GaussianMixture(2, 3, start="em", initialization_points=100)
         return model
+
+
+def lars_vae() -> VAE:
+    """A VAE whose prior estimates its normalizer at every step."""
+    with noise.stream(7):
+        model = vae()
+        network = MLP(2, 1, width=4, depth=1)
+        model.prior = ResampledPrior(StandardGaussian(2), network, max_attempts=5, num_normalizer_samples=32)
+        return model
+
+
+def geco_vae() -> VAE:
+    """A VAE with the multiplier of a constraint."""
+    model = vae()
+    model.auxiliary = GECO(0.4).auxiliary(model)
+    return model
 
 
 def code_model(

@@ -17,6 +17,7 @@ from torch import Tensor
 from latentflows.core.batches import Batch
 from latentflows.core.errors import ConfigurationError
 from latentflows.models import VAE, VQVAE
+from latentflows.objectives import ELBO, GECO, Objective
 from latentflows.training import Options, Stage, fit
 from tests.training.tiny import (
     Fixed,
@@ -25,8 +26,11 @@ from tests.training.tiny import (
     code_model,
     code_stages,
     finite,
+    geco_vae,
+    lars_vae,
     mixture_vae,
     normalized_vae,
+    one_stage,
     state,
     two_stages,
     vae,
@@ -47,12 +51,13 @@ def train(
     resume: bool = False,
     source: Images | None = None,
     model: VAE | VQVAE | None = None,
+    objective: Objective | None = None,
 ) -> dict[str, Any]:
     """Run the stages, and return what this process knows of the run."""
     model, watch = model or vae("iaf", "real_nvp"), Watch()
     history = fit(
         model,
-        code_stages(accumulate_grad_batches=pieces) if isinstance(model, VQVAE) else stages(pieces),
+        _stages(model, pieces, objective),
         source or Images(),
         validation=Images(600, seed=1),  # two blocks, one per process
         out=folder,
@@ -62,6 +67,12 @@ def train(
     )
     weights = {name: value.double().sum().item() for name, value in state(model).items()}
     return asdict(history) | {"weights": weights, "finite": finite(state(model)), "events": watch.events}
+
+
+def _stages(model: VAE | VQVAE, pieces: int, objective: Objective | None) -> list[Stage]:
+    if objective is not None:
+        return one_stage(objective, accumulate_grad_batches=pieces)
+    return code_stages(accumulate_grad_batches=pieces) if isinstance(model, VQVAE) else stages(pieces)
 
 
 class SpoiledShard(Fixed):
@@ -86,6 +97,8 @@ def main(root: Path) -> None:
     results["normalized"] = train(root / "normalized", 1, model=normalized_vae())
     results["mixture"] = train(root / "mixture", 1, model=mixture_vae())
     results["codes"] = train(root / "codes", 1, model=code_model(levels=2))
+    results["lars"] = train(root / "lars", 1, model=lars_vae(), objective=ELBO())
+    results["geco"] = train(root / "geco", 1, model=geco_vae(), objective=GECO(0.4))
     results["code_gradient"] = train(root / "code_gradient", 1, model=code_model("gradient"))
     source = Images(on_read=_terminate if second else None)
     results["terminated"] = train(root / "terminated", 1, source=source)

@@ -34,3 +34,8 @@ def write_atomically(path: Path, content: bytes) -> None:
                 "what was there before is intact."
             ) from error
         raise
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a file is what a process that was killed inside `write_atomically` left."""
+    return path.name.startswith(".") and path.name.endswith(".partial")

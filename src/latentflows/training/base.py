@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from latentflows.core.batches import DataSource
@@ -190,6 +191,29 @@ class Options:
                 raise ConfigurationError(f"`{name}` must be at least 1; got {value!r}.")
 
 
+@dataclass(frozen=True)
+class Job:
+    """One run: what is trained, on what, as `fit` is given it.
+
+    Args:
+        model: Trained in place.
+        stages: At least one, of different names.
+        train: Training data.
+        validation: Held-out data.
+        out: Folder for what it leaves behind, if anything.
+        seed: Of order and noise.
+        callbacks: Watch the run.
+    """
+
+    model: Model
+    stages: Sequence[Stage]
+    train: DataSource
+    validation: DataSource | None = None
+    out: Path | None = None
+    seed: int = 0
+    callbacks: Sequence[Callback] = ()
+
+
 @dataclass
 class History:
     """What happened in a run.
@@ -202,6 +226,7 @@ class History:
         skipped_steps: Steps left out for a non-finite loss or gradient.
         rollbacks: Times the last good state was restored.
         seconds: Wall time, over all sessions of a resumed run.
+        together: How runs that were started together trained, stage by stage; see `fit_together`.
     """
 
     status: Literal["finished", "interrupted", "diverged"] = "finished"
@@ -211,6 +236,7 @@ class History:
     skipped_steps: int = 0
     rollbacks: int = 0
     seconds: float = 0.0
+    together: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -275,14 +301,7 @@ class Callback:
         """After the last step, however the run ended."""
 
 
-def check_run(
-    model: Model,
-    stages: Sequence[Stage],
-    train: DataSource,
-    validation: DataSource | None,
-    processes: int,
-    options: Options,
-) -> None:
+def check_run(job: Job, processes: int, options: Options) -> None:
     """Refuse stages, data, options and a number of processes that do not fit.
 
     Raises:
@@ -290,6 +309,7 @@ def check_run(
         CombinationError: if a stage cannot train this model, or cannot be compiled.
         DataError: if there is no data.
     """
+    model, stages, train, validation = job.model, job.stages, job.train, job.validation
     names = [stage.name for stage in stages]
     if not names or len(set(names)) < len(names):
         raise ConfigurationError(f"`stages` must be one or more, with different names; got {names}.")

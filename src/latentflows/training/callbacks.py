@@ -12,6 +12,9 @@ from latentflows.core.errors import ConfigurationError
 from latentflows.models.vae import VAE
 from latentflows.training.base import Callback, History, Stage
 
+_BAR_WIDTH = 20
+_TIME_WIDTH = 10  # of the time left, and the gaps between columns
+
 
 class ProgressBar(Callback):
     """One line in the terminal per stage: epoch, ELBO and its parts, learning rate, data points per second."""
@@ -22,7 +25,7 @@ class ProgressBar(Callback):
 
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=_BAR_WIDTH),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(compact=True),
@@ -53,17 +56,29 @@ class ProgressBar(Callback):
             self.tasks[stage] = self.bar.add_task(stage, total=line["max_epochs"], figures="")
         shown = [
             f"{name} {line['train'][name]:.2f}"
-            for name in ("elbo", "reconstruction", "kl", "prior_nll")
+            for name in ("elbo", "reconstruction", "kl", "prior_nll", "code_nll", "perplexity", "nll")
             if line["train"].get(name) is not None
         ]
         held_out = line["validation"] or {}
         shown += [
             f"validation {held_out[name]:.2f}"
-            for name in ("elbo", "prior_nll")
+            for name in ("elbo", "prior_nll", "code_nll", "nll")
             if held_out.get(name) is not None
         ]
         shown.append(f"{line['samples'] / max(line['seconds'], 1e-9):,.0f}/s")
-        self.bar.update(self.tasks[stage], completed=done, figures=" ".join(shown))
+        taken = len(f"{stage} {line['max_epochs']}/{line['max_epochs']}") + _BAR_WIDTH + _TIME_WIDTH
+        figures = _fitting(shown, self.bar.console.width - taken)
+        self.bar.update(self.tasks[stage], completed=done, figures=figures)
+
+
+def _fitting(shown: list[str], width: int) -> str:
+    """Join figures, without those that a narrow terminal would cut off; the last to go is a validation figure."""
+    kept = list(shown)
+    for least in ("reconstruction", "perplexity", "kl", shown[-1], shown[0]):
+        if len(" ".join(kept)) <= width:
+            break
+        kept = [each for each in kept if not each.startswith(least)] or kept
+    return " ".join(kept)
 
 
 def scalars(line: dict[str, Any]) -> dict[str, float]:

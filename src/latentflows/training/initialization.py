@@ -158,7 +158,7 @@ def start_prior(
     ]
     for prior in readers:
         batch = train.batch(noise.permutation(len(train))[: prior.initialization_points]).to(device)
-        prior.initialize(batch.x)
+        prior.initialize(model.read_by_posterior(*batch))
     if others:
         z, context = _latents(model, train, max(prior.initialization_points for prior in others), device)
         for prior, values, own in _reached(model.prior, z, context if model.prior.context_shape else None):

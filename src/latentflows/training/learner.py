@@ -86,7 +86,8 @@ class Learner:
             parameter.requires_grad_(True)
         self.vectors: list[Tensor] = self._flattened()
         self.flattened = self.vectors[0] is not self.parameters[0]
-        self.optimizer = _optimizer(self.vectors, stage)
+        self.shares = False  # whether its numbers are views of those of several learners
+        self.optimizer = optimizer_of(self.vectors, stage)
         step = Step(model, stage.objective)
         if options.compile:  # with eager's random numbers, so that compiling changes rounding alone
             step = torch.compile(step, dynamic=False, options={"fallback_random": True})
@@ -116,15 +117,15 @@ class Learner:
         objective = self.stage.objective.at(index) if self.stage.objective.takes_turns else None
         for number, piece in enumerate(pieces):
             with self._synchronized(number == count - 1), self.prior():
-                with self._autocast(), values_unchecked():
+                with self.autocast(), values_unchecked():
                     value = self.module(piece.x, piece.context, time, objective)
                 (value.loss / count if count > 1 else value.loss).backward()
             values.append(value)
         names = self.stage.objective.metrics
         sums = (
-            torch.stack([_sums(value.metrics, names) for value in values]).sum(0)
+            torch.stack([sums_of(value.metrics, names) for value in values]).sum(0)
             if count > 1
-            else _sums(values[0].metrics, names)
+            else sums_of(values[0].metrics, names)
         )
         loss = sum(value.loss.item() for value in values) / count
         norms = torch._foreach_norm(self._gradients())
@@ -155,9 +156,9 @@ class Learner:
         """
         objective = self.stage.objective
         try:
-            with self._autocast(), self.prior():
+            with self.autocast(), self.prior():
                 value = objective(objective.trace(self.model, batch.x, batch.context))
-                return _sums(value.metrics, objective.metrics)
+                return sums_of(value.metrics, objective.metrics)
         except DataError as error:
             if not isinstance(error, NonFiniteError):
                 warnings.warn(
@@ -199,9 +200,41 @@ class Learner:
 
     def release(self) -> None:
         """Let every parameter own its numbers again."""
-        if self.flattened:
+        if self.flattened or self.shares:
             for parameter in self.parameters:
                 parameter.data = parameter.data.clone()
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps the optimizer has taken in this stage."""
+        return max((int(state["step"]) for state in self.optimizer.state.values() if state), default=0)
+
+    def share(self, row: Tensor, average: Tensor | None) -> None:
+        """Let parameters and moving average be views of these vectors (P,), which hold the same numbers."""
+        self.shares = True
+        _become_views(self.parameters, row)
+        if self.flattened:
+            self.vectors[0].data = row
+        if average is not None:
+            sizes = [v.numel() for v in self.vectors]
+            pieces = zip(average.split(sizes), self.vectors, strict=True)
+            self.average = [piece.view_as(v) for piece, v in pieces]
+
+    def share_moments(self, state: Tensors) -> None:
+        """Let the optimizer's state be views of these vectors (P,); a number counts for all parameters."""
+        sizes = [v.numel() for v in self.vectors]
+        for name, value in state.items():
+            pieces = [value] * len(sizes) if value.ndim == 0 else value.split(sizes)
+            for vector, piece in zip(self.vectors, pieces, strict=True):
+                self.optimizer.state[vector][name] = piece if value.ndim == 0 else piece.view_as(vector)
+
+    def own(self) -> None:
+        """Undo `share`: go on with copies."""
+        vector = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        self.share(vector, None)  # of its own, from now on
+        self.average = [value.clone() for value in self.average]
+        for vector in self.vectors:
+            self.optimizer.state[vector] = {k: v.clone() for k, v in self.optimizer.state[vector].items()}
 
     def snapshot(self) -> Tensors:
         """Copy weights, optimizer and moving average to the CPU."""
@@ -236,7 +269,8 @@ class Learner:
         """Put N(0, I) in the prior's place, where the stage says so."""
         return self.stage.prior_in_force(self.model)
 
-    def _autocast(self) -> AbstractContextManager[object]:
+    def autocast(self) -> AbstractContextManager[object]:
+        """Run networks in the precision of the options."""
         if self.options.precision == "32-true":
             return nullcontext()
         return torch.autocast(self.world.device.type, dtype=torch.bfloat16)
@@ -259,10 +293,7 @@ class Learner:
         if total > _SMALL or len({(p.dtype, p.device) for p in self.parameters}) > 1:
             return list(self.parameters)
         vector = torch.cat([p.detach().reshape(-1) for p in self.parameters])
-        for parameter, piece in zip(
-            self.parameters, vector.split([p.numel() for p in self.parameters]), strict=True
-        ):
-            parameter.data = piece.view_as(parameter)
+        _become_views(self.parameters, vector)
         return [nn.Parameter(vector)]
 
     def _gradients(self) -> list[Tensor]:
@@ -275,11 +306,19 @@ class Learner:
         return [p.grad for p in self.vectors if p.grad is not None]
 
 
-def _sums(metrics: dict[str, Tensor], names: tuple[str, ...]) -> Tensor:
+def _become_views(parameters: list[nn.Parameter], vector: Tensor) -> None:
+    """Let parameters be views of a vector of all their numbers."""
+    for parameter, piece in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True):
+        parameter.data = piece.view_as(parameter)
+
+
+def sums_of(metrics: dict[str, Tensor], names: tuple[str, ...]) -> Tensor:
+    """Sum metrics (B,) over the data points: one number for each name, in float64."""
     return torch.stack([metrics[name] for name in names]).sum(1, dtype=torch.float64)
 
 
-def _optimizer(parameters: list[Tensor], stage: Stage) -> torch.optim.Optimizer:
+def optimizer_of(parameters: list[Tensor], stage: Stage) -> torch.optim.Optimizer:
+    """Return the stage's optimizer of these parameters."""
     # Fused: one pass over weights, gradients and moments; 3 to 6 times the speed of the plain loop on a CPU.
     rate, decay = stage.learning_rate, stage.weight_decay
     if stage.optimizer == "adamax":

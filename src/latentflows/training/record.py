@@ -23,9 +23,12 @@ from latentflows.training.checkpoint import (
 
 def identity(stages: Sequence[Stage], seed: int, points: int) -> dict[str, Any]:
     """Describe a run as far as resuming must not change it; a stage's length may be extended."""
-    fixed = [repr(replace(stage, max_epochs=1, max_steps=None)) for stage in stages]
-    fixed = [re.sub(r" at 0x[0-9a-f]+", "", text) for text in fixed]  # an objective without a repr of its own
-    return {"stages": fixed, "seed": seed, "training_points": points}
+    return {"stages": [described(stage) for stage in stages], "seed": seed, "training_points": points}
+
+
+def described(stage: Stage) -> str:
+    """Describe a stage but for its length; of an objective without a repr of its own, by its class."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(replace(stage, max_epochs=1, max_steps=None)))
 
 
 def lengths(stages: Sequence[Stage]) -> list[list[Any]]:
