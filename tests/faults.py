@@ -3,12 +3,20 @@
 Fault = tuple[str, str, str]
 
 FAULTS: dict[str, list[Fault]] = {
+    "cli.py": [
+        (
+            "command line: a run is to be continued and replaced",
+            "    check_choice(resume, overwrite)\n",
+            "",
+        ),
+    ],
     "core/noise.py": [
         (
             "noise: the key is ignored past its first part",
             "    seed = mix(*key)\n",
             "    seed = mix(*key[:1])\n",
         ),
+        ("noise: other draws are handed out", "if value is None or expected != draw:", "if value is None:"),
         (
             "noise: the generator is not given back",
             "    with torch.random.fork_rng(devices=devices):\n        yield",
@@ -620,6 +628,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "training/initialization.py": [
         (
+            "prior from data: the context is left out",
+            "prior.initialize(model.read_by_posterior(*batch))",
+            "prior.initialize(batch.x)",
+        ),
+        (
             "initialization: priors start again in every stage",
             "    waiting = waiting_priors(model.prior)\n",
             "    waiting = [p for p in model.prior.modules() if isinstance(p, DataDependentPrior)]\n",
@@ -744,8 +757,13 @@ FAULTS: dict[str, list[Fault]] = {
         ("Student t: exponent of another density", "0.5 * (self.degrees + 1)", "0.5 * self.degrees"),
         (
             "Student t: one radius for all degrees of freedom",
-            "torch.expm1(-2 / self.degrees * torch.log1p(-u))",
-            "torch.expm1(-torch.log1p(-u))",
+            "log_root = -torch.log1p(-u) / self.degrees",
+            "log_root = -torch.log1p(-u)",
+        ),
+        (
+            "Student t: a square that overflows",
+            "2 * large.log() + torch.log1p((x / large).square() + (large.reciprocal().square() - 1))",
+            "torch.log1p(x * x)",
         ),
         (
             "batch-optimal: fits to what it evaluates",
@@ -870,6 +888,11 @@ FAULTS: dict[str, list[Fault]] = {
         ("exemplar: always the same subset", "noise.permutation(len(inputs))", "torch.arange(len(inputs))"),
     ],
     "distributions/hierarchical.py": [
+        (
+            "hierarchy: a level's class decides whether it can be weighed",
+            "    if isinstance(level, Flow):\n        return _sources(level.base, temperature)\n",
+            "",
+        ),
         ("hierarchy: a level is not scored", "log_p = log_p + log_q", "log_p = log_p + 0 * log_q"),
         (
             "hierarchy: the lower levels stay warm",
@@ -932,6 +955,66 @@ FAULTS: dict[str, list[Fault]] = {
             "codebook + self.commitment * commitment",
             "self.commitment * codebook + commitment",
         ),
+    ],
+    "training/stacked_state.py": [
+        (
+            "together: gradients are clipped by the largest norm of all",
+            "limit / norm if norm > limit else 1.0 for norm in norms",
+            "limit / max(norms) for norm in norms",
+        ),
+        (
+            "together: a run that leaves keeps its row",
+            "            learner.own()\n",
+            "            pass\n",
+        ),
+        ("together: moments of a resumed run are forgotten", "self._attach_moments()\n\n", "pass\n\n"),
+    ],
+    "training/stacked_step.py": [
+        (
+            "together: a step that is not finite moves the weights",
+            "                self.stack.detach(row)\n",
+            "                pass\n",
+        ),
+        (
+            "together: every run gets the first one's noise",
+            "batch = member.session.batch(member.ask)",
+            "batch = filled[0].session.batch(member.ask)",
+        ),
+        ("together: nobody looks whether numbers agree", "        self._check(ready)\n", "        pass\n"),
+        (
+            "together: nobody looks whether gradients agree",
+            ", (gradient, result.gradients[row])]",
+            "]",
+        ),
+    ],
+    "training/stacked_member.py": [
+        (
+            "together: a run with a skipped step stays in step",
+            "good = progress.rate_scale == 1.0 and taken == progress.stage_steps",
+            "good = True",
+        ),
+    ],
+    "training/stacked.py": [
+        ("together: measuring moves the first run", "session.learner.restore(before)", "pass"),
+        ("together: an early stop waits for nobody", "stage = min(", "stage = max("),
+        (
+            "together: a run that has left answers with the row it left",
+            "if member.in_step and not self._has_left(member)]",
+            "if member.in_step]",
+        ),
+        (
+            "together: after an error runs share the optimizer's count of steps",
+            "            self.alone = True\n            self._leave(ready)\n",
+            "            self.alone = True\n",
+        ),
+        (
+            "together: of a stack that is given up runs share the optimizer's count of steps",
+            "            self._leave(ready)\n            self._forget()",
+            "            self._forget()",
+        ),
+    ],
+    "training/stacked_recorder.py": [
+        ("together: writing in place is left out", "if node.target in _RESHAPING and", "if"),
     ],
     "training/learner.py": [
         (
@@ -1070,8 +1153,13 @@ FAULTS: dict[str, list[Fault]] = {
     "evaluation/gaps.py": [
         (
             "gaps: the encoder's posterior is scored twice",
-            "_log_weights(model, one, block, num_samples, seed) for one in (q, best, early)",
-            "_log_weights(model, one, block, num_samples, seed) for one in (q, q, early)",
+            "_log_weights(model, one, p, block, num_samples, seed) for one in (q, best, early)",
+            "_log_weights(model, one, p, block, num_samples, seed) for one in (q, q, early)",
+        ),
+        (
+            "gaps: the two levels are taken for independent",
+            "(best - evidence).exp() - best",
+            "best - evidence",
         ),
         (
             "gaps: a fixed scale is optimized",
@@ -1212,6 +1300,11 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "objectives/constraint.py": [
+        (
+            "GECO: the average moves with the last piece alone",
+            "gathered_over_processes(torch.stack(self._moved)).mean()",
+            "self._moved[-1]",
+        ),
         ("GECO: the multiplier descends", "(ascent.detach() - ascent)", "(ascent - ascent.detach())"),
         ("GECO: validation moves the average", "multiplier.training and torch.is_grad_enabled()", "True"),
         (
@@ -1339,6 +1432,11 @@ FAULTS: dict[str, list[Fault]] = {
         ("LARS: a rejected proposal is drawn", "accepted.int().argmax(0)", "accepted.int().argmin(0)"),
     ],
     "distributions/normalizer.py": [
+        (
+            "normalizer: a step that gathered nothing is taken in",
+            "        if self._gathered:\n            gathered = gathered_over_processes",
+            "        if True:\n            gathered = gathered_over_processes",
+        ),
         ("normalizer: no gradient", "        return fresh\n", "        return fresh.detach()\n"),
         (
             "normalizer: a mixture does not feel what it is weighed by",
@@ -1416,6 +1514,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/measure.py": [
         (
+            "evaluation: figures are replaced in silence",
+            'if before and old != after["protocol"]:',
+            'if before and old.keys() != after["protocol"].keys():',
+        ),
+        (
             "evaluation: what is there is measured again",
             'if asked is None or (before.get("asked") == asked and "reason" not in before):',
             "if asked is None:",
@@ -1431,12 +1534,90 @@ FAULTS: dict[str, list[Fault]] = {
             "    except LatentFlowsError as error:",
         ),
     ],
-    "reporting/compared_groups.py": [
+    "studies/protocols.py": [
         (
             "comparison: figures of two protocols in one column",
             'field != "seed" and one != two',
             'field == "split" and one != two',
         ),
+    ],
+    "studies/resampling.py": [
+        (
+            "bootstrap: BCa without its acceleration",
+            "float(np.sum(centered**3)) / (6",
+            "0.0 / (6",
+        ),
+        (
+            "bootstrap: all resamples are equally likely",
+            "factorials[num] / factorials[counts].prod(axis=1)",
+            "1.0 + 0 * factorials[counts].prod(axis=1)",
+        ),
+        ("sign flips: ties by rounding are lost", " - 1e-12 * float(np.abs(values).sum())", ""),
+    ],
+    "studies/significance.py": [
+        (
+            "Holm: a larger p-value is corrected less than a smaller one",
+            "highest = max(highest, min(",
+            "highest = max(0.0, min(",
+        ),
+        (
+            "Holm: a comparison that failed is forgotten",
+            "(len(p_values) - rank) * p",
+            "(len(known) - rank) * p",
+        ),
+        ("power: of a one-sided test", "stdtrit(num - 1, 1 - level / 2)", "stdtrit(num - 1, 1 - level)"),
+        ("t-test: normal instead of Student", "2 * stdtr(num - 1, -abs(mean)", "2 * stdtr(1e6, -abs(mean)"),
+    ],
+    "studies/differences.py": [
+        (
+            "power: at the level of a single comparison",
+            "comparison.level / comparison.num_comparisons, diff",
+            "comparison.level, diff",
+        ),
+        (
+            "comparison: a difference counts without the correction",
+            "return self.corrected_p_value is not None and self.corrected_p_value <= self.level",
+            "return self.p_value is not None and self.p_value <= self.level",
+        ),
+    ],
+    "studies/result_rows.py": [
+        (
+            "results: FLOPs of another stage",
+            "planned.stage_flops.get(epoch.stage)",
+            "next(iter(planned.stage_flops.values()), None)",
+        ),
+    ],
+    "reporting/study_figures.py": [
+        (
+            "curves: a mean over fewer seeds at the end",
+            "if len(found) == len(runs):",
+            "if found:",
+        ),
+    ],
+    "reporting/latex.py": [
+        (
+            "LaTeX: text is not escaped",
+            'return "".join(_ESCAPES.get(character, character) for character in text)',
+            "return text",
+        ),
+    ],
+    "reporting/export.py": [
+        ("export: a file of somebody else is replaced", "    if foreign:\n", "    if False:\n"),
+        (
+            "export: files of an earlier export count as those of somebody else",
+            "[*dict.fromkeys([*contents, *listed])]",
+            "list(contents)",
+        ),
+        ("export: a study without results", 'any(run.status == "finished" for run in', "any(run for run in"),
+    ],
+    "reporting/base.py": [
+        (
+            "report: to go on with a study is to replace it",
+            'word not in ("--resume", "--overwrite")',
+            'word not in ("--resume",)',
+        ),
+    ],
+    "reporting/compared_groups.py": [
         (
             "comparison: runs that did not finish count",
             'run is None or run.status != "finished"',
@@ -1510,6 +1691,79 @@ FAULTS: dict[str, list[Fault]] = {
     "studies/overrides.py": [
         ("overrides: those of one arm reach the others", "copy.deepcopy(dict(raw))", "dict(raw)"),
     ],
+    "reporting/table.py": [
+        (
+            "table: FLOPs that were planned pass for those that were spent",
+            'if budget is None or budget.hold != "training_flops":',
+            "if True:",
+        ),
+        (
+            "table: seconds that were planned pass for those that were taken",
+            "        amount = amount if took is None else took.mean\n",
+            "",
+        ),
+    ],
+    "studies/budget.py": [
+        (
+            "budget: decoder and prior leave the decoder out",
+            'counted = ("prior",) if hold == "prior" else ("prior", "likelihood")',
+            'counted = ("prior",)',
+        ),
+        (
+            "budget: the first size that is tried is taken",
+            "    best = min(built, key=lambda size: abs(built[size] - target))",
+            "    best = max(built)",
+        ),
+        (
+            "budget: FLOPs of the forward pass alone",
+            "        torch.autograd.grad(loss, learned, allow_unused=True)",
+            "        pass",
+        ),
+        (
+            "budget: work that a batch shares is counted for a single data point",
+            "    count = max(1, _batch(stage, len(source)) // stage.accumulate_grad_batches)",
+            "    count = 1",
+        ),
+        (
+            "budget: steps that take turns are all like the first",
+            "    if not objective.takes_turns:\n        return [(objective, 1.0)]",
+            "    if True:\n        return [(objective.at(0), 1.0)]",
+        ),
+        (
+            "budget: attention on a CPU costs nothing",
+            "        formula = _FORMULAS.get(func._overloadpacket)",
+            "        formula = flop_registry.get(func._overloadpacket)",
+        ),
+    ],
+    "studies/planning.py": [
+        (
+            "plan: arms may be measured by different protocols",
+            "    _check_protocols(settled)\n",
+            "",
+        ),
+        (
+            "plan: runs have the sizes that were not solved",
+            "study.configuration(arm, seed, _overrides(by_name[arm.name].solved))",
+            "study.configuration(arm, seed)",
+        ),
+        (
+            "plan: an amount is not checked",
+            "    if abs(amount - target) > budget.within * target:",
+            "    if abs(amount - target) > budget.within * target * 1e9:",
+        ),
+    ],
+    "studies/study.py": [
+        (
+            "study: a counterpart of another listed arm",
+            "if there == wanted and first == second and other.name",
+            "if there == wanted and other.name",
+        ),
+        (
+            "study: what is changed for all wins over an arm",
+            "[*arm.overrides, *(solved or []), *own]",
+            "[*(solved or []), *own]",
+        ),
+    ],
     "studies/likelihood_parts.py": [
         (
             "DLGM: all levels are decoded",
@@ -1524,11 +1778,152 @@ FAULTS: dict[str, list[Fault]] = {
             "select, network = Select(0, above)",
         ),
     ],
+    "generation/plane.py": [
+        (
+            "plane: the second latent points down",
+            "(_BINS - 1 - places[inside, 1])",
+            "places[inside, 1]",
+        ),
+    ],
+    "studies/model_combinations.py": [
+        (
+            "model: settings that it does not look at are ignored",
+            "if getattr(c, key) != _default(key)",
+            "if False",
+        ),
+    ],
+    "studies/model_settings.py": [
+        ("codes: one pixel is halved again", "    if asked <= most:\n", "    if asked <= most + 1:\n"),
+        (
+            "codes: a map of the right size is halved again",
+            "while max(_halved(picture, steps)) > _CODES:",
+            "while max(_halved(picture, steps)) >= _CODES:",
+        ),
+    ],
+    "studies/model_parts.py": [
+        (
+            "flow on data: pixels without the sigmoid",
+            'if c.data.preparation == "dequantized":',
+            'if c.data.preparation == "unit":',
+        ),
+    ],
+    "studies/codes_parts.py": [
+        (
+            "codes: the prior hears no label",
+            '"context_shape": given[0] if given else None,',
+            '"context_shape": None,',
+        ),
+    ],
+    "studies/bounds.py": [
+        (
+            "evaluation: importance samples that there are none of are taken",
+            "return isinstance(model, VAE) and bounds_missing(model) is None",
+            "return True",
+        ),
+        ("codes: levels change their names", '_LEVELS = ("top", "bottom")', '_LEVELS = ("bottom", "top")'),
+        (
+            "flow on data: an exact likelihood passes for one of importance samples",
+            "weighted = settings.num_importance_samples if isinstance(model, VAE) else None",
+            "weighted = settings.num_importance_samples",
+        ),
+    ],
+    "generation/pictures.py": [
+        (
+            "beside: what was given comes last",
+            "torch.cat([first, rest], 1)",
+            "torch.cat([rest, first], 1)",
+        ),
+    ],
     "generation/drawing.py": [
         (
             "classes: rows and columns change places",
             "torch.tensor(labels).repeat_interleave(num_each)",
             "torch.tensor(labels).repeat(num_each)",
+        ),
+    ],
+    "training/session.py": [
+        (
+            "signals: a fit by EM does not look at them",
+            "with interruptible():",
+            "if True:",
+        ),
+    ],
+    "reporting/run_page.py": [
+        (
+            "page: a collapsed run is green",
+            'if record.status == "finished" and (wrong := _faults(run)):',
+            'if record.status != "finished" and (wrong := _faults(run)):',
+        ),
+    ],
+    "studies/record.py": [
+        ("record: a torn line stays", "    file.truncate(whole)\n    return whole", "    return end"),
+        ("record: a torn line is read", "enumerate(texts[:-1], 1)", "enumerate(texts, 1)"),
+        (
+            "record: a full disk leaves half a line",
+            "            file.truncate(whole)\n            raise",
+            "            raise",
+        ),
+    ],
+    "studies/locks.py": [
+        (
+            "lock: a file that was removed is held",
+            "return path.exists() and os.path.samestat(os.fstat(file), path.stat())",
+            "return True",
+        ),
+        (
+            "lock: a dead holder counts",
+            "ProcessLookupError:\n        return False",
+            "ProcessLookupError:\n        return True",
+        ),
+    ],
+    "studies/engines/local.py": [
+        ("pool: a job dies with its process", "_RETRIES = 1", "_RETRIES = 0"),
+        ("pool: a stop starts what waits", "                    waiting.clear()\n", ""),
+        (
+            "pool: a process that is being born hears of no stop",
+            "_pass_on([worker], at_once=told > 1)",
+            "pass",
+        ),
+        (
+            "pool: a signal that was only noted is waited for",
+            "        self.process.join(_INSIST)\n        while",
+            "        self.process.join()\n        while",
+        ),
+    ],
+    "studies/study_folder.py": [
+        (
+            "study: a crash leaves the plan of another study",
+            '        (out / "plan.json").unlink(missing_ok=True)\n',
+            "",
+        ),
+    ],
+    "studies/engines/ray.py": [
+        ("Ray: a job dies with its process", "        self.waiting.append(job)\n", ""),
+        (
+            "Ray: a machine without the folder is taken",
+            "        if not (read and",
+            "        if False and not (read and",
+        ),
+    ],
+    "studies/comparison.py": [
+        (
+            "study: a run has two lines",
+            "        if (run.arm, run.seed) in self.told:\n            return\n",
+            "",
+        ),
+        ("study: runs of a dead job are forgotten", "apart += [(run,) for run in self._open(job)]", "pass"),
+        ("study: a worker is idle", "len(groups) < workers", "len(groups) < 1"),
+    ],
+    "studies/job.py": [
+        ("job: memory that lacks together is final", "if result.reason != OUT_OF_MEMORY:", "if True:"),
+        ("job: an interrupt ends one run alone", '== "interrupted" for outcome', '== "" for outcome'),
+    ],
+    "studies/progress.py": [
+        ("estimate: every run counts alike", "per_run.get(arm, usual)", "usual"),
+        (
+            "estimate: what an earlier process did counts as speed",
+            "/ (self.fraction - before)",
+            "/ self.fraction",
         ),
     ],
 }

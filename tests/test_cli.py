@@ -15,10 +15,9 @@ from latentflows import __version__
 from latentflows.cli import app, main
 from latentflows.core.errors import ConfigurationError
 from latentflows.reporting.base import read_run
-from latentflows.studies import comparison as comparison_room
 from latentflows.studies import run as run_room
+from latentflows.studies.engines import Event, LocalPool
 from latentflows.studies.overrides import configuration_from
-from latentflows.studies.pool import Event
 from latentflows.studies.run import RunResult
 from tests.studies.conftest import tiny  # noqa: F401 - a fixture
 
@@ -56,7 +55,7 @@ def test_help_loads_no_torch_and_lists_every_command():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "(0, 0) False False"
-    assert set(COMMANDS) == {"demo", "compare", "train", "evaluate", "sample", "report", "list", "download"}
+    assert set(COMMANDS) == {"demo", "train", "evaluate", "sample", "report", "list", "download"}
     assert all(re.search(rf"^  {command} ", result.stdout, re.MULTILINE) for command in COMMANDS)
 
 
@@ -157,6 +156,10 @@ MISTAKES = {
         ["train", "evaluation.num_images=401"],
         "must be at most the 400 images of the test split",
     ),
+    "too many samples": (
+        ["train", "evaluation.samples=401", "evaluation.gaps=402"],
+        "`evaluation.gaps` must be at most the 400 images of the test split; got 402. Use evaluation.gaps=400",
+    ),
     "evaluate: no run": (["evaluate", "nowhere"], "nowhere is no run folder"),
     "evaluate: no samples": (
         ["evaluate", "RUN", "--num-importance-samples", "0"],
@@ -196,6 +199,19 @@ MISTAKES = {
         "`temperature` must be positive and finite; got 0",
     ),
     "sample: no picture": (["sample", "RUN", "--out", "x.jpg"], "`out` must end in .png (a picture) or .npy"),
+    "train: two ways with a folder": (
+        ["train", "--out", "RUN", "--resume", "--overwrite"],
+        "--resume goes on with what is in the folder, --overwrite replaces it; got both. Choose one.",
+    ),
+    "train: halved too often": (
+        ["train", "model=vq_vae", "model.halvings=5", "--out", "on_gpu"],
+        "Use model.halvings=3 at most.",
+    ),
+    "train: an endless bound": (
+        ["train", "model=segmentation_vae", "data=ambiguous_shapes", "model.scale_bound=inf"],
+        "`model.scale_bound` must be a finite number; got 'inf'.",
+    ),
+    "demo: two ways with a folder": (["demo", "--resume", "--overwrite", "--out", "RUN"], "Choose one."),
     "report: nothing there": (["report", "nowhere"], "nowhere must be a run folder"),
     "list: nothing there": (
         ["list", "nowhere"],
@@ -203,8 +219,6 @@ MISTAKES = {
     ),
     "download: no such data": (["download", "mnits", "--root", "d"], "No download for 'mnits'"),
     "download: no folder": (["download", "mnist"], "`--root` is missing"),
-    "compare: no study": (["compare", "nowhere.yaml", "--out", "c"], "nowhere.yaml: no such file"),
-    "compare: no folder": (["compare", "study.yaml"], "Missing option '--out'"),
     "demo: no workers": (["demo", "--workers", "0"], "`workers` must be at least 1; got 0"),
 }
 
@@ -220,6 +234,15 @@ def test_a_mistake_ends_with_one_message_and_code_2(name, trained, capsys, monke
     assert "Traceback" not in captured.err
     assert captured.out == ""
     assert not (tmp_path / "on_gpu").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "demo", "study run stages"])
+def test_a_folder_stays_where_it_is_to_be_continued_and_replaced(command, capsys, tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "study.jsonl").write_text("x\n")
+    assert main([*command.split(), "--resume", "--overwrite", "--out", "kept"]) == 2
+    assert "Choose one." in capsys.readouterr().err
+    assert (tmp_path / "kept" / "study.jsonl").read_text() == "x\n"
 
 
 def test_debug_shows_the_traceback(monkeypatch):
@@ -245,10 +268,47 @@ def test_evaluate_measures_anew(trained, capsys):
     ]  # fmt: skip
 
 
+def test_evaluate_says_which_figures_it_replaces(trained, capsys, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    (folder / "evaluation.json").unlink()
+    few = ["--num-importance-samples", "4", "--num-images", "3", "--seed", "0", "evaluation.holes=6"]
+    assert main(["evaluate", str(folder), *few]) == 0
+    assert "Replaced" not in capsys.readouterr().out
+    assert main(["evaluate", str(folder), *few]) == 0
+    assert "Replaced" not in capsys.readouterr().out
+    assert main(["evaluate", str(folder), *few, "--split", "validation"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Replaced")]
+    assert told[0] == "Replaced: figures on the test split, 3 images, K = 4, seed 0"
+    assert told[1].startswith("Replaced: figures of holes (split test, seed 0, holes 6)")
+
+
+def test_an_autoencoder_says_that_it_was_not_trained_for_its_figures(tiny, capsys):  # noqa: F811
+    assert main(["train", *tiny, "objective=autoencoder", "--quiet", "--out", "run"]) == 0
+    told = "The model was trained by objective=autoencoder, which is no bound on log p(x)"
+    assert told in capsys.readouterr().out
+    assert main(["evaluate", "run"]) == 0
+    assert told in capsys.readouterr().out
+
+
+def test_a_misspelled_list_is_guessed(capsys):
+    assert main(["list", "componets"]) == 2
+    assert "no such folder. Did you mean components?" in capsys.readouterr().err
+
+
+def test_train_shows_its_groups(tiny, capsys):  # noqa: F811
+    assert main(["train", *tiny, "evaluation.holes=6", "--out", "run"]) == 0
+    out = capsys.readouterr().out
+    assert "evaluation ...\nevaluation: holes ...\npictures ...\n" in out
+    assert re.search(r"\nPrior holes\n +MMD², Gaussian kernels", out)
+
+
 def test_evaluate_measures_groups_later_and_says_why_not(trained, capsys):
     asked = ["evaluation.holes=6", "evaluation.information=6", "evaluation.disentanglement=6"]
     assert main(["evaluate", str(trained), *asked]) == 0
-    out = capsys.readouterr().out
+    out, told = capsys.readouterr()
+    for name in ("holes", "information", "units", "disentanglement"):
+        assert f"evaluation: {name} ...\n" in told
     assert re.search(
         r"Prior holes\n +MMD², Gaussian kernels  -?\d.\d{5} ± .* squared MMD \(p-value \d.\d{3}\)\n", out
     )
@@ -309,12 +369,11 @@ class Ends:
     def __init__(self, status="finished"):
         self.status = status
 
-    def __call__(self, task, jobs, *, workers, stop):
+    def __call__(self, task, jobs, stop):
         for position, job in enumerate(jobs):
-            gain = job.configuration.prior.kind != "standard"
-            nll = {"mean": 22.0 - gain + 0.01 * position, "standard_error": 0.17, "unit": "nats"}
-            counts = {"posterior": 5, "prior": 1000 * gain, "likelihood": 5, "total": 10 + 1000 * gain}
             yield Event(position, "started")
+            gain = job.runs[0].configuration.prior.kind != "standard"
+            counts = {"posterior": 5, "prior": 1000 * gain, "likelihood": 5, "total": 10 + 1000 * gain}
             protocol = {
                 "split": "test",
                 "num_images": 9,
@@ -322,23 +381,32 @@ class Ends:
                 "seed": 0,
                 "data": "digits",
             }
-            line = {"figures": {"nll": nll}, "protocol": protocol, "parameters": counts, "seconds": 3.0}
-            line["reason"] = "bad luck"
-            yield Event(position, "result", {"status": self.status, **line})
+            line = {"protocol": protocol, "parameters": counts, "seconds": 3.0, "reason": "bad luck"}
+            nll = {"standard_error": 0.17, "unit": "nats"}
+            means = [
+                22.0 - gain + 0.03 * position + (0.01 + 0.002 * position) * n for n in range(len(job.runs))
+            ]
+            lines = [
+                line | {"figures": {"nll": nll | {"mean": mean}}, "status": self.status} for mean in means
+            ]
+            yield Event(position, "result", list(enumerate(lines)))
 
 
 def test_demo_prints_a_table_and_what_it_supports(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(comparison_room, "over_jobs", Ends())
+    monkeypatch.setattr(LocalPool, "over_jobs", Ends())
     monkeypatch.setenv("COLUMNS", "500")
     assert main(["demo", "--quiet"]) == 0
     captured = capsys.readouterr()
     assert re.search(
-        r"Real NVP prior, one stage +1,010 +21\.04 ± 0\.17 +\[−0\.9\d+, −0\.9\d+\] +3", captured.out
+        r"Real NVP prior, one stage +1,010 +21\.04 ± 0\.17 +\[21\.\d+, 21\.\d+\] +3", captured.out
     )
-    assert "supports a lower (better) test NLL of Real NVP prior, one stage" in captured.out
+    assert re.search(
+        r"Real NVP prior, one stage +−0\.9\d+ +\[−0\.9\d+, −0\.9\d+\] +< 0\.001 +< 0\.001", captured.out
+    )
+    assert "supports a lower (better) test NLL of “Real NVP prior, one stage”" in captured.out
     assert "does not hold the number of parameters equal" in captured.out
-    assert "Test NLL in nats: mean over seeds ± standard error over images." in captured.out
-    assert "What the figures do not support. The intervals describe how much training varies" in captured.out
+    assert "Test NLL in nats: mean over seeds ± standard error over data points;" in captured.out
+    assert "What does not follow. Seeds vary the training alone" in captured.out
     assert "Report: runs/demo/report.html" in captured.out
     assert (tmp_path / "runs" / "demo" / "report.html").is_file()
     assert main(["demo", "--quiet"]) == 2
@@ -346,11 +414,11 @@ def test_demo_prints_a_table_and_what_it_supports(monkeypatch, capsys, tmp_path)
 
 
 def test_no_figure_is_cut_in_a_narrow_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(comparison_room, "over_jobs", Ends())
+    monkeypatch.setattr(LocalPool, "over_jobs", Ends())
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["demo", "--quiet"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"1,010 +21\.04 ± 0\.17 +\[−0\.9\d+, −0\.9\d+\] +3", out)
+    assert re.search(r"1,010 +21\.04 ± 0\.17 +\[21\.\d+, 21\.\d+\] +3", out)
     assert "…" not in out
 
 
@@ -359,7 +427,7 @@ def test_make_demo_can_be_repeated_and_goes_on_after_an_interrupt(monkeypatch, c
     (command,) = re.findall(r"^\t\$\(BIN\)/latentflows (demo .*)$", makefile, re.MULTILINE)
     words = [*command.replace("$(RUNS)", "runs").split(), "--quiet"]
     for status, code in (("interrupted", 130), ("finished", 0), ("finished", 0)):
-        monkeypatch.setattr(comparison_room, "over_jobs", Ends(status))
+        monkeypatch.setattr(LocalPool, "over_jobs", Ends(status))
         (tmp_path / "runs" / "demo" / "report.html").unlink(missing_ok=True)
         assert main(words) == code
     assert "supports a lower (better) test NLL" in capsys.readouterr().out
@@ -368,15 +436,15 @@ def test_make_demo_can_be_repeated_and_goes_on_after_an_interrupt(monkeypatch, c
 
 
 def test_an_interrupted_comparison_says_how_to_go_on(monkeypatch, capsys):
-    monkeypatch.setattr(comparison_room, "over_jobs", Ends("interrupted"))
+    monkeypatch.setattr(LocalPool, "over_jobs", Ends("interrupted"))
     assert main(["demo", "--out", "d"]) == 130
-    assert "Continue with:\n  latentflows demo --out d --workers 2 --resume\n" in capsys.readouterr().err
+    assert "Continue with:\n  latentflows demo --workers 2 --out d --resume\n" in capsys.readouterr().err
 
 
 def test_a_comparison_without_a_finished_run_fails(monkeypatch, capsys, tmp_path):
     (tmp_path / "s.yaml").write_text("name: s\narms: [{name: a, label: A}]\nseeds: [0]\nbaseline: a\n")
-    monkeypatch.setattr(comparison_room, "over_jobs", Ends("diverged"))
-    assert main(["compare", "s.yaml", "--out", "c"]) == 1
+    monkeypatch.setattr(LocalPool, "over_jobs", Ends("diverged"))
+    assert main(["study", "run", "s.yaml", "--out", "c"]) == 1
     assert "a-seed0 did not finish: bad luck" in capsys.readouterr().err
 
 

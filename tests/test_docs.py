@@ -23,18 +23,21 @@ import typer
 import yaml
 
 from latentflows.cli import app
-from latentflows.studies.comparison import Study
 from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.options import parts
 from latentflows.studies.overrides import configuration_from, read_mapping
+from latentflows.studies.ready import find_study, ready_studies
+from latentflows.studies.study import Study, read_study
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOT_RUN = {  # page: why its blocks are skipped
     "docs/data.md": ["needs the MNIST files"],
     "docs/disentanglement.md": ["takes minutes"],
+    "docs/running-studies.md": ["needs a cluster"],
     "docs/runs.md": ["needs a server"],
     "docs/sample-quality.md": ["needs weights"],
+    "docs/statistics.md": ["needs a study"],
     "docs/training.md": ["starts a compiler", "needs a GPU"],
 }
 SHELLS = ("console", "bash", "sh")
@@ -162,6 +165,8 @@ def test_commands_and_their_options_exist(page):
             assert words[0] in all_options(), words
             continue
         command = ROOT_COMMAND.get_command(typer.Context(ROOT_COMMAND), words[0])
+        if words[0] == "study" and not words[1].startswith("-"):
+            command = command.get_command(typer.Context(command), words[1])
         assert command is not None, f"no command {words[0]}"
         given = [word.partition("=")[0] for word in words[1:] if word.startswith("-")]
         assert set(given) <= {*options_of(command), "--help"}, words
@@ -170,19 +175,43 @@ def test_commands_and_their_options_exist(page):
                 f"{file} is not shown"
             )
         overrides = [word for word in words[1:] if "=" in word and not word.startswith("-")]
+        if words[0] == "study":
+            check_study(page, words, overrides)
+            continue
         assert not overrides or words[0] in ("train", "evaluate"), words
         configuration_from(shown_configuration(page, words), overrides)
+
+
+def check_study(page, words, overrides):
+    """Build the configurations of a study that a command names, with its overrides."""
+    if words[1] not in ("plan", "run"):
+        assert not overrides, words
+        return
+    if words[2] in ready_studies():
+        study = find_study(words[2], overrides)
+    elif (ROOT / words[2]).is_file():
+        study = read_study(ROOT / words[2], overrides)
+    else:
+        shown = {block.value: block.code for block in blocks(page) if block.mark == "file"}
+        assert not overrides, words
+        study = Study.model_validate(yaml.safe_load(shown[words[2]]))
+    for arm in study.all_arms():
+        study.configuration(arm, study.seeds[0])
 
 
 def shown_configuration(page, words):
     """Return what the configuration file named by a command holds."""
     names = [word for word in words if word.endswith(".yaml")]
     for block in blocks(page):
-        if block.mark == "file" and block.value in names and "arms" not in yaml.safe_load(block.code):
+        if block.mark == "file" and block.value in names and not is_study(yaml.safe_load(block.code)):
             return yaml.safe_load(block.code)
     file = ROOT / names[0] if names else None
     content = read_mapping(file) if file is not None and file.is_file() else {}
-    return {} if "arms" in content else content
+    return {} if is_study(content) else content
+
+
+def is_study(content):
+    return "arms" in content or "factors" in content
 
 
 def options_of(command):
@@ -192,6 +221,7 @@ def options_of(command):
 def all_options():
     named = ROOT_COMMAND.list_commands(typer.Context(ROOT_COMMAND))
     found = [ROOT_COMMAND.get_command(typer.Context(ROOT_COMMAND), name) for name in named]
+    found += [nested for command in found for nested in getattr(command, "commands", {}).values()]
     return set().union(options_of(ROOT_COMMAND), *(options_of(command) for command in found)) | {"--help"}
 
 
@@ -213,9 +243,12 @@ def accepted(override):
     """Whether some kind of its part takes this setting; whether the parts then fit is another question."""
     part = override.partition("=")[0].split(".")[0]
     kinds = [f"{part}={kind}" for kind in parts().get(part, {}) if kind and "." in override.partition("=")[0]]
-    # Parts that fit almost everything, so that only the setting itself is judged; levels fit their like alone.
+    # Parts that fit almost everything, so that only the setting itself is judged; levels fit their like alone, models
+    # with parts of their own what is not set, or masks.
     grounds = [
         ["prior=real_nvp"],
+        [],
+        ["model=segmentation_vae", "data=ambiguous_shapes"],
         ["prior=real_nvp", "training.plan=two_stage"],
         *([f"posterior={kind}", f"prior={kind}"] for kind in ("two_level", "dlgm")),
     ]
@@ -248,9 +281,9 @@ def test_files_shown_are_accepted(page):
     for block in blocks(page):
         if block.language == "yaml":
             content = yaml.safe_load(block.code)
-            if "arms" in content:
+            if is_study(content):
                 study = Study.model_validate(content)
-                for arm in study.arms:
+                for arm in study.all_arms():
                     study.configuration(arm, study.seeds[0])
             else:
                 configuration_from(content)

@@ -6,36 +6,43 @@ with one message on stderr and exit code 2; `--debug` or LATENTFLOWS_DEBUG=1 sho
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentflows import terminal
+from latentflows import cli_study, terminal
 from latentflows._version import __version__
+from latentflows.cli_common import (
+    DATA,
+    DataRoot,
+    Overwrite,
+    Quiet,
+    Resume,
+    Workers,
+    check_choice,
+    given_command,
+    interrupted,
+    run_study,
+    write_report,
+)
 from latentflows.core.errors import ConfigurationError, DataError, LatentFlowsError
 
 if TYPE_CHECKING:
-    from latentflows.studies.comparison import Study
     from latentflows.studies.run import RunResult
 
 DEBUG = "LATENTFLOWS_DEBUG"
-DATA = "LATENTFLOWS_DATA"
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
 )
+app.add_typer(cli_study.app, name="study")
 
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where it stopped; finished parts are skipped.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data files.", show_default=f"${DATA}")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
-Workers = Annotated[int, typer.Option(help="Runs at a time, one core each.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -105,32 +112,18 @@ def demo(
     Example: latentflows demo --out runs/demo
     """
     from latentflows.studies.demo import demo_study
+    from latentflows.studies.engines import engine_from
 
-    _compare(
-        demo_study(), out, workers, resume=resume, overwrite=overwrite, quiet=quiet, again="latentflows demo"
+    run_study(
+        demo_study(),
+        out,
+        engine_from("local", workers=workers),
+        together=True,
+        resume=resume,
+        overwrite=overwrite,
+        quiet=quiet,
+        again=f"latentflows demo --workers {workers}",
     )
-
-
-@app.command()
-def compare(
-    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Arms, seeds and what they share.")],
-    out: Annotated[Path, typer.Option(help="Comparison folder.")],
-    workers: Workers = 2,
-    data_root: DataRoot = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Run several arms over several seeds and compare them.
-
-    Example: latentflows compare examples/digits_study.yaml --out runs/study
-    """
-    from latentflows.studies.comparison import read_study
-
-    if data_root is not None:
-        os.environ[DATA] = str(data_root)  # the worker processes inherit it
-    again = f"latentflows compare {shlex.quote(str(study))}"
-    _compare(read_study(study), out, workers, resume=resume, overwrite=overwrite, quiet=quiet, again=again)
 
 
 @app.command()
@@ -153,6 +146,7 @@ def train(
 
     All keys are shown by: latentflows list options
     """
+    check_choice(resume, overwrite)
     from latentflows.studies.overrides import read_configuration
 
     files = [text for text in arguments or [] if "=" not in text]
@@ -177,14 +171,14 @@ def train(
         resume=resume,
         overwrite=overwrite,
         callbacks=[] if quiet else [ProgressBar()],
-        command=_command(),
+        command=given_command(),
         announce=lambda part: None if quiet else typer.echo(f"{part} ..."),
     )
     if not is_first():
         return
     if result.status == "interrupted":
         config = shlex.quote(str(folder / "config.yaml"))
-        _interrupted(f"latentflows train {config} --out {shlex.quote(str(folder))} --resume")
+        interrupted(f"latentflows train {config} --out {shlex.quote(str(folder))} --resume")
     _show_result(result)
 
 
@@ -211,12 +205,16 @@ def evaluate(
 ) -> None:
     """Measure a trained run by other settings, or more of it; what was measured by the same ones is kept.
 
+    Figures by other settings (split, images, K, seed) replace the earlier ones in evaluation.json; it is said which.
+
     Example: latentflows evaluate runs/demo/runs/iaf-seed0 --num-importance-samples 5000
 
     Example: latentflows evaluate runs/demo/runs/iaf-seed0 evaluation.gaps=20 evaluation.samples=400
     """
+    from latentflows.studies.bounds import has_importance_samples
     from latentflows.studies.build import build_data, load_run
     from latentflows.studies.measure import evaluate as measure
+    from latentflows.studies.measure import recorded, replaced
     from latentflows.studies.overrides import configuration_from
 
     for text in overrides or []:
@@ -234,11 +232,28 @@ def evaluate(
         "data.root": data_root,
     }
     changes = [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    if any(text.startswith("evaluation.num_importance_samples=") for text in changes) and not (
+        has_importance_samples(model)
+    ):
+        raise ConfigurationError(
+            f"{run}: this model uses no importance samples, so their number changes none of its figures. Leave out "
+            "--num-importance-samples."
+        )
+    before = recorded(run)
     configuration = configuration_from(configuration.model_dump(mode="json"), changes)
-    content = measure(model, build_data(configuration), configuration.evaluation, run)
+    content = measure(
+        model,
+        build_data(configuration),
+        configuration.evaluation,
+        run,
+        announce=lambda part: typer.echo(f"{part} ...", err=True),
+    )
+    for line in replaced(before, content):
+        typer.echo(f"Replaced: {line}")
     terminal.show_figures(content["figures"], content["protocol"])
+    terminal.show_training_note(run)
     terminal.show_groups(content)
-    _report(run)
+    write_report(run)
 
 
 @app.command()
@@ -246,7 +261,11 @@ def sample(
     run: Run,
     num: Annotated[
         int | None,
-        typer.Option(max=1_000_000, help="How many; of each class.", show_default="64, or 10 of each class"),
+        typer.Option(
+            max=1_000_000,
+            help="How many; of each class, or for each picture.",
+            show_default="64, or 10 of each",
+        ),
     ] = None,
     label: Annotated[
         list[str] | None,
@@ -259,16 +278,22 @@ def sample(
         Path | None, typer.Option(help=".png or .npy.", show_default="RUN/samples/drawn.png")
     ] = None,
 ) -> None:
-    """Draw from a trained run; from one that is given a label, a row of pictures for each class.
+    """Draw from a trained run; from one that is given a label or a picture, a row for each class or for some pictures.
 
     Example: latentflows sample runs/demo/runs/iaf-prior-seed0 --num 100 --temperature 0.8
     """
+    from latentflows.models import DensityModel
     from latentflows.studies.build import load_run
     from latentflows.studies.measure import write_samples
 
     if out is not None and out.suffix not in (".png", ".npy"):
         raise ConfigurationError(f"`out` must end in .png (a picture) or .npy (an array); got {out}.")
     _, model = load_run(run)
+    if mean and isinstance(model, DensityModel):
+        raise ConfigurationError(
+            "A density of the data has no mean of p(x|z) to show. Leave out --mean; draws at a lower --temperature are "
+            "smoother."
+        )
     typer.echo(
         write_samples(
             model,
@@ -282,18 +307,18 @@ def sample(
         )
     )
     if out is None:
-        _report(run)
+        write_report(run)
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_OR_COMPARISON", help="A run or comparison folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="RUN_OR_STUDY", help="A run or study folder.")],
 ) -> None:
-    """Write report.html from the files of a run or of a comparison.
+    """Write report.html from the files of a run or of a study.
 
     Example: latentflows report runs/demo
     """
-    typer.echo(_report(folder))
+    typer.echo(write_report(folder))
 
 
 @app.command("list")
@@ -336,54 +361,12 @@ def download(
     typer.echo(fetch(name, root))
 
 
-def _command() -> str:
-    return shlex.join(["latentflows", *sys.argv[1:]])
-
-
-def _interrupted(command: str) -> NoReturn:
-    typer.echo(f"Interrupted; everything so far is saved. Continue with:\n  {command}", err=True)
-    raise typer.Exit(130)
-
-
-def _compare(
-    study: Study, out: Path, workers: int, *, resume: bool, overwrite: bool, quiet: bool, again: str
-) -> None:
-    from latentflows.studies.comparison import compare as run_all
-
-    bar = None if quiet else terminal.ComparisonBar()
-    try:
-        progress = run_all(
-            study,
-            out,
-            resume=resume,
-            overwrite=overwrite,
-            workers=workers,
-            command=_command(),
-            notify=(lambda progress: None) if bar is None else bar.show,
-        )
-    finally:
-        if bar is not None:
-            bar.stop()
-    for name, reason in progress.failed.items():
-        typer.echo(f"{name} did not finish: {reason}", err=True)
-    if progress.done < progress.total:
-        _interrupted(f"{again} --out {shlex.quote(str(out))} --workers {workers} --resume")
-    terminal.show_table(out)
-    typer.echo(f"Report: {_report(out)}")
-    if len(progress.failed) == progress.total:
-        raise typer.Exit(1)
-
-
 def _show_result(result: RunResult) -> None:
     if result.status != "finished":
         typer.echo(f"The run in {result.folder} {result.status}: {result.reason}", err=True)
         raise typer.Exit(1)
     if result.figures is not None and result.protocol is not None:
         terminal.show_figures(result.figures, result.protocol)
-    typer.echo(f"Run: {result.folder}  Report: {_report(result.folder)}")
-
-
-def _report(folder: Path) -> Path:
-    from latentflows.reporting import write_comparison_report, write_run_report
-
-    return (write_comparison_report if (folder / "study.json").is_file() else write_run_report)(folder)
+        terminal.show_training_note(result.folder)
+        terminal.show_groups(json.loads((result.folder / "evaluation.json").read_text(encoding="utf-8")))
+    typer.echo(f"Run: {result.folder}  Report: {write_report(result.folder)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,15 @@ import typer
 from latentflows.core.errors import DataError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from latentflows.reporting.table import StudyTable
     from latentflows.studies.comparison import Progress
+    from latentflows.studies.planning import Plan, PlannedArm
+    from latentflows.studies.study import Study
+
+
+_SHOWN_RUNS = 3  # names of runs beside the bar of a study
 
 
 class ComparisonBar:
@@ -35,7 +44,9 @@ class ComparisonBar:
             self.bar.add_task("", total=1.0, note="")
         seconds = progress.seconds_left
         notes = [] if seconds is None else [f"about {int(seconds) // 60}:{int(seconds) % 60:02d} left"]
-        notes += [f"{name} {100 * fraction:.0f}%" for name, fraction in progress.active.items()]
+        active = [f"{name} {100 * fraction:.0f}%" for name, fraction in progress.active.items()]
+        more = [f"{len(active) - _SHOWN_RUNS} more"] if len(active) > _SHOWN_RUNS else []
+        notes += active[:_SHOWN_RUNS] + more
         self.bar.update(
             self.bar.tasks[0].id,
             completed=progress.fraction,
@@ -51,22 +62,33 @@ class ComparisonBar:
 
 def show_figures(figures: dict[str, Any], protocol: dict[str, Any]) -> None:
     """Print the figures of an evaluation with their errors, one per line, and how they were measured."""
-    from latentflows.reporting.records import Protocol
+    from latentflows.studies.folder_records import Protocol
 
-    for name, figure in figures.items():
-        if figure is not None and figure["mean"] is not None:
-            typer.echo(_figure_line(name.replace("_", " "), figure))
+    shown = {name: figure for name, figure in figures.items() if figure and figure["mean"] is not None}
+    for name, figure in shown.items():
+        typer.echo(_figure_line(name.replace("_", " "), figure))
     measured = Protocol.model_validate(protocol)
     typer.echo(f"Measured on: {measured.conditions}.")
-    typer.echo("±: standard error over images. Monte Carlo error: from finite K, at the same images.")
+    finite = any(figure.get("monte_carlo_error") is not None for figure in shown.values())
+    noise = " Monte Carlo error: from finite K, at the same images." if finite else ""
+    typer.echo(f"±: standard error over images.{noise}")
     if measured.caution:
         typer.echo(measured.caution)
+
+
+def show_training_note(folder: Path) -> None:
+    """Say what a run was trained for, where that is no bound on log p(x)."""
+    from latentflows.reporting.run_page import training_note
+
+    note = training_note((folder / "config.yaml").read_text(encoding="utf-8"))
+    if note:
+        typer.echo(note)
 
 
 def show_groups(evaluation: dict[str, Any]) -> None:
     """Print the groups of figures of an evaluation, each with its protocol, or why it was not measured."""
     from latentflows.reporting.groups import group_tables
-    from latentflows.reporting.records import Evaluation
+    from latentflows.studies.folder_records import Evaluation
 
     for table in group_tables(Evaluation.model_validate(evaluation)):
         typer.echo(f"\n{table.title}")
@@ -89,41 +111,122 @@ def _figure_line(name: str, figure: dict[str, Any], decimals: int = 3, width: in
 
 
 def show_table(folder: Path) -> None:
-    """Print a comparison: one row per arm, and in words what the figures support."""
+    """Print a study: one row per arm, one per comparison, and in words what the figures support."""
     from rich.console import Console
-    from rich.table import Table
 
-    from latentflows.reporting.base import read_comparison
-    from latentflows.reporting.table import limits, quantity_of, rows_of
+    from latentflows.reporting.table import limits, table_of
+    from latentflows.studies.results import read_results
+
+    results = read_results(folder)
+    found = table_of(results)
+    console = Console(markup=False, highlight=False)
+    console.print(_arm_table(found))
+    console.print(
+        f"\n{found.quantity[0].upper()}{found.quantity[1:]} in nats: mean over seeds ± standard error over data "
+        "points; 95% t interval of the mean over seeds. Epochs: over all stages.\n"
+    )
+    if found.comparisons:
+        console.print(_comparison_table(found))
+        console.print("\nPaired t-test; corrected by Holm's procedure for all comparisons of the study.\n")
+    for compared in found.comparisons:
+        console.print(f"{compared.verdict}\n")
+    for difference in found.protocol_differences:
+        console.print(f"The figures do not compare: {difference}\n")
+    console.print(f"What does not follow. {' '.join(limits(results))}\n")
+
+
+def _arm_table(found: StudyTable) -> Table:
     from latentflows.studies.statistics import format_interval
 
-    comparison = read_comparison(folder)
-    rows, quantity = rows_of(comparison), quantity_of(comparison)
-    table = Table(box=None, padding=(0, 2, 0, 0), collapse_padding=True)
-    table.add_column("arm")  # it alone wraps in a narrow terminal: no figure is cut
-    for heading in ("parameters", "epochs", quantity, "difference", "seconds"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
+    table = _plain_table("arm", ("parameters", "epochs", found.quantity, "95% over seeds", "seconds"))
+    for row in found.rows:
         error = "" if row.nll_standard_error is None else f" ± {row.nll_standard_error:.2f}"
         table.add_row(
             row.label,
             "" if row.parameters is None else f"{row.parameters.total:,}",
             "" if row.epochs is None else f"{row.epochs.mean:.0f}",
             "none" if row.nll is None else f"{row.nll.mean:.2f}{error}",
-            "" if row.difference is None else format_interval(row.difference),
+            "" if row.nll is None else format_interval(row.nll),
             "" if row.seconds is None else f"{row.seconds.mean:.0f}",
         )
-    console = Console(markup=False, highlight=False)
-    console.print(table)
-    baseline = next(row.label for row in rows if row.is_baseline)
-    console.print(
-        f"\n{quantity[0].upper()}{quantity[1:]} in nats: mean over seeds ± standard error over images. Difference: 95% "
-        f"interval of the paired difference to {baseline}, over seeds. Epochs: over all stages.\n"
+    return table
+
+
+def _comparison_table(found: StudyTable) -> Table:
+    from latentflows.studies.statistics import format_interval, format_mean, format_p_value
+
+    heading = f"difference to {found.baseline or 'another arm'}"
+    table = _plain_table(heading, ("mean", "95% interval", "p", "corrected p"))
+    for compared in found.comparisons:
+        comparison = compared.comparison
+        difference = comparison.difference
+        table.add_row(
+            compared.label if found.baseline else f"{compared.label} − {compared.other_label}",
+            "none" if difference is None else format_mean(difference),
+            "" if difference is None else format_interval(difference),
+            format_p_value(comparison.p_value),
+            format_p_value(comparison.corrected_p_value),
+        )
+    return table
+
+
+def _plain_table(first: str, headings: tuple[str, ...]) -> Table:
+    """A table whose first column alone wraps in a narrow terminal, so that no figure is cut."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), collapse_padding=True)
+    table.add_column(first)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def show_plan(plan: Plan) -> None:
+    """Print what a study would run: sizes, parameters and FLOPs of each arm."""
+    from latentflows.studies.budget import shown_amount
+
+    budget, study = plan.study.budget, plan.study
+    width = max(len("arm"), *(len(arm.name) for arm in plan.arms))
+    typer.echo(f"{study.name}\n")
+    typer.echo(f"{'arm':<{width}}  {'parameters':>12}  {'training':>9}  {'a draw':>9}  held")
+    for arm in plan.arms:
+        draw = "none" if arm.cost.sampling_flops is None else f"{arm.cost.sampling_flops:.2e}"
+        sizes = f"{arm.cost.parameters['total']:>12,}  {arm.cost.training_flops:>9.2e}  {draw:>9}"
+        typer.echo(f"{arm.name:<{width}}  {sizes}  {_held(arm, study)}")
+        parts = [f"{part} {count:,}" for part, count in arm.cost.parameters.items() if part != "total"]
+        solved = [f"solved: {key}={value}" for key, value in arm.solved.items()]
+        typer.echo(f"{'':<{width}}    {'; '.join([' + '.join(parts), *solved])}")
+    typer.echo(
+        "\ntraining: FLOPs of all stages at their full length. a draw: FLOPs of drawing one data point.\n"
+        "Matrix products and convolutions alone; an addition and a multiplication are two."
     )
-    for row in rows:
-        if row.verdict is not None:
-            console.print(f"{row.verdict}\n")
-    console.print(f"What the figures do not support. {' '.join(limits(comparison))}\n")
+    if budget is not None:
+        targets = dict.fromkeys(
+            shown_amount(arm.target, budget.hold) for arm in plan.arms if arm.target is not None
+        )
+        what = budget.hold.replace("_", " ").replace("flops", "FLOPs")
+        typer.echo(f"Held equal: {what}, at {' or '.join(targets)}, within {100 * budget.within:.3g}%.")
+    shown = "; ".join(f"{arm} with {other}" for arm, other in study.pairs())
+    typer.echo(f"Compared: {shown or 'nothing'}.")
+    typer.echo(f"{len(plan.arms)} arms x {len(study.seeds)} seeds: {len(plan.runs)} runs.")
+
+
+def _held(arm: PlannedArm, study: Study) -> str:
+    """Say how an arm stands to the budget."""
+    from latentflows.studies.budget import shown_amount
+
+    if study.budget is None:
+        return "nothing"
+    spent = "" if arm.amount is None else shown_amount(arm.amount, study.budget.hold)
+    if arm.target is None or arm.amount is None:
+        return f"{spent}, which others meet" if arm.name in _references(study) else f"not held: {spent}"
+    return f"{spent} ({arm.amount / arm.target - 1:+.1%})" if arm.target else f"{spent} (none, as asked for)"
+
+
+def _references(study: Study) -> set[str]:
+    """Return the arms whose amounts the others meet."""
+    like = None if study.budget is None else study.budget.like
+    return set() if like is None else set(study.counterparts(like).values())
 
 
 def list_components() -> None:
@@ -146,24 +249,37 @@ def list_options() -> None:
 
 
 def list_runs(folder: Path) -> None:
-    """Print the runs below a folder with status, NLL and size.
+    """Print the runs below a folder with status, NLL and size, and before those of a study how many have finished.
 
     Raises:
         DataError: if there is no such folder.
     """
     if not folder.is_dir() and folder != Path("runs"):
+        close = difflib.get_close_matches(str(folder).lower(), ("components", "options"), n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
         raise DataError(
-            f"`{folder}` must be a folder of runs, `components` or `options`; there is no such folder."
+            f"`{folder}` must be a folder of runs, `components` or `options`; there is no such folder.{hint}"
         )
-    found = sorted(folder.glob("**/run.json"))
+    found = [path for name in ("run.json", "study.json") for path in folder.glob(f"**/{name}")]
     if not found:
         typer.echo(f"No runs in {folder}. Make one with: latentflows train")
-    for path in found:
+    for path in sorted(found, key=lambda path: path.parent):
         try:
-            line = _run_line(path.parent)
+            line = _run_line(path.parent) if path.name == "run.json" else _study_line(path.parent)
         except (OSError, ValueError, KeyError, TypeError) as error:
             line = f"unreadable ({type(error).__name__})"
         typer.echo(f"{path.parent}  {line}")
+
+
+def _study_line(folder: Path) -> str:
+    from latentflows.studies.results import read_results
+
+    results = read_results(folder)
+    study = results.study
+    asked = [(arm, seed) for arm in study.labels for seed in study.seeds]
+    ended = [results.runs[key] for key in asked if key in results.runs]
+    num_finished = sum(run.status == "finished" for run in ended)
+    return f"study: {num_finished} of {len(asked)} run{'s' if len(asked) > 1 else ''} finished"
 
 
 def _run_line(folder: Path) -> str:
@@ -171,13 +287,16 @@ def _run_line(folder: Path) -> str:
     shown = "not evaluated"
     if (folder / "evaluation.json").is_file():
         evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-        nll, protocol = evaluation["figures"].get("nll"), evaluation["protocol"]
-        shown = "no NLL" if nll is None else _nll_line(nll, protocol)
+        shown = _likelihood_line(evaluation["figures"], evaluation["protocol"])
     return f"{record['status']:<12} {shown:<44} {record['parameters']['total']:>10,} parameters"
 
 
-def _nll_line(nll: dict[str, Any], protocol: dict[str, Any]) -> str:
-    error = "" if nll["standard_error"] is None else f" ± {nll['standard_error']:.2f}"
-    return (
-        f"{protocol['split']} NLL {nll['mean']:.2f}{error} nats (K = {protocol['num_importance_samples']:,})"
-    )
+def _likelihood_line(figures: dict[str, Any], protocol: dict[str, Any]) -> str:
+    """The NLL, or the bound that codes give, with what it rests on."""
+    found = figures.get("nll") or figures.get("nll_bound")
+    if found is None:
+        return "no NLL"
+    error = "" if found["standard_error"] is None else f" ± {found['standard_error']:.2f}"
+    name, k = "NLL" if figures.get("nll") else "NLL bound", protocol["num_importance_samples"]
+    weights = "" if k is None else f" (K = {k:,})"
+    return f"{protocol['split']} {name} {found['mean']:.2f}{error} nats{weights}"

@@ -42,6 +42,7 @@ def test_missing_files_are_named_with_the_places_and_the_way_out(tmp_path):
         load("mnist", root=tmp_path)
     for words in ("train-images-idx3-ubyte.gz", str(tmp_path / "mnist"), f"{tmp_path}.", "download('mnist'"):
         assert words in str(caught.value)
+    assert f"`latentflows download mnist --root {tmp_path}`" in str(caught.value)
 
 
 @pytest.mark.parametrize(

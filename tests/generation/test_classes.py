@@ -27,7 +27,13 @@ def test_pictures_of_a_conditional_model_have_a_row_for_each_class(tmp_path):
     entries = {entry.file: entry for entry in write_pictures(conditional_vae(), source, tmp_path / "given")}
     assert (tmp_path / "given/classes.png").is_file()
     assert "a row for each class y = 0, 1, 2, 3," in entries["classes.png"].caption
-    assert "Each is given what the data point in its place" in entries["samples.png"].caption
+    shown = {
+        name: entry.caption for name, entry in entries.items() if name not in ("data.png", "latent_plane.png")
+    }
+    assert all("p(x|z, y)" in text and "p(x|z)" not in text for text in shown.values()), shown
+    for name in ("samples.png", "sample_means.png"):
+        assert "Each is given the label y of the data point in its place of data.png." in shown[name]
+    assert "Each is given the label y of the left one." in shown["interpolations.png"]
     write_pictures(small_vae(), images(), tmp_path / "plain")
     names = [entry["file"] for entry in json.loads((tmp_path / "plain/index.json").read_text())]
     assert "classes.png" not in names

@@ -2,10 +2,12 @@ import pytest
 import torch
 from torch import nn
 
+from latentflows.bijections import Chain, Reshape
 from latentflows.core import noise
 from latentflows.core.errors import CombinationError, ConfigurationError, ShapeError
 from latentflows.distributions import AmortizedGaussian, Flow, StandardGaussian
-from latentflows.generation import drawing, interpolate, reconstruct, sample
+from latentflows.generation import drawing, interpolate, reconstruct, sample, sample_classes
+from latentflows.models import DensityModel
 from latentflows.models.presets import real_nvp
 from tests.generation.parts import flow_prior, images, network, small_vae
 
@@ -130,3 +132,36 @@ def test_conditional_flow_prior_interpolates_in_its_base():
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ConfigurationError, match="must be"):
         sample(small_vae(), **settings)
+
+
+def small_density(context=None):
+    """A flow over pictures."""
+    with noise.stream(3):
+        flow = real_nvp(16, num_layers=2, width=8, depth=1, context=context)
+        return DensityModel(Flow(StandardGaussian(16), Chain([flow, Reshape((16,), (1, 4, 4))])))
+
+
+def test_a_density_of_the_data_is_drawn_from_at_a_temperature():
+    model = small_density()
+    assert sample(model, 5, seed=1).shape == (5, 1, 4, 4)
+    assert torch.equal(sample(model, 5, seed=1), sample(model, 5, seed=1))
+    assert sample(model, 400, temperature=0.1).std() < 0.5 * sample(model, 400).std()
+    assert not drawing.draws_discrete(model)
+    assert drawing.draws_discrete(small_vae())
+
+
+def test_a_density_given_a_label_takes_one_for_each_draw():
+    model = small_density(3)
+    assert sample_classes(model, [0, 2], 4, seed=1).shape == (8, 1, 4, 4)
+    with pytest.raises(ShapeError, match="must have 5 rows"):
+        sample(model, 5, context=torch.zeros(4, 3))
+
+
+def test_what_a_density_of_the_data_does_not_have_is_refused():
+    model, x = small_density(), torch.zeros(2, 1, 4, 4)
+    with pytest.raises(CombinationError, match=r"no mean of p\(x\|z\)"):
+        sample(model, 2, mean=True)
+    with pytest.raises(CombinationError, match="no latents to reconstruct from"):
+        reconstruct(model, x)
+    with pytest.raises(CombinationError, match="no latents to walk through"):
+        interpolate(model, x, x, 3)

@@ -7,7 +7,7 @@ from PIL import Image
 from latentflows.core.errors import DataError, ShapeError
 from latentflows.data import ArraySplit
 from latentflows.distributions import AmortizedGaussian
-from latentflows.generation import save_grid, write_pictures
+from latentflows.generation import beside, save_grid, write_pictures
 from tests.generation.parts import flow_prior, images, network, small_vae
 
 FILES = [
@@ -153,3 +153,12 @@ def test_data_that_are_no_images_get_an_index_of_reasons(tmp_path, event):
     assert [entry.file for entry in entries] == FILES
     assert all("no images" in entry.caption for entry in entries)
     assert [file.name for file in tmp_path.iterdir()] == ["index.json"]
+
+
+def test_what_was_given_stands_before_what_was_drawn_for_it():
+    given = torch.tensor([0.2, 0.4]).view(2, 1, 1, 1).expand(2, 3, 2, 2)
+    drawn = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 2, 2) / 10
+    rows = beside(given, drawn)
+    assert rows.shape == (8, 3, 2, 2)
+    torch.testing.assert_close(rows[:, 0, 0, 0], torch.tensor([0.2, 0.0, 0.1, 0.2, 0.4, 0.3, 0.4, 0.5]))
+    assert beside(given - 1, drawn).min() == 0

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from latentflows.core.errors import DataError
-from latentflows.reporting.base import read_comparison, read_run
+from latentflows.reporting.base import read_run
+from latentflows.studies.results import read_results
 
 
 @pytest.fixture
@@ -104,8 +105,8 @@ def test_one_missing_file_leaves_the_rest(run, name):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(DataError, match="must be a run folder"):
         read_run(tmp_path)
-    with pytest.raises(DataError, match="must be a comparison folder"):
-        read_comparison(tmp_path)
+    with pytest.raises(DataError, match="must be a study folder"):
+        read_results(tmp_path)
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_a_comparison_holds_the_last_line_of_every_run(study):
     lines = (study / "study.jsonl").read_text()
     first = json.loads(lines.splitlines()[0]) | {"status": "failed", "figures": None}
     (study / "study.jsonl").write_text(lines + json.dumps(first) + "\n")
-    comparison = read_comparison(study)
+    comparison = read_results(study)
     assert len(comparison.runs) == 4
     assert comparison.runs["a", 0].status == "failed"
 
@@ -126,7 +127,7 @@ def test_a_comparison_holds_the_last_line_of_every_run(study):
 def test_a_run_outside_the_folder_is_refused(study, fake, path):
     fake.edit_lines(study / "study.jsonl", lambda line: line | {"run": path})
     with pytest.raises(DataError, match="path inside"):
-        read_comparison(study)
+        read_results(study)
 
 
 @pytest.mark.parametrize(
@@ -144,15 +145,15 @@ def test_a_run_outside_the_folder_is_refused(study, fake, path):
 def test_a_study_that_contradicts_itself_is_refused(study, fake, changes, message):
     fake.edit_json(study / "study.json", **changes)
     with pytest.raises(DataError, match=message):
-        read_comparison(study)
+        read_results(study)
 
 
 def test_a_torn_last_line_of_a_comparison_is_left_out_and_counted(study):
-    before = read_comparison(study)
+    before = read_results(study)
     assert before.torn_lines == 0
     with (study / "study.jsonl").open("a") as file:
         file.write('{"arm": "a"')
-    after = read_comparison(study)
+    after = read_results(study)
     assert (after.runs, after.torn_lines) == (before.runs, 1)
 
 
@@ -162,8 +163,8 @@ def test_any_other_bad_line_of_a_comparison_is_an_error_with_its_number(study, l
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
     with pytest.raises(DataError, match=re.escape("study.jsonl, line 2,")):
-        read_comparison(study)
+        read_results(study)
     if line != '{"arm": "a"':
         path.write_text("\n".join([*lines, line]) + "\n")
         with pytest.raises(DataError, match=re.escape("study.jsonl, line 5,")):
-            read_comparison(study)
+            read_results(study)

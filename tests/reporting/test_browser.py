@@ -53,7 +53,9 @@ def pages(fake, tmp_path_factory):
     )
     for name in ("gaussian-seed0", "a-long-name-of-an-arm-seed0"):
         fake.add_groups(study / "runs" / name, holes={}, samples={})
-    return {"run": (run, 6, 6), "comparison": (write_comparison_report(study), 3, 3)}
+    budget = {"hold": "decoder_and_prior", "target": 1000, "tolerance": 0.02}
+    fake.write_plan(study, budget=budget, gaussian={"amount": 990, "target": 1000, "training_flops": 1e12})
+    return {"run": (run, 6, 6), "comparison": (write_comparison_report(study), 3, 6)}
 
 
 @pytest.mark.parametrize("width", [1200, 420])

@@ -5,18 +5,16 @@ import re
 
 import pytest
 
-from latentflows.reporting.base import Epoch, read_run
+from latentflows.reporting.base import read_run
 from latentflows.reporting.figures import (
     beta_curve,
     elbo_curve,
-    forest_plot,
     learning_rate_curve,
+    perplexity_curve,
     prior_nll_curve,
-    run_dots,
     run_figures,
-    validation_curves,
 )
-from latentflows.studies.statistics import estimate
+from latentflows.studies.folder_records import Epoch
 
 
 @pytest.fixture
@@ -85,6 +83,18 @@ def test_extreme_values_are_left_outside_the_axis_and_counted():
     assert "outside" not in words(learning_rate_curve(epochs))
 
 
+def test_few_epochs_are_shown_whole_at_whole_epochs():
+    for num in (1, 2, 9):
+        epochs = [
+            _epoch(number, elbo=-1e4 if number == 1 else -100.0, beta=1.0) for number in range(1, num + 1)
+        ]
+        drawing = elbo_curve(epochs)
+        assert drawing is not None
+        assert "outside" not in words(drawing)
+        ticks = drawing.figure.axes[0].get_xticks()
+        assert all(tick == round(tick) for tick in ticks)
+
+
 def test_values_that_are_not_finite_are_left_out():
     epochs = [
         _epoch(1, elbo=-90.0, beta=1.0),
@@ -94,38 +104,6 @@ def test_values_that_are_not_finite_are_left_out():
     drawing = elbo_curve(epochs)
     assert drawing is not None
     assert "train: -90 at epoch 1, -90 at epoch 1" in drawing.alt
-
-
-def test_validation_curves_are_means_over_all_seeds():
-    drawing = validation_curves(
-        {"A": [[-10.0, -8.0, -6.0], [-12.0, -10.0]], "B": [[-5.0, math.nan, -4.0]], "C": []}
-    )
-    assert drawing is not None
-    assert "A ends at −9.00" in drawing.alt  # the third epoch has one seed alone
-    assert "B ends at −4.00" in drawing.alt
-    assert "C" not in drawing.alt.split("seeds: ")[1]
-    assert validation_curves({"A": [[math.nan]], "B": []}) is None
-
-
-def test_forest_plot_says_mean_and_interval_of_every_arm():
-    differences = {
-        "Flow": (estimate([-1.0, -1.1, -0.9]), [-1.0, -1.1, -0.9]),
-        "One": (estimate([2.0]), [2.0]),
-    }
-    drawing = forest_plot(differences, "Gaussian")
-    assert drawing is not None
-    assert "Flow: −1.00, 95% interval [−1.25, −0.75]" in drawing.alt
-    assert "One: 2.00, 95% interval none (one seed)" in drawing.alt
-    assert "nats" in words(drawing)
-    assert forest_plot({}, "Gaussian") is None
-
-
-def test_run_dots_show_every_run_and_arms_without_one():
-    drawing = run_dots({"Flow": [1.0, 2.5], "None yet": []})
-    assert drawing is not None
-    assert "Flow: 1.00, 2.50; None yet: no run" in drawing.alt
-    assert "None yet" in words(drawing)
-    assert run_dots({"Flow": []}) is None
 
 
 def _epoch(number, *, elbo, beta):
@@ -147,3 +125,12 @@ def test_epochs_are_whole_numbers_and_scales_start_at_zero(fake, tmp_path):
     labels = {one or other for one, other in texts(learning_rate_curve(epochs))}
     assert {"1", "2", "3", "4", "5", "0.0000"} <= labels
     assert "1.5" not in labels
+
+
+def test_the_perplexity_of_codes_is_not_called_their_share():
+    epochs = [
+        Epoch.model_validate(_epoch(1, elbo=-1.0, beta=1.0).model_dump() | {"train": {"perplexity": 7.5}})
+    ]
+    drawing = perplexity_curve(epochs)
+    assert drawing is not None
+    assert drawing.title == "Perplexity of the codes"

@@ -6,10 +6,12 @@ import re
 import pytest
 
 from latentflows.reporting import write_comparison_report, write_run_report
-from latentflows.reporting.base import read_comparison, read_evaluation, read_run
+from latentflows.reporting.base import read_run
 from latentflows.reporting.compared_groups import compared_groups
 from latentflows.reporting.groups import TOPICS, group_tables, protocol_in_words, words_of
 from latentflows.studies.groups import GROUPS
+from latentflows.studies.reading import read_evaluation
+from latentflows.studies.results import read_results
 from tests.reporting.test_pages import Page
 
 
@@ -30,7 +32,7 @@ def add_to_all(fake, study, name, change=lambda arm, seed: {}):
 
 
 def only_group(study):
-    (group,) = compared_groups(read_comparison(study))
+    (group,) = compared_groups(read_results(study))
     return group
 
 
@@ -179,4 +181,4 @@ def test_a_group_that_no_run_could_measure_leaves_its_reasons(fake, study):
 def test_groups_of_runs_that_did_not_finish_are_left_out(fake, study):
     add_to_all(fake, study, "holes")
     fake.edit_lines(study / "study.jsonl", lambda line: line | {"status": "diverged"})
-    assert compared_groups(read_comparison(study)) == []
+    assert compared_groups(read_results(study)) == []

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from latentflows.reporting import comparison_table
-from latentflows.reporting.base import read_comparison
-from latentflows.reporting.table import quantity_of
+from latentflows.reporting import comparison_table, write_comparison_report
+from latentflows.reporting.table import limits, quantity_of, table_of
+from latentflows.studies.results import read_results
+from latentflows.terminal import list_runs, show_table
 
 
 @pytest.fixture
@@ -75,14 +76,14 @@ def test_a_longer_training_is_counted_over_all_stages_and_named(study, fake):
 
 
 def test_the_nll_is_called_by_its_split_where_there_is_one(study, fake):
-    assert quantity_of(read_comparison(study)) == "test NLL"
+    assert quantity_of(read_results(study)) == "test NLL"
 
     def with_split(line):
         split = "validation" if line["arm"] == "flow" else "test"
         return line | {"protocol": line["protocol"] | {"split": split}}
 
     fake.edit_lines(study / "study.jsonl", with_split)
-    assert quantity_of(read_comparison(study)) == "NLL"
+    assert quantity_of(read_results(study)) == "NLL"
 
 
 def test_seeds_the_study_does_not_ask_for_do_not_count(study, fake):
@@ -107,3 +108,81 @@ def test_the_table_needs_no_plotting():
     code = "import sys, latentflows.reporting; print(*(m for m in ('matplotlib', 'jinja2', 'PIL') if m in sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
+
+
+def test_comparisons_are_those_of_the_study_with_both_names(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "three", gains={"a": 0.0, "b": 2.0, "c": 2.1})
+    table = table_of(read_results(folder))
+    assert [(found.label, found.other_label) for found in table.comparisons] == [("B", "A"), ("C", "A")]
+    assert table.baseline == "A"
+    assert [row.is_baseline for row in table.rows] == [True, False, False]
+    fake.edit_json(folder / "study.json", comparisons=[["c", "b"], ["b", "a"]])
+    table = table_of(read_results(folder))
+    assert table.baseline is None
+    assert [row.is_baseline for row in table.rows] == [True, True, False]
+    assert table.rows[2].difference_by_seed == table.comparisons[0].comparison.by_seed
+
+
+def test_figures_of_different_protocols_are_not_compared(study, fake):
+    fake.edit_lines(
+        study / "study.jsonl",
+        lambda line: line | {"protocol": line["protocol"] | {"num_images": 9 + (line["arm"] == "flow")}},
+    )
+    table = table_of(read_results(study))
+    assert table.protocol_differences == ["num_images: 9 (Gaussian, seed 0) and 10 (Flow, seed 0)"]
+    assert table.comparisons == []
+    assert table.rows[1].difference is None
+    assert table.rows[1].nll is not None
+
+
+def test_an_exact_likelihood_compares_with_one_from_importance_samples(study, fake):
+    def exact(line):
+        samples = None if line["arm"] == "flow" else 500
+        return line | {"protocol": line["protocol"] | {"num_importance_samples": samples}}
+
+    fake.edit_lines(study / "study.jsonl", exact)
+    results = read_results(study)
+    assert table_of(results).comparisons
+    assert any("one without importance samples is exact" in sentence for sentence in limits(results))
+
+
+def test_a_study_without_any_nll_is_judged_by_its_bound(study, fake):
+    def bounded(line):
+        figures = {"nll_bound": line["figures"]["nll"], "reconstruction": line["figures"]["reconstruction"]}
+        return line | {"figures": figures}
+
+    fake.edit_lines(study / "study.jsonl", bounded)
+    table = table_of(read_results(study))
+    assert (table.metric, table.quantity) == ("nll_bound", "test NLL bound")
+    assert table.rows[1].nll is not None
+    assert "supports a lower (better) test NLL bound of “Flow”" in table.comparisons[0].verdict
+
+
+@pytest.mark.parametrize("figures", [None, {"reconstruction": {"mean": -80.0}}])
+def test_without_any_likelihood_there_is_nothing_to_compare(study, fake, figures):
+    fake.edit_lines(study / "study.jsonl", lambda line: line | {"figures": figures})
+    table = table_of(read_results(study))
+    assert "nothing to compare" in table.comparisons[0].verdict
+    assert write_comparison_report(study).is_file()
+
+
+def test_the_terminal_shows_both_tables_and_the_words(study, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    show_table(study)
+    shown = capsys.readouterr().out
+    comparison = table_of(read_results(study)).comparisons[0]
+    for words in ("difference to Gaussian", "corrected p", "What does not follow.", comparison.verdict):
+        assert " ".join(words.split()) in " ".join(shown.split())
+
+
+def test_a_list_says_how_many_runs_of_a_study_finished(study, capsys):
+    lines = (study / "study.jsonl").read_text().splitlines(keepends=True)
+    num = len(lines)
+    (study / "study.jsonl").write_text("".join([*lines[1:], lines[1].replace("finished", "failed")]))
+    list_runs(study.parent)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == f"{study}  study: {num - 2} of {num} runs finished"
+    assert len(shown) == 1 + num
+    (study / "study.json").write_text("{")
+    list_runs(study.parent)
+    assert capsys.readouterr().out.startswith(f"{study}  unreadable")

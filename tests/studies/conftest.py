@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 
+from tests.folders import fake
+
+__all__ = ["fake", "tiny"]
+
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):

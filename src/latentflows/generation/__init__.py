@@ -1,6 +1,14 @@
 """Drawing from a trained model: samples and lines, what latents stand for, and files with captions."""
 
-from latentflows.generation.drawing import Line, Space, interpolate, reconstruct, sample, sample_classes
+from latentflows.generation.drawing import (
+    Line,
+    Space,
+    draws_discrete,
+    interpolate,
+    reconstruct,
+    sample,
+    sample_classes,
+)
 from latentflows.generation.latents import (
     ClassMeans,
     Decoded,
@@ -9,7 +17,7 @@ from latentflows.generation.latents import (
     class_means,
     traverse,
 )
-from latentflows.generation.pictures import PictureEntry, save_grid, write_pictures
+from latentflows.generation.pictures import PictureEntry, beside, save_grid, write_pictures
 
 __all__ = [
     "ClassMeans",
@@ -19,7 +27,9 @@ __all__ = [
     "Space",
     "apply_attribute",
     "attribute_vector",
+    "beside",
     "class_means",
+    "draws_discrete",
     "interpolate",
     "reconstruct",
     "sample",

@@ -12,8 +12,8 @@ from latentflows.core import noise
 from latentflows.core.errors import CombinationError, ConfigurationError, ShapeError
 from latentflows.core.shapes import batch_shape
 from latentflows.distributions.flow import Flow, Pushforward
+from latentflows.models.density import DensityModel, Model
 from latentflows.models.inference import evaluation_mode, to_model
-from latentflows.models.vae import VAE
 from latentflows.models.vqvae import VQVAE
 
 Line = Literal["straight", "spherical"]
@@ -24,7 +24,7 @@ PIECE = 256  # images decoded together, which bounds the memory
 
 @torch.no_grad()
 def sample(
-    model: VAE | VQVAE,
+    model: Model,
     num: int,
     *,
     temperature: float = 1.0,
@@ -32,7 +32,7 @@ def sample(
     mean: bool = False,
     context: Tensor | None = None,
 ) -> Tensor:
-    """Draw z from the prior and x from p(x|z): (num, *event).
+    """Draw z from the prior and x from p(x|z), or x from a density of the data: (num, *event).
 
     The same seed draws the same latents with and without `mean`.
 
@@ -46,10 +46,15 @@ def sample(
 
     Raises:
         ConfigurationError: if `num` or `temperature` is not positive.
-        CombinationError: if the prior has no temperature, or the likelihood no mean.
+        CombinationError: if the prior has no temperature, the likelihood no mean, or the model no likelihood.
         ShapeError: if the context is missing, not wanted, or not of length `num`.
     """
     check_positive("num", num)
+    if mean and isinstance(model, DensityModel):
+        raise CombinationError(
+            "A density of the data has no mean of p(x|z) to show: its draws are all there is. Those at a lower "
+            "temperature are smoother."
+        )
     if context is not None and len(context) != num:
         raise ShapeError(f"`context` must have {num} rows, one for each sample; got {len(context)}.")
     pieces = []
@@ -58,13 +63,16 @@ def sample(
             part = slice(start, min(start + PIECE, num))
             with noise.stream(seed, noise.Purpose.SAMPLE, start):
                 given = None if context is None else to_model(model, context[part])
+                if isinstance(model, DensityModel):
+                    pieces.append(model.sample(part.stop - start, temperature=temperature, context=given))
+                    continue
                 z = model.sample_latents(part.stop - start, temperature=temperature, context=given)
                 pieces.append(model.decode_mean(z, given) if mean else model.decode(z, given).sample())
     return torch.cat(pieces)
 
 
 def sample_classes(
-    model: VAE | VQVAE,
+    model: Model,
     labels: Sequence[int],
     num_each: int,
     *,
@@ -98,7 +106,7 @@ def sample_classes(
 
 
 @torch.no_grad()
-def reconstruct(model: VAE | VQVAE, x: Tensor, *, seed: int = 0, context: Tensor | None = None) -> Tensor:
+def reconstruct(model: Model, x: Tensor, *, seed: int = 0, context: Tensor | None = None) -> Tensor:
     """Return E[x|z] for one z ~ q(z|x), through the posterior's flow: (B, *event).
 
     Args:
@@ -108,9 +116,11 @@ def reconstruct(model: VAE | VQVAE, x: Tensor, *, seed: int = 0, context: Tensor
         context: (B, *context) for a conditional model.
 
     Raises:
-        CombinationError: if the likelihood has no mean.
+        CombinationError: if the likelihood has no mean, or the model no latents.
         ShapeError: if the shape is not the model's.
     """
+    if isinstance(model, DensityModel):
+        raise CombinationError("A density of the data has no latents to reconstruct from. Use a `VAE`.")
     pieces = []
     with evaluation_mode(model):
         for start, part in enumerate(to_model(model, x).split(PIECE)):
@@ -123,7 +133,7 @@ def reconstruct(model: VAE | VQVAE, x: Tensor, *, seed: int = 0, context: Tensor
 
 @torch.no_grad()
 def interpolate(
-    model: VAE | VQVAE,
+    model: Model,
     x_a: Tensor,
     x_b: Tensor,
     steps: int,
@@ -154,7 +164,8 @@ def interpolate(
         context: (B, *context) for a conditional model, the same all along the line.
 
     Raises:
-        CombinationError: for "base" without a flow prior, for a `VQVAE`, or if the likelihood has no mean.
+        CombinationError: for "base" without a flow prior, for a model without continuous latents, or if the likelihood
+            has no mean.
         ConfigurationError: for an unknown line or space, or fewer than 2 steps.
         ShapeError: if a shape is not the model's.
     """
@@ -170,6 +181,8 @@ def interpolate(
             "The latents of a `VQVAE` are codes: a line between two of them leads through points that no code stands "
             "for. Interpolate in a model with continuous latents."
         )
+    if isinstance(model, DensityModel):
+        raise CombinationError("A density of the data has no latents to walk through. Use a `VAE`.")
     if space == "base" and not isinstance(model.prior, Flow):
         raise CombinationError(
             f'`space="base"` needs a flow as the prior; got `{type(model.prior).__name__}`. Use "latent".'
@@ -212,6 +225,12 @@ def _spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     sine = angle.sin()
     arc = ((1 - t) * angle).sin() / sine * a + (t * angle).sin() / sine * b
     return torch.where(sine < 1e-4, _straight(a, b, t.flatten()), arc)
+
+
+def draws_discrete(model: Model) -> bool:
+    """Whether draws are values of a finite set, which need no clipping to be shown."""
+    part = model.density if isinstance(model, DensityModel) else model.likelihood
+    return part.distribution_type.discrete
 
 
 def check_positive(name: str, value: int) -> None:

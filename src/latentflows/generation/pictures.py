@@ -20,12 +20,15 @@ from latentflows.distributions.gaussian import StandardGaussian
 from latentflows.generation.drawing import (
     Line,
     check_positive,
+    draws_discrete,
     interpolate,
     reconstruct,
     sample,
     sample_classes,
 )
 from latentflows.generation.latents import traverse
+from latentflows.generation.plane import latent_plane
+from latentflows.models.density import DensityModel, Model
 from latentflows.models.inference import evaluation_mode, posterior_mean, to_model
 from latentflows.models.vae import VAE
 from latentflows.models.vqvae import VQVAE
@@ -94,7 +97,8 @@ class PictureEntry:
 class _Task:
     """What every picture is made from."""
 
-    model: VAE | VQVAE
+    model: Model
+    source: DataSource
     batch: Batch
     seed: int
     temperature: float
@@ -102,7 +106,7 @@ class _Task:
 
 
 def write_pictures(
-    model: VAE | VQVAE,
+    model: Model,
     source: DataSource,
     folder: Path,
     *,
@@ -133,7 +137,7 @@ def write_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     with noise.stream(seed, noise.Purpose.DATA):
         batch = source.batch(noise.permutation(len(source))[:64])
-    task = _Task(model, batch, seed, temperature, what)
+    task = _Task(model, source, batch, seed, temperature, what)
     pictures = {
         "data.png": ("Data", _data),
         "samples.png": ("Samples", _samples),
@@ -144,6 +148,10 @@ def write_pictures(
     }
     if _labels(task) is not None:
         pictures["classes.png"] = ("Samples of each class", _classes)
+    if task.model.context_shape is not None and len(task.model.context_shape) == 3:
+        pictures["several.png"] = ("Several samples for one picture", _several)
+    if isinstance(model, VAE) and tuple(model.posterior.event_shape) == (2,):
+        pictures["latents.png"] = ("q(z) and p(z)", _plane)
     entries = []
     for file, (title, draw) in pictures.items():
         try:
@@ -165,11 +173,28 @@ def _data(task: _Task) -> tuple[Tensor, int, str]:
 
 def _samples(task: _Task) -> tuple[Tensor, int, str]:
     images, note = _drawn(task, mean=False)
-    caption = f"{len(images)} draws from p(x|z), with z from the prior at temperature {task.temperature:g}"
-    given = (
-        "" if _context(task) is None else " Each is given what the data point in its place of data.png has."
+    of = (
+        "the density of the data, its base"
+        if isinstance(task.model, DensityModel)
+        else f"{_likelihood(task)}, with z from the prior"
     )
+    caption = f"{len(images)} draws from {of} at temperature {task.temperature:g}"
+    given = _given(task, "the data point in its place of data.png")
     return images, 8, f"{caption}, seed {task.seed}.{given}{note}"
+
+
+def _likelihood(task: _Task) -> str:
+    """Write p(x|z), with what else it is given."""
+    shape = task.model.context_shape
+    return "p(x|z)" if shape is None else "p(x|z, y)" if len(shape) == 1 else "p(x|z, picture)"
+
+
+def _given(task: _Task, whose: str) -> str:
+    """Say what each image is given; nothing for a model that is given nothing."""
+    shape = task.model.context_shape
+    if shape is None:
+        return ""
+    return f" Each is given {'the label y' if len(shape) == 1 else 'the picture'} of {whose}."
 
 
 def _classes(task: _Task) -> tuple[Tensor, int, str]:
@@ -180,10 +205,34 @@ def _classes(task: _Task) -> tuple[Tensor, int, str]:
     return images, columns, f"{caption}temperature {task.temperature:g}, seed {task.seed}.{note}"
 
 
+def _several(task: _Task) -> tuple[Tensor, int, str]:
+    given, each = task.batch.context, 9
+    assert given is not None
+    given = given[:8]
+    rows = given.repeat_interleave(each, 0)
+    drawn = sample(task.model, len(rows), temperature=task.temperature, seed=task.seed, context=rows)
+    images, note = _in_range(task, drawn)
+    caption = (
+        f"Left: what some {task.what} are given; beside each {each} draws from {_likelihood(task)}, with z "
+    )
+    caption += (
+        f"from the prior at temperature {task.temperature:g}, seed {task.seed}. What is given is clipped to"
+    )
+    return beside(given, images), 1 + each, f"{caption} [0, 1].{note}"
+
+
+def beside(given: Tensor, drawn: Tensor) -> Tensor:
+    """Put what a model was given (N, C, H, W) before what was drawn for each, (N n, C', H, W), C' being C or 1."""
+    first = given.clamp(0, 1).to(drawn).unsqueeze(1)
+    rest = drawn.unflatten(0, (len(given), -1)).expand(-1, -1, given.shape[1], -1, -1)
+    return torch.cat([first, rest], 1).flatten(0, 1)
+
+
 def _sample_means(task: _Task) -> tuple[Tensor, int, str]:
     images, note = _drawn(task, mean=True)
-    caption = f"Means of p(x|z) at the latents of samples.png, temperature {task.temperature:g}"
-    return images, 8, f"{caption}, seed {task.seed}: no sample of the model looks as smooth.{note}"
+    caption = f"Means of {_likelihood(task)} at the latents of samples.png, temperature {task.temperature:g}"
+    given = _given(task, "the data point in its place of data.png")
+    return images, 8, f"{caption}, seed {task.seed}: no sample of the model looks as smooth.{given}{note}"
 
 
 def _drawn(task: _Task, *, mean: bool) -> tuple[Tensor, str]:
@@ -205,16 +254,19 @@ def _reconstructions(task: _Task) -> tuple[Tensor, int, str]:
     context = _context(task)
     given = None if context is None else context[: len(x)]
     decoded, note = _in_range(task, reconstruct(task.model, x, seed=task.seed, context=given))
+    latents = "at its codes" if isinstance(task.model, VQVAE) else "for one z ~ q(z|x)"
     pairs = zip(x.split(columns), decoded.to(x).split(columns), strict=True)
     images = torch.cat([row for pair in pairs for row in pair])
-    caption = f"First, third, ... row: {task.what}; below each the mean of p(x|z) for one z ~ q(z|x)"
-    return images, min(columns, len(x)), f"{caption}, seed {task.seed}.{note}"
+    caption = f"First, third, ... row: {task.what}; below each the mean of {_likelihood(task)} {latents}"
+    own = _given(task, "the data point itself")
+    return images, min(columns, len(x)), f"{caption}, seed {task.seed}.{own}{note}"
 
 
 def _interpolations(task: _Task) -> tuple[Tensor, int, str]:
     steps, rows = 10, min(8, len(task.batch.x))
-    flow = isinstance(task.model.prior, Flow) and task.model.prior.context_shape is None
-    line: Line = "spherical" if flow or isinstance(task.model.prior, StandardGaussian) else "straight"
+    prior = getattr(task.model, "prior", None)
+    flow = isinstance(prior, Flow) and prior.context_shape is None
+    line: Line = "spherical" if flow or isinstance(prior, StandardGaussian) else "straight"
     x, context = task.batch.x, _context(task)
     decoded = interpolate(
         task.model,
@@ -228,8 +280,8 @@ def _interpolations(task: _Task) -> tuple[Tensor, int, str]:
     )
     images, note = _in_range(task, decoded.flatten(0, 1))
     where = "the base noise of the prior's flow" if flow else "the latent space"
-    caption = f"Means of p(x|z) on a {line} line in {where} between the latents of two {task.what} a row"
-    return images, steps, f"{caption}, seed {task.seed}.{note}"
+    caption = f"Means of {_likelihood(task)} on a {line} line in {where} between the latents of two {task.what} a row"
+    return images, steps, f"{caption}, seed {task.seed}.{_given(task, 'the left one')}{note}"
 
 
 def _traversals(task: _Task) -> tuple[Tensor, int, str]:
@@ -238,6 +290,8 @@ def _traversals(task: _Task) -> tuple[Tensor, int, str]:
         raise CombinationError(
             "the latents of a `VQVAE` are codes; between two of them there is nothing to walk through."
         )
+    if isinstance(model, DensityModel):
+        raise CombinationError("a density of the data has no latents to walk through.")
     context = _context(task)
     with noise.stream(task.seed, noise.Purpose.LATENTS, 9), evaluation_mode(model), torch.no_grad():
         given = None if context is None else to_model(model, context)
@@ -247,15 +301,30 @@ def _traversals(task: _Task) -> tuple[Tensor, int, str]:
         model, x[0], dims=dims, steps=steps, seed=task.seed, context=None if context is None else context[0]
     )
     images, note = _in_range(task, walk.images.flatten(0, 1))
-    caption = f"Means of p(x|z) from the posterior mean of one of the {task.what}, one latent a row moved through the "
+    caption = f"Means of {_likelihood(task)} from the posterior mean of one of the {task.what}, one latent a row moved "
     places = ", ".join(str(dim) for dim in dims)
-    caption += f"5 to 95 % quantiles of the prior; latents {places}, in the order of how far their posterior means vary"
-    return images, steps, f"{caption}, seed {task.seed}.{note}"
+    caption += (
+        f"through the 5 to 95 % quantiles of the prior; latents {places}, in the order of how far their "
+    )
+    caption += "posterior means vary"
+    return images, steps, f"{caption}, seed {task.seed}.{_given(task, 'that one')}{note}"
+
+
+def _plane(task: _Task) -> tuple[Tensor, int, str]:
+    assert isinstance(task.model, VAE)
+    images, (across, up, half), draws = latent_plane(
+        task.model, task.source, seed=task.seed, temperature=task.temperature
+    )
+    square = f"The first latent from {across - half:.2f} to {across + half:.2f}, upwards the second from "
+    square += f"{up - half:.2f} to {up + half:.2f}."
+    shown = f"Left q(z), the mean of the posteriors of {task.what}; right the prior p(z) at temperature "
+    shown += f"{task.temperature:g}: histograms of {draws:,} draws, ink the root of the density on one scale."
+    return images, 2, f"{square} {shown} Seed {task.seed}."
 
 
 def _in_range(task: _Task, images: Tensor) -> tuple[Tensor, str]:
     """Clip what a likelihood on all real numbers gave, and say so; NaN stays and is refused later."""
-    if task.model.likelihood.distribution_type.discrete:
+    if draws_discrete(task.model):
         return images, ""
     return images.clamp(0, 1), " Values outside [0, 1] are clipped."
 

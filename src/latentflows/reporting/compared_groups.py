@@ -1,11 +1,12 @@
-"""Groups of figures over the arms of a comparison: one table a group, where all were measured by one protocol."""
+"""Groups of figures over the arms of a study: one table a group, where all were measured by one protocol."""
 
 from dataclasses import dataclass
 
-from latentflows.reporting.base import Comparison, read_evaluation
-from latentflows.reporting.groups import TOPICS, Words, protocol_in_words, shown, title_of, words_of
+from latentflows.reporting.groups import TOPICS, Words, protocol_in_words, title_of, words_of
 from latentflows.reporting.page import number
-from latentflows.reporting.records import Group, Quantity
+from latentflows.studies.folder_records import Group, Quantity
+from latentflows.studies.protocols import protocol_differences
+from latentflows.studies.results import Results
 from latentflows.studies.statistics import estimate
 
 
@@ -39,55 +40,35 @@ class _Entry:
     group: Group
 
 
-def compared_groups(comparison: Comparison) -> list[ComparedGroup]:
-    """Every group that a finished run of the comparison has, in the order of `TOPICS`.
+def compared_groups(results: Results) -> list[ComparedGroup]:
+    """Every group that a finished run of the study has, in the order of `TOPICS`.
 
     Raises:
         DataError: if the evaluation of a run cannot be read.
     """
     found: dict[str, list[_Entry]] = {name: [] for name in TOPICS}
-    for arm in comparison.study.arms:
-        for seed in comparison.study.seeds:
-            run = comparison.runs.get((arm.name, seed))
+    for arm in results.study.arms:
+        for seed in results.study.seeds:
+            run = results.runs.get((arm.name, seed))
             if run is None or run.status != "finished":
                 continue
-            evaluation = read_evaluation(comparison.folder / run.run)
-            for name, group in (evaluation.groups if evaluation is not None else {}).items():
+            for name, group in results.files(run).groups.items():
                 found.setdefault(name, []).append(_Entry(arm.label, seed, group))
-    return [_compared(comparison, name, entries) for name, entries in found.items() if entries]
+    return [_compared(results, name, entries) for name, entries in found.items() if entries]
 
 
-def protocol_differences(entries: dict[str, Group]) -> list[str]:
-    """Say in which fields of their protocols, other than the seed, groups of figures differ from the first one.
-
-    Args:
-        entries: By the name of the run.
-    """
-    (first_name, first), *others = entries.items()
-    said: dict[str, str] = {}
-    for name, other in others:
-        for field in {**first.protocol, **other.protocol}:
-            one, two = first.protocol.get(field), other.protocol.get(field)
-            if field != "seed" and one != two:
-                text = f"{field}: {shown(one)} ({first_name}) and {shown(two)} ({name})"
-                said.setdefault(field, text)
-    return list(said.values())
-
-
-def _compared(comparison: Comparison, name: str, entries: list[_Entry]) -> ComparedGroup:
+def _compared(results: Results, name: str, entries: list[_Entry]) -> ComparedGroup:
     measured = [entry for entry in entries if entry.group.reason is None]
     differences = protocol_differences(
-        {f"{entry.label}, seed {entry.seed}": entry.group for entry in measured}
-        if measured
-        else {"": Group()}
+        {f"{entry.label}, seed {entry.seed}": entry.group.protocol for entry in measured}
     )
     keys = list(dict.fromkeys(key for entry in measured for key in entry.group.figures))
     if name in TOPICS:
         keys = [key for key in TOPICS[name].compared if key in keys]
-    labels = [arm.label for arm in comparison.study.arms]
+    labels = [arm.label for arm in results.study.arms]
     rows = [(label, [_cell(name, key, label, measured) for key in keys]) for label in labels]
-    over = "the deviation over seeds" if len(comparison.study.seeds) > 1 else "the standard error over data"
-    data = {run.protocol.data for run in comparison.runs.values() if run.protocol is not None}
+    over = "the deviation over seeds" if len(results.study.seeds) > 1 else "the standard error over data"
+    data = {run.protocol.data for run in results.runs.values() if run.protocol is not None}
     known = data.pop() if len(data) == 1 else None  # the page names it once, above
     protocol = protocol_in_words(measured[0].group.protocol, known) if measured else ""
     reasons = {f"{entry.label}: {entry.group.reason}" for entry in entries if entry.group.reason is not None}

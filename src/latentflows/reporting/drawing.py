@@ -7,9 +7,10 @@ on white.
 
 import io
 import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ INK, MUTED, LINE, SURFACE = "#1b1e23", "#555e69", "#d3d8de", "#ffffff"
 SERIES_LIGHT: tuple[str, ...] = ("#0f7fd0", "#bd7800", "#14502e", "#e0406e", "#7444e0", "#5d1a6b")
 SERIES_DARK: tuple[str, ...] = ("#6f8cff", "#e8d94a", "#6fe39a", "#e0652a", "#f79fe0", "#9a8c74")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
+FEW_EPOCHS = 10  # below, every value of a curve is shown, however far from the rest
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 CSS_VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", SURFACE: "--surface"} | {
     color: f"--series-{number}" for number, color in enumerate(SERIES_LIGHT, 1)
@@ -59,13 +61,15 @@ class Drawing:
         name: File name without its ending, unique on the page.
         title: Heading.
         alt: What the figure shows, in words and numbers.
-        svg: The drawing in the light palette.
+        svg: The drawing in the light palette; its links are relative to the folder of the page.
+        figure: The figure it was made from.
     """
 
     name: str
     title: str
     alt: str
     svg: str
+    figure: "Figure" = field(repr=False, compare=False)
 
     def inline(self) -> str:
         """SVG element for an HTML page: colors are variables, names are unique, the width is the page's."""
@@ -76,10 +80,30 @@ class Drawing:
         svg = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", svg, count=1)
         return svg.replace("<svg", f'<svg role="img" aria-label="{escape(self.alt)}"', 1)
 
-    def standalone(self) -> str:
-        """Complete SVG file with the title and the description inside."""
+    def standalone(self, links: str | None = None) -> str:
+        """Complete SVG file with the title and the description inside.
+
+        Args:
+            links: The way from the file to the folder of the page, such as "../"; None leaves out all links.
+        """
         head = f"<title>{escape(self.title)}</title><desc>{escape(self.alt)}</desc>"
-        return re.sub(r"(<svg\b[^>]*>)", lambda match: match.group() + head, self.svg, count=1)
+        svg = re.sub(r"(<svg\b[^>]*>)", lambda match: match.group() + head, self.svg, count=1)
+        if links is None:
+            return re.sub(r"<a xlink:href=[^>]*>|</a>", "", svg)
+        return re.sub(r'<a xlink:href="', lambda match: match.group() + links, svg)
+
+    def pdf(self) -> bytes:
+        """The figure as a PDF file with embedded fonts; the same bytes for the same content."""
+        from matplotlib import rc_context
+
+        buffer = io.BytesIO()
+        with rc_context({**STYLE, "pdf.fonttype": 42}):  # pyright: ignore[reportArgumentType]
+            self.figure.savefig(
+                buffer,
+                format="pdf",
+                metadata={"CreationDate": None, "Title": self.title, "Subject": self.alt},
+            )
+        return buffer.getvalue()
 
 
 def _css_color(color: str) -> str:
@@ -133,10 +157,39 @@ def finish(axes: "Axes", name: str, title: str, alt: str) -> Drawing:
         )
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     svg = re.sub(r"<!DOCTYPE[^>]*>\s*", "", svg)
-    return Drawing(name, title, alt, svg)
+    return Drawing(name, title, alt, svg, figure_of(axes))
 
 
 def series_style(index: int) -> dict[str, Any]:
     """Color and dashes of the line with this index; both together stay unique for 24 lines."""
     rounds, color = divmod(index, len(SERIES_LIGHT))
     return {"color": SERIES_LIGHT[color], "linestyle": DASHES[(color + rounds) % len(DASHES)]}
+
+
+def limit(axes: "Axes", bottom: float, top: float, values: Sequence[float]) -> None:
+    """Show `bottom` to `top` at most, and say how many of the values lie outside."""
+    bottom, top = max(min(values), bottom), min(max(values), top)
+    margin = 0.06 * (top - bottom) or max(0.05 * abs(top), 1e-6)
+    outside = sum(not bottom - margin <= value <= top + margin for value in values)
+    axes.set_ylim(bottom - margin, top + margin)
+    if outside:
+        axes.set_xlabel(
+            f"{axes.get_xlabel()}\n({outside} value{'s' if outside > 1 else ''} outside the axis)"
+        )
+
+
+def dots(values: Sequence[float]) -> str | None:
+    """A marker where a line has so few points that it might not be seen."""
+    return "o" if len(values) <= 5 else None
+
+
+def wrap(label: str, width: int = 24) -> str:
+    """Break a label into lines."""
+    return "\n".join(textwrap.wrap(label, width)) or label
+
+
+def legend_below(axes: "Axes") -> None:
+    """Put the legend of the axes below the figure."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 2 if max(map(len, labels)) <= 24 else 1
+    figure_of(axes).legend(handles, labels, loc="outside lower left", ncols=columns, fontsize=9)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from latentflows.reporting.records import Evaluation, Group, Quantity
+from latentflows.studies.folder_records import Evaluation, Group, Quantity
+from latentflows.studies.protocols import shown
 
 
 class Words(NamedTuple):
@@ -204,6 +205,32 @@ TOPICS = {
             "separated_attribute_predictability",
         ),
     ),
+    "segmentation": Topic(
+        "Masks of one picture",
+        "Masks drawn for each picture beside the known ones, whose probabilities are known: do they have the "
+        "distribution that they should have?",
+        {
+            "energy_distance": Words(
+                "Energy distance",
+                "squared, without bias; 0 where the distributions agree; lower is better",
+                4,
+            ),
+            "matched_iou": Words(
+                "Matched IoU", "drawn and known masks matched one to one; higher is better", 3
+            ),
+            "nearest_iou": Words(
+                "Nearest IoU", "with the known mask most alike: are the masks possible? Higher is better", 3
+            ),
+            "frequency_error": Words(
+                "Error of the frequencies", "squared, over the known masks; 0 is best; lower is better", 4
+            ),
+            **{
+                f"{mask}_frequency": Words(f"Frequency of the {mask} mask", "of those drawn", 3)
+                for mask in ("empty", "small", "middle", "large")
+            },
+        },
+        ("energy_distance", "matched_iou", "nearest_iou", "frequency_error"),
+    ),
 }
 _SPACES = {"pixels": "pixels", "pixels_pca": "components of pixels", "latents_pca": "components of latents"}
 _PLAIN_NAMES = {"data", "split"}
@@ -269,12 +296,3 @@ def protocol_in_words(protocol: Mapping[str, Any], data: str | None = None) -> s
         if key not in _PLAIN_NAMES
     ]
     return "; ".join(parts + ([str(protocol["data"])] if protocol.get("data", data) != data else []))
-
-
-def shown(value: Any) -> str:
-    """A value of a protocol; a hash is cut, as its start tells it apart."""
-    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
-        return value[:12] + "…"
-    if isinstance(value, list):
-        return " to ".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 from latentflows.core.files import write_atomically
 from latentflows.reporting.base import COMMANDS, Picture
 from latentflows.reporting.drawing import CSS_VARIABLES, SERIES_DARK, SERIES_LIGHT, Drawing
-from latentflows.reporting.records import Quantity
-from latentflows.studies.statistics import format_interval, format_number
+from latentflows.studies.folder_records import Quantity
+from latentflows.studies.resampling import BootstrapInterval
+from latentflows.studies.significance import MOST_SEEDS
+from latentflows.studies.statistics import Estimate, format_interval, format_number, format_p_value
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def write_page(folder: Path, template: str, drawings: Sequence[Drawing], values: dict[str, Any]) -> Path:
@@ -41,8 +45,11 @@ def write_page(folder: Path, template: str, drawings: Sequence[Drawing], values:
     )
     environment.filters.update(
         number=number,
-        mean=lambda estimate: "–" if estimate is None else number(estimate.mean),
-        interval=lambda estimate: "–" if estimate is None else format_interval(estimate),
+        mean=mean,
+        interval=interval,
+        p_value=format_p_value,
+        seeds=seeds,
+        amount=amount,
         with_error=with_error,
         uncertainty=uncertainty,
         duration=duration,
@@ -58,7 +65,7 @@ def write_page(folder: Path, template: str, drawings: Sequence[Drawing], values:
     }
     html = environment.get_template(template).render(**values, drawings=drawings, colors=colors)
     for drawing in drawings:
-        write_atomically(folder / "figures" / f"{drawing.name}.svg", drawing.standalone().encode())
+        write_atomically(folder / "figures" / f"{drawing.name}.svg", drawing.standalone("../").encode())
     page = folder / "report.html"
     write_atomically(page, html.encode())
     return page
@@ -74,6 +81,31 @@ def number(value: float | None, decimals: int = 2) -> str:
     if value is None:
         return "–"
     return format_number(value, decimals) if math.isfinite(value) else "not finite"
+
+
+def mean(estimate: Estimate | None, decimals: int = 2) -> str:
+    """The mean of an estimate; a dash where there is none."""
+    return "–" if estimate is None else number(estimate.mean, decimals)
+
+
+def interval(estimate: Estimate | BootstrapInterval | None, decimals: int | None = None) -> str:
+    """An interval with the decimals that it needs, or those of its column; a dash where there is none."""
+    return "–" if estimate is None else format_interval(estimate, decimals)
+
+
+def seeds(needed: int | None) -> str:
+    """A number of seeds; None is more than any that is looked for."""
+    return f"more than {MOST_SEEDS:,}" if needed is None else f"{needed:,}"
+
+
+def amount(value: float | None) -> str:
+    """A count of parameters or FLOPs: in full up to ten millions, and with three digits above."""
+    if value is None:
+        return "–"
+    if value < 1e7:
+        return f"{value:,.0f}"
+    digits, _, exponent = f"{value:.2e}".partition("e")
+    return f"{digits} × 10{str(int(exponent)).translate(_RAISED)}"
 
 
 def with_error(quantity: Quantity | None) -> str:

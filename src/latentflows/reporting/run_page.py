@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import yaml
+
 from latentflows.reporting.base import Picture, Run, read_run
 from latentflows.reporting.figures import run_figures
 from latentflows.reporting.groups import UNCERTAINTIES, GroupTable, group_tables
 from latentflows.reporting.page import duration, missing, write_page
-from latentflows.reporting.records import RunRecord
+from latentflows.studies.objective_settings import WITHOUT_DENSITIES
+from latentflows.studies.options import tag_of
 
 MOST_EVENTS = 10
 USUAL_PICTURES = (
@@ -27,6 +30,15 @@ QUANTITIES = {
     "elbo": ("ELBO", "evidence lower bound; higher is better", 2),
     "reconstruction": ("Reconstruction", "E log p(x|z) under the posterior; higher is better", 2),
     "kl": ("KL", "E[log q(z|x) − log p(z)] under the posterior", 2),
+    "code_nll": ("Code NLL", "negative log-mass of the codes under the prior; lower is better", 2),
+    "nll_bound": (
+        "NLL, bound",
+        "code NLL less reconstruction: an upper bound, not importance weighted; lower is better",
+        2,
+    ),
+    "bits_per_dim_bound": ("Bits per dimension, bound", "the same bound, in bits; lower is better", 4),
+    "perplexity": ("Perplexity of the codes", "over all images: the number of codes, were all used alike", 1),
+    "code_usage": ("Codes in use", "share of the codes that occur", 3),
     "bits_per_dim": ("Bits per dimension", "the NLL per pixel or sample, in bits; lower is better", 4),
     "effective_sample_size": (
         "Effective sample size",
@@ -34,6 +46,7 @@ QUANTITIES = {
         1,
     ),
 }
+EXACT_NLL = ("NLL", "negative log-likelihood of the data, without importance samples; lower is better", 2)
 BANNERS = {
     "finished": ("good", "✓ Finished", "Training ended as planned."),
     "running": ("warn", "… Running", "The run is marked as running: it has not ended, or it was killed."),
@@ -64,7 +77,8 @@ def write_run_report(run_folder: Path) -> Path:
     values = {
         "title": run.record.name if run.record else run_folder.resolve().name,
         "run": run,
-        "banner": _banner(run.record),
+        "banner": _banner(run),
+        "training_note": training_note(run.config),
         "missing": {name: missing(run_folder, name) for name in _missing_names(run)},
         "measured": _measured(run),
         "groups": _groups(run),
@@ -72,19 +86,44 @@ def write_run_report(run_folder: Path) -> Path:
         "evaluation_seconds": None if run.evaluation is None else run.evaluation.all_seconds,
         "events": _events(run),
         "pictures": _in_reading_order(run.pictures),
-        "absent_pictures": _absent_pictures(run.pictures),
+        "absent_pictures": _absent_pictures(run),
         "picture_command": missing(run_folder, "samples/index.json")[1],
     }
     return write_page(run_folder, "run.html", drawings, values)
 
 
-def _banner(record: RunRecord | None) -> tuple[str, str, str]:
+def training_note(config: str | None) -> str:
+    """Say which objective a run was trained by, where that is no bound on log p(x); empty where it is one."""
+    try:
+        kind = yaml.safe_load(config or "")["objective"]["kind"]
+    except (KeyError, TypeError):
+        return ""
+    if kind not in {tag_of(objective) for objective in WITHOUT_DENSITIES}:
+        return ""
+    return (
+        f"The model was trained by objective={kind}, which is no bound on log p(x): a likelihood or a bound is "
+        "measured where the model has one, but nothing was done to make it good."
+    )
+
+
+def _faults(run: Run) -> str:
+    """What is wrong with the posterior after the last epoch, however well the run ended."""
+    from latentflows.training.diagnostics import faults  # imports torch
+
+    last = run.epochs[-1].diagnostics if run.epochs else {}
+    return " ".join(faults({name: value for name, value in last.items() if value is not None}).values())
+
+
+def _banner(run: Run) -> tuple[str, str, str]:
     """Style, heading and sentence of the status banner."""
+    record = run.record
     if record is None:
         return "warn", "? Unknown", "There is no run.json, so it is not known how the run ended."
     style, heading, meaning = BANNERS[record.status]
     reason = f"Reason: {record.reason}." if record.reason else ""
     counts = f"{record.steps:,} steps in {duration(record.seconds)}."
+    if record.status == "finished" and (wrong := _faults(run)):
+        style, heading, meaning = "warn", "⚠ Finished, but look at the posterior", f"{meaning} {wrong}"
     return style, heading, " ".join(filter(None, (reason.replace("..", "."), meaning, counts)))
 
 
@@ -114,11 +153,24 @@ def _measured(run: Run) -> list[tuple[str, str, int, object]]:
         *(key for key in QUANTITIES if key in figures),
         *(key for key in figures if key not in QUANTITIES),
     ]
-    return [
-        (*QUANTITIES.get(key, (key.replace("_", " "), "", 4)), figures[key])
-        for key in keys
-        if figures[key] is not None
-    ]
+    exact = run.evaluation.protocol.num_importance_samples is None
+    return [(*_words(key, exact=exact), figures[key]) for key in keys if figures[key] is not None]
+
+
+def _words(key: str, *, exact: bool) -> tuple[str, str, int]:
+    """Name, explanation and decimals of a figure; of one level of several, with the level before.
+
+    Args:
+        key: In `evaluation.json`.
+        exact: Whether an NLL has no importance samples: that of a flow on data.
+    """
+    if exact and key == "nll":
+        return EXACT_NLL
+    level, _, rest = key.partition("_")
+    if key not in QUANTITIES and level in ("top", "bottom") and rest in QUANTITIES:
+        name, explanation, decimals = QUANTITIES[rest]
+        return f"{name}, {level} level", explanation, decimals
+    return QUANTITIES.get(key, (key.replace("_", " "), "", 4))
 
 
 def _groups(run: Run) -> list[GroupTable]:
@@ -131,6 +183,7 @@ def _in_reading_order(pictures: tuple[Picture, ...]) -> list[Picture]:
     return sorted(pictures, key=lambda picture: rank.get(picture.file, len(rank)))
 
 
-def _absent_pictures(pictures: tuple[Picture, ...]) -> list[str]:
-    present = {picture.file for picture in pictures}
-    return [file for file in USUAL_PICTURES if file not in present]
+def _absent_pictures(run: Run) -> list[str]:
+    """Usual pictures that are neither there nor known to be impossible."""
+    known = {picture.file for picture in (*run.pictures, *run.undrawn)}
+    return [file for file in USUAL_PICTURES if file not in known]

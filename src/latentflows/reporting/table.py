@@ -1,13 +1,22 @@
-"""The table of a comparison: one row per arm, for the page and for the terminal."""
+"""The tables of a study: one row per arm and one per comparison, for the page, the terminal and export."""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentflows.reporting.base import Comparison, read_comparison, read_epochs
-from latentflows.reporting.records import Arm, Parameters, Protocol, StudyRun
-from latentflows.studies.statistics import Estimate, estimate, paired_difference, verdict
+from latentflows.studies.differences import PairedComparison, compare_pairs
+from latentflows.studies.folder_records import Arm, Parameters, Protocol, StudyRun
+from latentflows.studies.resampling import smallest_sign_flip_p_value
+from latentflows.studies.result_rows import cumulative_flops
+from latentflows.studies.results import Results, read_results
+from latentflows.studies.statistics import Estimate, decimals_of, estimate
+from latentflows.studies.verdicts import Spent, verdict
+
+FEW_SEEDS = 10
+METRICS = {"nll": "NLL", "nll_bound": "NLL bound"}  # what a study is judged by: the first that a run has
 
 
 @dataclass(frozen=True)
@@ -17,21 +26,22 @@ class Row:
     Attributes:
         arm: Name of the arm.
         label: Name to show.
-        is_baseline: Whether the other arms are compared with this one.
+        is_baseline: Whether other arms are compared with this one.
         parameters: Number of parameters by part.
         num_finished: Seeds that finished with a finite NLL; the others are left out of every estimate.
         num_seeds: Seeds that the study asks for.
         epochs: Epochs that were trained, over all stages.
-        nll: NLL of the evaluated split, nats.
+        nll: NLL of the evaluated split, nats; the bound on it where no run of the study has an NLL.
         nll_standard_error: Mean over seeds of the standard error over images, nats.
         elbo: ELBO, nats.
         kl: KL part, nats.
         reconstruction: Reconstruction part, nats.
         seconds: Seconds of the run.
         nll_by_seed: NLL of every seed that counts.
-        difference: Paired difference in NLL to the baseline; None for the baseline, or without shared seeds.
+        difference: Paired difference in NLL to the arm that this one is compared with; None for an arm that is compared
+            with none, or without shared seeds.
         difference_by_seed: The same for every shared seed.
-        verdict: What the difference supports; None for the baseline.
+        verdict: What the difference supports; None for an arm that is compared with none.
     """
 
     arm: str
@@ -53,137 +63,253 @@ class Row:
     verdict: str | None
 
 
+@dataclass(frozen=True)
+class Compared:
+    """One comparison, with the names to show and what it supports in words."""
+
+    comparison: PairedComparison
+    label: str
+    other_label: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """The tables of a study.
+
+    Attributes:
+        rows: One per arm, in the order of `study.json`.
+        comparisons: One per comparison of the study; none where runs were measured by different protocols.
+        metric: The figure that arms are compared by, a key of `METRICS`.
+        quantity: What it is called: with the split that it was measured on, if it is one.
+        protocol_differences: In what the protocols of the runs differ; empty where figures compare.
+    """
+
+    rows: list[Row]
+    comparisons: list[Compared]
+    metric: str
+    quantity: str
+    protocol_differences: list[str]
+
+    @property
+    def decimals(self) -> int:
+        """Decimals of the NLL that the intervals of all arms need."""
+        return max((decimals_of(row.nll) for row in self.rows if row.nll is not None), default=2)
+
+    @property
+    def difference_decimals(self) -> int:
+        """The same for the differences."""
+        found = [compared.comparison.difference for compared in self.comparisons]
+        return max((decimals_of(item) for item in found if item is not None), default=2)
+
+    @property
+    def baseline(self) -> str | None:
+        """Label of the arm that all others are compared with; None where they differ."""
+        others = {compared.other_label for compared in self.comparisons}
+        return others.pop() if len(others) == 1 else None
+
+
 def comparison_table(folder: Path) -> list[Row]:
     """One row per arm, in the order of `study.json`.
 
     Args:
-        folder: A comparison folder.
+        folder: A study folder.
 
     Returns:
         The rows; an arm without a finished run has a row without figures.
 
     Raises:
-        DataError: The folder is no comparison folder, or a file in it cannot be read.
+        DataError: The folder is no study folder, or a file in it cannot be read.
     """
-    return rows_of(read_comparison(folder))
+    return table_of(read_results(folder)).rows
 
 
-def rows_of(comparison: Comparison) -> list[Row]:
-    """The rows of a comparison that has been read."""
-    study = comparison.study
-    baseline = next(arm for arm in study.arms if arm.name == study.baseline)
-    epochs = {arm.name: _epochs(comparison, arm.name) for arm in study.arms}
-    return [_row(comparison, arm, baseline, epochs) for arm in study.arms]
+def table_of(results: Results) -> StudyTable:
+    """The tables of a study whose results have been read."""
+    metric, quantity = metric_of(results), quantity_of(results)
+    differences = results.protocol_differences(metric)
+    epochs = {arm: _epochs(results, arm) for arm in results.study.labels}
+    compared = [] if differences else _comparisons(results, epochs, quantity)
+    others = {other for _, other in results.study.pairs}
+    rows = [_row(results, arm, arm.name in others, compared, epochs) for arm in results.study.arms]
+    return StudyTable(rows, compared, metric, quantity, differences)
 
 
-def quantity_of(comparison: Comparison) -> str:
-    """What the NLL of a comparison is called: with the split that its runs were measured on, if it is one."""
-    splits = {None if protocol is None else protocol.split for protocol in _protocols(comparison)}
+def metric_of(results: Results) -> str:
+    """The figure that the arms of a study are compared by: the NLL, or the bound where no run has an NLL."""
+    found = (metric for metric in METRICS if any(results.values(metric, arm) for arm in results.study.labels))
+    return next(found, "nll")
+
+
+def quantity_of(results: Results) -> str:
+    """What that figure is called: with the split that the runs were measured on, if it is one."""
+    name = METRICS[metric_of(results)]
+    splits = {None if protocol is None else protocol.split for protocol in protocols_of(results)}
     split = splits.pop() if len(splits) == 1 else None
-    return "NLL" if split is None else f"{split} NLL"
+    return name if split is None else f"{split} {name}"
 
 
-def limits(comparison: Comparison) -> list[str]:
-    """What the figures of a comparison do not support, a sentence each."""
-    study = comparison.study
-    images = quantity_of(comparison).replace("NLL", "images")
-    others = len(study.arms) - 1
-    at_once = f", and they are not corrected for making {others} comparisons at once" if others > 1 else ""
+def limits(results: Results) -> list[str]:
+    """What the figures of a study do not support, a sentence each."""
+    study = results.study
+    images = quantity_of(results).replace(METRICS[metric_of(results)], "images")
     sentences = [
-        "The intervals describe how much training varies from seed to seed, on the same data and the same "
-        f"{images}.",
-        f"They say nothing about other data, other sizes or longer training{at_once}.",
-        "An NLL from K importance samples is on average an upper bound, and looser where the posterior fits badly.",
+        "Seeds vary the training alone: first weights, order of the data and noise. So intervals and tests speak of "
+        f"training these arms again on the same data and the same {images}.",
+        "They say nothing about other data, other sizes or longer training.",
     ]
-    if len(study.seeds) <= 5:
+    samples = {protocol.num_importance_samples for protocol in protocols_of(results) if protocol is not None}
+    if samples - {None}:
         sentences.append(
-            "With so few seeds an interval also leans on the assumption that differences between seeds are normally "
-            "distributed."
+            "An NLL from K importance samples is on average an upper bound, and looser where the posterior fits badly"
+            + ("; one without importance samples is exact." if None in samples else ".")
         )
-    if any(len(counted_runs(comparison, arm.name)) < len(study.seeds) for arm in study.arms):
+    num = len(study.pairs)
+    if num > 1:
+        sentences.append(
+            f"p-values are corrected for the {num} comparisons of this study by one figure, not for looking at other "
+            "figures or at other studies."
+        )
+    sentences += _few_seeds(len(study.seeds), num)
+    if any(len(counted_runs(results, arm)) < len(study.seeds) for arm in study.labels):
         sentences.append("Runs that did not finish are left out, which flatters an arm that diverges.")
-    cautions = {protocol.caution for protocol in _protocols(comparison) if protocol is not None}
+    cautions = {protocol.caution for protocol in protocols_of(results) if protocol is not None}
     return [*sentences, *sorted(cautions - {""})]
 
 
-def _protocols(comparison: Comparison) -> list[Protocol | None]:
-    arms = comparison.study.arms
-    return [run.protocol for arm in arms for run in counted_runs(comparison, arm.name).values()]
+def _few_seeds(num_seeds: int, num_comparisons: int) -> list[str]:
+    sentences = []
+    if num_seeds <= FEW_SEEDS:
+        sentences.append(
+            "With so few seeds the t interval and the t-test lean on the assumption that differences between seeds are "
+            "normally distributed, and the bootstrap interval is too narrow."
+        )
+    smallest = smallest_sign_flip_p_value(num_seeds)
+    if num_comparisons and num_comparisons * smallest > 0.05:
+        times = (
+            ""
+            if num_comparisons == 1
+            else f", {min(1.0, num_comparisons * smallest):.2g} after the correction"
+        )
+        sentences.append(
+            f"The sign-flip test, which needs no such assumption, cannot reach the level of 0.05 with {num_seeds} "
+            f"seed{'s' if num_seeds > 1 else ''}, whatever they show: its smallest p-value is {smallest:.2g}{times}."
+        )
+    return sentences
 
 
-def _epochs(comparison: Comparison, arm: str) -> Estimate | None:
-    """Epochs of an arm over all stages, from the logs of its runs."""
-    runs = counted_runs(comparison, arm)
-    return _estimate(runs, lambda run: len(read_epochs(comparison.folder / run.run)[0]) or None)
+def counted_runs(results: Results, arm: str) -> dict[int, StudyRun]:
+    """Runs of an arm that count, by seed: asked for by the study, finished, with a finite NLL or bound."""
+    return {seed: results.runs[arm, seed] for seed in results.values(metric_of(results), arm)}
 
 
-def counted_runs(comparison: Comparison, arm: str) -> dict[int, StudyRun]:
-    """Runs of an arm that count, by seed: asked for by the study, finished, with a finite NLL."""
-    runs = {seed: comparison.runs.get((arm, seed)) for seed in comparison.study.seeds}
-    return {seed: run for seed, run in runs.items() if run is not None and _counts(run)}
+def protocols_of(results: Results) -> list[Protocol | None]:
+    """How the runs that count were measured."""
+    return [run.protocol for arm in results.study.labels for run in counted_runs(results, arm).values()]
 
 
-def _counts(run: StudyRun) -> bool:
-    return run.status == "finished" and _value(run, "nll") is not None
+def _comparisons(results: Results, epochs: Mapping[str, Estimate | None], quantity: str) -> list[Compared]:
+    spent = {arm: _spent(results, arm, epochs[arm]) for arm in results.study.labels}
+    labels = results.study.labels
+    budget = None if results.plan is None else results.plan.budget
+    metric = metric_of(results)
+    if any(results.values(metric, arm) for arm in labels):
+        found = results.compare(metric)
+    else:  # no run has finished, or what they are has no likelihood
+        found = compare_pairs({arm: {} for arm in labels}, results.study.pairs, metric=metric)
+    return [
+        Compared(
+            comparison,
+            labels[comparison.arm],
+            labels[comparison.other],
+            verdict(
+                comparison,
+                spent[comparison.arm],
+                spent[comparison.other],
+                budget=budget,
+                quantity=quantity,
+            ),
+        )
+        for comparison in found
+    ]
 
 
-def _row(comparison: Comparison, arm: Arm, baseline: Arm, epochs: dict[str, Estimate | None]) -> Row:
-    runs, baseline_runs = counted_runs(comparison, arm.name), counted_runs(comparison, baseline.name)
-    trained = epochs[arm.name], epochs[baseline.name]
-    nll, base = _by_seed(runs, "nll"), _by_seed(baseline_runs, "nll")
-    parameters, base_parameters = _parameters(runs), _parameters(baseline_runs)
-    is_baseline = arm.name == baseline.name
-    difference = None if is_baseline else paired_difference(nll, base)
-    totals = (parameters.total, base_parameters.total) if parameters and base_parameters else None
+def _spent(results: Results, arm: str, epochs: Estimate | None) -> Spent:
+    runs = counted_runs(results, arm)
+    parameters, amount = _parameters(runs), spent_amount(results, arm)
+    if results.plan is not None and results.plan.budget is not None and results.plan.budget.hold == "seconds":
+        took = _over_runs(runs, lambda run: run.seconds)
+        amount = amount if took is None else took.mean
+    return Spent(
+        results.study.labels[arm],
+        None if parameters is None else parameters.total,
+        None if epochs is None else epochs.mean,
+        amount,
+    )
+
+
+def spent_amount(results: Results, arm: str) -> float | None:
+    """What an arm spent of what is held equal: FLOPs of training as its runs took them, else what the plan counted.
+
+    Runs that stop early take fewer FLOPs than the plan holds equal. None where neither is known.
+    """
+    planned, budget = results.planned(arm), None if results.plan is None else results.plan.budget
+    if planned is None:
+        return None
+    if budget is None or budget.hold != "training_flops":
+        return planned.amount
+    taken = [
+        cumulative_flops(results.files(run).epochs, planned) for run in counted_runs(results, arm).values()
+    ]
+    ends = [flops[-1] for flops in taken if flops and flops[-1] is not None]
+    return math.fsum(ends) / len(ends) if ends else planned.amount
+
+
+def _row(
+    results: Results,
+    arm: Arm,
+    is_baseline: bool,
+    comparisons: list[Compared],
+    epochs: Mapping[str, Estimate | None],
+) -> Row:
+    runs = counted_runs(results, arm.name)
+    own = next((found for found in comparisons if found.comparison.arm == arm.name), None)
     return Row(
         arm=arm.name,
         label=arm.label,
         is_baseline=is_baseline,
-        parameters=parameters,
+        parameters=_parameters(runs),
         num_finished=len(runs),
-        num_seeds=len(comparison.study.seeds),
-        epochs=trained[0],
-        nll=_estimate(runs, lambda run: _value(run, "nll")),
-        nll_standard_error=_mean_standard_error(runs),
-        elbo=_estimate(runs, lambda run: _value(run, "elbo")),
-        kl=_estimate(runs, lambda run: _value(run, "kl")),
-        reconstruction=_estimate(runs, lambda run: _value(run, "reconstruction")),
-        seconds=_estimate(runs, lambda run: run.seconds),
-        nll_by_seed=nll,
-        difference=difference,
-        difference_by_seed={}
-        if is_baseline
-        else {seed: nll[seed] - base[seed] for seed in nll if seed in base},
-        verdict=None
-        if is_baseline
-        else verdict(
-            arm.label,
-            baseline.label,
-            difference,
-            num_parameters=totals,
-            num_epochs=(trained[0].mean, trained[1].mean) if trained[0] and trained[1] else None,
-            quantity=quantity_of(comparison),
-        ),
+        num_seeds=len(results.study.seeds),
+        epochs=epochs[arm.name],
+        nll=_estimate(results.values(metric_of(results), arm.name)),
+        nll_standard_error=_mean_standard_error(runs, metric_of(results)),
+        elbo=_estimate(results.values("elbo", arm.name)),
+        kl=_estimate(results.values("kl", arm.name)),
+        reconstruction=_estimate(results.values("reconstruction", arm.name)),
+        seconds=_over_runs(runs, lambda run: run.seconds),
+        nll_by_seed=results.values(metric_of(results), arm.name),
+        difference=None if own is None else own.comparison.difference,
+        difference_by_seed={} if own is None else own.comparison.by_seed,
+        verdict=None if own is None else own.verdict,
     )
 
 
-def _value(run: StudyRun, figure: str) -> float | None:
-    quantity = (run.figures or {}).get(figure)
-    return quantity.mean if quantity is not None and math.isfinite(quantity.mean) else None
+def _epochs(results: Results, arm: str) -> Estimate | None:
+    """Epochs of an arm over all stages, from the logs of its runs."""
+    return _over_runs(counted_runs(results, arm), lambda run: len(results.files(run).epochs) or None)
 
 
-def _by_seed(runs: dict[int, StudyRun], figure: str) -> dict[int, float]:
-    values = {seed: _value(run, figure) for seed, run in runs.items()}
-    return {seed: value for seed, value in values.items() if value is not None}
+def _over_runs(runs: dict[int, StudyRun], value_of: Callable[[StudyRun], float | None]) -> Estimate | None:
+    return _estimate({seed: value for seed, run in runs.items() if (value := value_of(run)) is not None})
 
 
-def _estimate(runs: dict[int, StudyRun], value_of: Callable[[StudyRun], float | None]) -> Estimate | None:
-    values = [value for run in runs.values() if (value := value_of(run)) is not None]
-    return estimate(values) if values else None
+def _estimate(values: Mapping[int, float]) -> Estimate | None:
+    return estimate(list(values.values())) if values else None
 
 
-def _mean_standard_error(runs: dict[int, StudyRun]) -> float | None:
-    quantities = [(run.figures or {}).get("nll") for run in runs.values()]
+def _mean_standard_error(runs: dict[int, StudyRun], metric: str) -> float | None:
+    quantities = [(run.figures or {}).get(metric) for run in runs.values()]
     errors = [
         item.standard_error for item in quantities if item is not None and item.standard_error is not None
     ]

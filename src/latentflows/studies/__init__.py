@@ -12,19 +12,29 @@ _HOMES = {
     "configuration": ("RunConfiguration",),
     "overrides": ("configuration_from", "read_configuration", "to_yaml"),
     "build": ("build_data", "build_model", "build_options", "build_stages", "load_run"),
-    "comparison": ("Arm", "Study", "compare"),
+    "comparison": ("compare",),
+    "study": ("Arm", "Budget", "Factor", "Study", "read_study"),
+    "planning": ("Plan", "plan"),
+    "results": ("Results", "read_results"),
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
     from latentflows.studies.build import build_data, build_model, build_options, build_stages, load_run
-    from latentflows.studies.comparison import Arm, Study, compare
+    from latentflows.studies.comparison import compare
     from latentflows.studies.configuration import RunConfiguration
     from latentflows.studies.overrides import configuration_from, read_configuration, to_yaml
+    from latentflows.studies.planning import Plan, plan
+    from latentflows.studies.results import Results, read_results
+    from latentflows.studies.study import Arm, Budget, Factor, Study, read_study
 
 
 __all__ = [
     "Arm",
+    "Budget",
+    "Factor",
+    "Plan",
+    "Results",
     "RunConfiguration",
     "Study",
     "build_data",
@@ -34,7 +44,10 @@ __all__ = [
     "compare",
     "configuration_from",
     "load_run",
+    "plan",
     "read_configuration",
+    "read_results",
+    "read_study",
     "to_yaml",
 ]
 

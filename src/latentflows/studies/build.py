@@ -20,13 +20,17 @@ from latentflows.core import noise
 from latentflows.core.batches import DataSource
 from latentflows.core.errors import CheckpointError, CombinationError, ConfigurationError
 from latentflows.core.shapes import Shape
-from latentflows.data import ImageData, load
-from latentflows.models import VAE
-from latentflows.objectives import ELBO, Capacity, Objective
+from latentflows.data import ImageData, ambiguous_shapes, load
+from latentflows.models import VAE, VQVAE, DensityModel
+from latentflows.models.density import Model
+from latentflows.objectives import ELBO, Capacity, MaximumLikelihood, Objective
 from latentflows.studies import configuration as settings
+from latentflows.studies.codes_parts import build_codes_model, codes_objectives
 from latentflows.studies.combinations import LIKELIHOODS_OF, likelihood_faults
-from latentflows.studies.configuration import RunConfiguration
+from latentflows.studies.configuration import DataSettings, RunConfiguration
 from latentflows.studies.likelihood_parts import build_likelihood
+from latentflows.studies.model_parts import build_density, build_segmentation
+from latentflows.studies.model_settings import CodesModel, FlowModel, SegmentationModel, VAEModel
 from latentflows.studies.overrides import read_configuration
 from latentflows.studies.parts import (
     build_auxiliary,
@@ -41,6 +45,7 @@ from latentflows.training.base import PARTS
 from latentflows.training.checkpoint import load_weights
 
 _PROJECT = "latentflows"  # of MLflow's experiment and of the Weights & Biases project
+_NUM_PICTURES = 200  # validation and test pictures of drawn ones, where nothing is said
 _POSTERIOR, _PRIOR, _LIKELIHOOD, _AUXILIARY = range(4)  # streams of the first weights
 
 
@@ -53,6 +58,8 @@ def build_data(configuration: RunConfiguration) -> ImageData:
         CombinationError: if the likelihood does not fit the values.
     """
     data = configuration.data
+    if data.name == "ambiguous_shapes":
+        return _ambiguous_shapes(data)
     loaded = load(
         data.name,
         root=data.root,
@@ -73,8 +80,28 @@ def _amount(value: float | None) -> int | float | None:
     return int(value) if value is not None and value >= 1 else value
 
 
+def _ambiguous_shapes(data: DataSettings) -> ImageData:
+    """Draw pictures with several masks."""
+    amounts = {"validation": data.validation, "test": data.test}
+    for name, amount in amounts.items():
+        if amount is not None and amount < 1:
+            raise ConfigurationError(
+                f"`data.{name}` of ambiguous_shapes is a number of pictures to draw; got the fraction {amount:g}. Use "
+                "a whole number."
+            )
+    numbers = {f"num_{name}": int(amount or _NUM_PICTURES) for name, amount in amounts.items()}
+    return ambiguous_shapes(size=16 if data.size is None else data.size, seed=data.seed, **numbers)
+
+
 def _check_values(configuration: RunConfiguration, source: DataSource) -> None:
     """Refuse values that the likelihood is no likelihood of, also where no preparation was named."""
+    if isinstance(configuration.model, FlowModel):
+        if source.values != "continuous":
+            raise CombinationError(
+                f"`model.kind`=flow is a density of real values, but the data have {source.values} values. Use "
+                "data.preparation=dequantized or continuous."
+            )
+        return
     prepared = {"binary": "dynamic_binary", "unit": "unit", "continuous": "continuous"}[source.values]
     kind = configuration.likelihood.kind
     if likelihood_faults(configuration.likelihood, prepared):
@@ -94,7 +121,7 @@ def context_shape_of(data: ImageData) -> Shape | None:
 
 def build_model(
     configuration: RunConfiguration, event_shape: Shape, context_shape: Shape | None = None
-) -> VAE:
+) -> Model:
     """Build the model with the first weights of its seed; the caller's generators stay as they are.
 
     Args:
@@ -108,6 +135,9 @@ def build_model(
     """
     c = configuration
     given = {part: context_shape if part in c.condition.parts else None for part in PARTS}
+    if not isinstance(c.model, VAEModel):
+        with noise.stream(c.seed):
+            return _whole_model(c, event_shape, given["prior"])
     with noise.stream(c.seed, _POSTERIOR):
         posterior = build_posterior(c, event_shape, given["posterior"])
     with noise.stream(c.seed, _PRIOR):
@@ -121,14 +151,45 @@ def build_model(
     return model
 
 
-def build_stages(configuration: RunConfiguration, model: VAE, num_points: int | None = None) -> list[Stage]:
+def _whole_model(c: RunConfiguration, event_shape: Shape, given: Shape | None) -> Model:
+    """Build a model that brings parts of its own."""
+    if isinstance(c.model, CodesModel):
+        return build_codes_model(c, c.model, event_shape, given)
+    if isinstance(c.model, FlowModel):
+        return build_density(c, event_shape, given)
+    assert isinstance(c.model, SegmentationModel)
+    if given is None:
+        raise CombinationError(
+            "`model.kind`=segmentation_vae is given the picture of each mask, and these data have none. Use "
+            "data=ambiguous_shapes."
+        )
+    model = build_segmentation(c, c.model, given)
+    model.auxiliary = build_auxiliary(c.objective, model)
+    return model
+
+
+def build_stages(configuration: RunConfiguration, model: Model, num_points: int | None = None) -> list[Stage]:
     """Return the stages of the plan; some objectives need the number of training points.
 
     Two stages are: "vae" trains posterior and likelihood with N(0, I) in the prior's place; "prior" trains the prior
     alone on z drawn anew from the frozen posterior (Dai & Wipf 2019, arXiv 1903.05789).
     The third, "joint", trains all parts from there, without another warm-up.
+
+    Those of a model with codes for latents are "codes", which trains encoder, codebook and likelihood, and "prior".
+    That of a flow on data is "flow".
     """
     training = configuration.training
+    if isinstance(configuration.model, CodesModel):
+        assert isinstance(training, settings.TwoStage)
+        codes, prior = codes_objectives(configuration.model)
+        trained = tuple(part for part in VQVAE.parts if part != "prior")
+        return [
+            _stage("codes", codes, training, training.epochs, train=trained),
+            _stage("prior", prior, training, training.prior_epochs, train=("prior",)),
+        ]
+    if isinstance(model, DensityModel):
+        return [_stage("flow", MaximumLikelihood(), training, training.epochs, train=DensityModel.parts)]
+    assert isinstance(model, VAE)
     if isinstance(training, settings.OneStage):
         objective = build_objective(configuration.objective, model, num_points)
         return [_stage("joint", objective, training, training.epochs)]
@@ -211,7 +272,7 @@ def build_trackers(configuration: RunConfiguration, out: Path) -> list[Tracker]:
     return [makers[name]() for name in dict.fromkeys(names)]
 
 
-def load_run(folder: Path) -> tuple[RunConfiguration, VAE]:
+def load_run(folder: Path) -> tuple[RunConfiguration, Model]:
     """Rebuild the model of a run folder with its selected weights, in eval mode; nothing in the folder is executed.
 
     Raises:

@@ -8,13 +8,24 @@ from typing import get_args
 from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.flow_settings import FlowSettings, TarFlow
 from latentflows.studies.likelihood_settings import Likelihood
-from latentflows.studies.objective_settings import WITHOUT_DENSITIES, WITHOUT_PRIOR, BetaTCObjective
+from latentflows.studies.model_combinations import model_faults
+from latentflows.studies.model_settings import FlowModel, SegmentationModel
+from latentflows.studies.objective_settings import (
+    WITHOUT_DENSITIES,
+    WITHOUT_PRIOR,
+    BetaTCObjective,
+    InfoVAEObjective,
+    IWAEObjective,
+    WassersteinObjective,
+)
 from latentflows.studies.options import tag_of
 from latentflows.studies.posterior_settings import Delta, FullGaussian, Gaussian, LowRankGaussian, Noisy
 from latentflows.studies.posterior_settings import Levels as PosteriorLevels
 from latentflows.studies.prior_settings import (
     AdversarialPrior,
     ExemplarPrior,
+    FlowMatchingPrior,
+    GaussianMixture,
     Levels,
     NoiseContrastivePrior,
     ResampledPrior,
@@ -35,6 +46,15 @@ _WITHOUT_CONTEXT = (
 )
 
 
+_WITHOUT_GRADIENT = (  # of their draws, in all that learns
+    GaussianMixture,
+    VampPrior,
+    ExemplarPrior,
+    ResampledPrior,
+    NoiseContrastivePrior,
+    SecondStagePrior,
+)
+_ONE_WAY = ("planar", "sylvester_orthogonal", "sylvester_householder", "sylvester_triangular")
 _FLOWS = {tag_of(kind): kind for kind in FlowSettings.__subclasses__()}
 
 
@@ -44,7 +64,10 @@ def combination_faults(configuration: RunConfiguration) -> list[str]:
     Cost: none; no data are read. What depends on the data's shape is refused by `studies.build`.
     """
     c = configuration
+    if c.model.kind != "vae":
+        return _faults_of_whole(c)
     faults = [
+        *model_faults(c),
         *likelihood_faults(c.likelihood, c.data.preparation),
         *_size_faults(c),
         *_level_faults(c),
@@ -56,6 +79,16 @@ def combination_faults(configuration: RunConfiguration) -> list[str]:
             f"`training.plan`={c.training.plan} fits the prior in a stage of its own, but prior N(0, I) has no "
             "parameters. Choose prior=real_nvp (or another flow, gaussian, full_gaussian), or training.plan=one_stage."
         )
+    return faults
+
+
+def _faults_of_whole(c: RunConfiguration) -> list[str]:
+    """Return what does not fit in a model that brings parts of its own."""
+    faults = model_faults(c)
+    if not isinstance(c.model, FlowModel):
+        faults += likelihood_faults(c.likelihood, c.data.preparation)
+    if isinstance(c.model, SegmentationModel):
+        faults += _size_faults(c)
     return faults
 
 
@@ -82,10 +115,39 @@ def _objective_faults(c: RunConfiguration) -> list[str]:
             f"{tag_of(type(c.posterior))} and {tag_of(type(c.prior))}. Use objective.kl=monte_carlo (or auto): the "
             "estimate from the same samples."
         )
+    faults += _gradient_faults(c)
     if isinstance(c.objective, BetaTCObjective) and not isinstance(c.posterior, Gaussian | Noisy):
         faults.append(
             "`objective.kind`=beta_tc needs the density of every single latent, which posterior.kind=gaussian and "
             f"noisy give; got {tag_of(type(c.posterior))}. Use posterior=gaussian, or objective=factor."
+        )
+    return faults
+
+
+def _gradient_faults(c: RunConfiguration) -> list[str]:
+    """Return where the objective needs a gradient that draws, or densities, do not carry."""
+    faults, posterior, prior = [], tag_of(type(c.posterior)), tag_of(type(c.prior))
+    gradient = getattr(c.objective, "gradient", None)
+    if gradient in ("stick_the_landing", "doubly_reparameterized") and posterior in _ONE_WAY:
+        faults.append(
+            f"`objective.gradient`={gradient} differentiates log q(z|x) in z alone, and posterior.kind={posterior} has "
+            "no inverse to do so. Leave `objective.gradient` out, or use posterior=gaussian, real_nvp or iaf."
+        )
+    mixed = not isinstance(c.prior_base, Standard) or isinstance(c.prior, _WITHOUT_GRADIENT)
+    if (
+        isinstance(c.objective, InfoVAEObjective | WassersteinObjective)
+        and c.training.plan != "two_stage"
+        and mixed
+    ):
+        what = (
+            f"prior.kind={prior}"
+            if isinstance(c.prior_base, Standard)
+            else f"prior_base.kind={c.prior_base.kind}"
+        )
+        faults.append(
+            f"`objective.kind`={c.objective.kind} compares draws of posterior and prior, and those of {what} carry no "
+            "gradient to all of it, so the prior cannot learn. Use training.plan=two_stage, which trains with N(0, I) "
+            "first, or a Gaussian or flow prior."
         )
     return faults
 
@@ -108,6 +170,13 @@ def _prior_faults(c: RunConfiguration) -> list[str]:
             f"`prior.kind`={c.prior.kind} learns by comparing latents of a fixed encoder with its own draws. Use "
             "training.plan=two_stage or two_stage_joint."
         )
+    weighted = c.evaluation.num_importance_samples > 1 or isinstance(c.objective, IWAEObjective)
+    if isinstance(c.prior, FlowMatchingPrior) and c.prior.divergence == "hutchinson" and weighted:
+        faults.append(
+            "`prior.divergence`=hutchinson estimates log p(z), whose exponential is then too large on average: "
+            "importance weights could exceed p(x). Use prior.divergence=exact, or evaluation.num_importance_samples=1 "
+            "and another objective than iwae."
+        )
     if isinstance(c.prior, VampPrior) and c.data.preparation is None:
         faults.append(
             f"`prior.kind`=vamp keeps its inputs in the range of the data, and data.name={c.data.name} alone does not "
@@ -127,13 +196,7 @@ def _shared_posterior_faults(c: RunConfiguration) -> list[str]:
             f"`prior.kind`=exemplar needs the mean of a Gaussian posterior; got "
             f"posterior.kind={tag_of(type(c.posterior))}. Use posterior=gaussian, or prior=vamp."
         )
-    without_density = (
-        "planar",
-        "sylvester_orthogonal",
-        "sylvester_householder",
-        "sylvester_triangular",
-        "delta",
-    )
+    without_density = (*_ONE_WAY, "delta")
     if isinstance(c.prior, VampPrior) and tag_of(type(c.posterior)) in without_density:
         faults.append(
             "`prior.kind`=vamp scores every z under every component, but "

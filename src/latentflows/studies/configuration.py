@@ -2,8 +2,10 @@
 
 A part that comes in several kinds is a union told apart by `kind` (by `plan` for training). To add a kind, write its
 class in the `*_settings` file of its part (a flow's in `flow_settings`), add it to the union there, and build it in
-`parts`, `prior_parts` or `likelihood_parts`. Nothing here imports torch, so that a mistake in a configuration is
-reported at once.
+`parts`, `prior_parts` or `likelihood_parts`. A model that brings parts of its own is built in `codes_parts` or
+`model_parts`, and `model_combinations` says what it does not look at.
+
+Nothing here imports torch, so that a mistake in a configuration is reported at once.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from latentflows.studies.evaluation_settings import EvaluationSettings
 from latentflows.studies.likelihood_settings import BernoulliLikelihood, Likelihood
+from latentflows.studies.model_settings import Model, VAEModel
 from latentflows.studies.network_settings import MLPNetwork, Network
 from latentflows.studies.objective_settings import ELBOObjective, Objective
 from latentflows.studies.posterior_settings import Gaussian, Posterior
@@ -28,6 +31,7 @@ USUAL_PREPARATION = {
     "omniglot": "dynamic_binary",
     "cifar10": "dequantized",
     "shapes2d": "dynamic_binary",
+    "ambiguous_shapes": "dynamic_binary",
     "folder": "dequantized",
 }
 
@@ -54,10 +58,19 @@ class DataSettings(Settings):
     """Which data, and how values are made from them."""
 
     name: Literal[
-        "digits", "mnist", "fashion_mnist", "omniglot", "cifar10", "shapes2d", "folder", "arrays"
+        "digits",
+        "mnist",
+        "fashion_mnist",
+        "omniglot",
+        "cifar10",
+        "shapes2d",
+        "folder",
+        "arrays",
+        "ambiguous_shapes",
     ] = Field(
         default="digits",
-        description="Data set; digits ships inside scikit-learn, shapes2d is drawn, the others are read from `root`.",
+        description="Data set; digits ships inside scikit-learn, shapes2d and ambiguous_shapes are drawn, the others "
+        "are read from `root`.",
     )
     root: str | None = Field(
         default=None,
@@ -78,7 +91,9 @@ class DataSettings(Settings):
         default=0, ge=0, lt=2**32, description="Seed of the split, where the split is drawn."
     )
     size: Integer | None = Field(
-        default=None, gt=0, description="Height and width to resize to; folder and omniglot only."
+        default=None,
+        gt=0,
+        description="Height and width to resize to, of folder and omniglot; or to draw, of ambiguous_shapes.",
     )
     mode: Literal["gray", "rgb"] | None = Field(
         default=None, description="Colors of the images; folder only."
@@ -201,11 +216,14 @@ class RunConfiguration(Settings):
     """Everything that decides a run."""
 
     name: str | None = Field(
-        default=None, min_length=1, description="Name of the run; null makes it of data, posterior and prior."
+        default=None,
+        min_length=1,
+        description="Name of the run; null makes it of data, posterior and prior, or model, and other kinds chosen.",
     )
     seed: Integer = Field(
         default=0, ge=0, lt=2**32, description="Seed of the weights, the order of the data and the noise."
     )
+    model: Model = Field(default=VAEModel(), description="What is trained.")
     latent_dim: Integer = Field(default=40, gt=0, description="Number of latent variables.")
     data: DataSettings = Field(default=DataSettings(), description="The data.")
     condition: ConditionSettings = Field(

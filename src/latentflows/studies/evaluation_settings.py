@@ -1,7 +1,7 @@
 """How a trained model is measured and shown: the settings of `evaluation`.
 
-Every group of figures is asked for by one number, that of the data points it is measured on: 0 leaves the group out,
-and more than the split has means all of it.
+Every group of figures is asked for by one number, that of the data points it is measured on: 0 leaves the group out.
+More than the split has is refused; a default number means all of a smaller split.
 """
 
 from __future__ import annotations
@@ -76,3 +76,10 @@ class EvaluationSettings(Settings):
         ge=0,
         description="Data points for MIG, DCI and SAP, on data with known factors; 0 for none.",
     )
+    segmentation: Integer | None = Field(
+        default=None,
+        ge=0,
+        description="Pictures whose drawn masks are compared with the known ones; 0 for none, null for all where the "
+        "data have masks.",
+    )
+    num_masks: Integer = Field(default=50, ge=2, description="Masks drawn for each of those pictures.")

@@ -11,7 +11,8 @@ import torch
 
 from latentflows.core.batches import DataSource
 from latentflows.core.errors import CombinationError, DataError
-from latentflows.data import ImageData
+from latentflows.data import MaskSplit
+from latentflows.data.ambiguous_shapes import MASKS
 from latentflows.distributions import Flow
 from latentflows.evaluation import (
     Classifier,
@@ -25,6 +26,7 @@ from latentflows.evaluation import (
     evaluate_information,
     evaluate_neighbors,
     evaluate_samples,
+    evaluate_segmentation,
     evaluate_units,
     load_classifier,
     save_classifier,
@@ -32,8 +34,9 @@ from latentflows.evaluation import (
 )
 from latentflows.evaluation.base import figure
 from latentflows.generation import sample
-from latentflows.models import VAE
-from latentflows.objectives.requirements import density_of
+from latentflows.models import VAE, VQVAE
+from latentflows.models.density import Model
+from latentflows.studies.bounds import Subject, bounds_missing
 from latentflows.studies.evaluation_settings import EvaluationSettings
 
 _USUAL = 200  # images, where nothing is said
@@ -42,31 +45,6 @@ _LEVELS = (0.05, 0.5)  # quantiles of the test images' distances: near copies, a
 _CLASSIFIER_SEED = 0  # not that of the evaluation: another classifier is another measure
 # What a protocol says of the model, not of how it was measured: figures of different models may differ in it.
 OF_THE_MODEL = frozenset({"prior_density", "family", "posterior_mean"})
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is measured, and on what.
-
-    Attributes:
-        model: Trained model.
-        data: Its data.
-        source: The split of them that `settings` names.
-        settings: What to measure.
-        folder: Run folder, where a classifier is kept; None for none.
-        memory_mib: What one block of importance samples may take.
-    """
-
-    model: VAE
-    data: ImageData
-    source: DataSource
-    settings: EvaluationSettings
-    folder: Path | None
-    memory_mib: int
-
-    def count(self, name: str) -> int:
-        """Return how many data points a group is measured on: all of the split at most."""
-        return min(getattr(self.settings, name), len(self.source))
 
 
 @dataclass(frozen=True)
@@ -84,20 +62,32 @@ class Group:
     Attributes:
         measure: Makes them, or raises with the reason why there are none.
         keys: Settings that decide them, besides split and seed; the first is 0 where they are not asked for.
+        usual: Whether a model and data can have them; where they cannot, a default does not ask for them.
     """
 
     measure: Callable[[Subject], Measured]
     keys: tuple[str, ...]
+    usual: Callable[[Model, DataSource], bool] = lambda model, source: True
 
-    def asked(self, settings: EvaluationSettings) -> dict[str, Any] | None:
+    def asked(self, settings: EvaluationSettings, model: Model, source: DataSource) -> dict[str, Any] | None:
         """Return the settings that decide the figures; None where they are not asked for."""
-        if getattr(settings, self.keys[0]) == 0:
+        amount = getattr(settings, self.keys[0])
+        default = EvaluationSettings.model_fields[self.keys[0]].default
+        if amount == 0 or (amount == default and not self.usual(model, source)):
             return None
         return {key: getattr(settings, key) for key in ("split", "seed", *self.keys)}
 
 
+def _vae(model: Model) -> VAE:
+    """Return a model that is a VAE; refuse the others, whose latents have no densities."""
+    if isinstance(model, VAE):
+        return model
+    what = "codes for latents" if isinstance(model, VQVAE) else "no latents"
+    raise CombinationError(f"These figures are of continuous latents, and this model has {what}.")
+
+
 def _information(subject: Subject) -> Measured:
-    model, settings = subject.model, subject.settings
+    model, settings = _vae(subject.model), subject.settings
     passes = [part.bijection.passes[1] for part in model.posterior.modules() if isinstance(part, Flow)]
     slow = max((number for number in passes if number is not None), default=0)
     if settings.information is None and slow > _FEW_PASSES:
@@ -113,7 +103,7 @@ def _information(subject: Subject) -> Measured:
 def _units(subject: Subject) -> Measured:
     settings = subject.settings
     found = evaluate_units(
-        subject.model, subject.source, num_images=_num_encoded(subject), seed=settings.seed
+        _vae(subject.model), subject.source, num_images=_num_encoded(subject), seed=settings.seed
     )
     return Measured(found.figures(), found.protocol)
 
@@ -125,7 +115,7 @@ def _num_encoded(subject: Subject) -> int:
 
 def _holes(subject: Subject) -> Measured:
     found = evaluate_holes(
-        subject.model, subject.source, num_images=subject.count("holes"), seed=subject.settings.seed
+        _vae(subject.model), subject.source, num_images=subject.count("holes"), seed=subject.settings.seed
     )
     tests = {
         "num_permutations": found.rbf.protocol["num_permutations"],
@@ -138,14 +128,14 @@ def _holes(subject: Subject) -> Measured:
 
 def _gaps(subject: Subject) -> Measured:
     found = evaluate_gaps(
-        subject.model, subject.source, num_images=subject.count("gaps"), seed=subject.settings.seed
+        _vae(subject.model), subject.source, num_images=subject.count("gaps"), seed=subject.settings.seed
     )
     return Measured(found.figures(), found.protocol)
 
 
 def _annealed(subject: Subject) -> Measured:
     """Annealing, and the importance-weighted figure of the very same images where there is one."""
-    model, settings, count = subject.model, subject.settings, subject.count("annealed")
+    model, settings, count = _vae(subject.model), subject.settings, subject.count("annealed")
     found = evaluate_annealed(model, subject.source, num_images=count, seed=settings.seed)
     figures: dict[str, Any] = dict(found.figures())
     if bounds_missing(model) is None:
@@ -225,7 +215,7 @@ def _neighbors(subject: Subject) -> Measured:
         samples,
         subject.data.train,
         subject.source,
-        model=model,
+        model=model if isinstance(model, VAE) else None,
         context=context,
         num_neighbors=1,
         levels=_LEVELS,
@@ -240,7 +230,7 @@ def _disentanglement(subject: Subject) -> Measured:
         raise DataError("The data have no known factors. Use data=shapes2d, which has.")
     count = subject.count("disentanglement")
     found = evaluate_disentanglement(
-        subject.model,
+        _vae(subject.model),
         subject.source,
         torch.as_tensor(factors),
         categorical=[column for column, name in enumerate(names) if name == "shape"],
@@ -255,19 +245,45 @@ def _disentanglement(subject: Subject) -> Measured:
     return Measured(figures, {"num_images": count, "factors": ", ".join(names), **settings})
 
 
-def bounds_missing(model: VAE) -> str | None:
-    """Say why there is no bound on log p(x), if there is none."""
-    if density_of(model.posterior) == "unnormalized":
-        return "the posterior is a point without a density"
-    if not model.likelihood.distribution_type.normalized:
-        return "the cross-entropy on gray values is no likelihood"
-    return None
+def _segmentation(subject: Subject) -> Measured:
+    source, settings = subject.source, subject.settings
+    if not isinstance(source, MaskSplit):
+        raise DataError("The data have no known masks. Use data=ambiguous_shapes, which has.")
+    found = evaluate_segmentation(
+        _vae(subject.model),
+        source,
+        num_samples=settings.num_masks,
+        num_pictures=subject.count("segmentation"),
+        temperature=settings.sample_temperature,
+        seed=settings.seed,
+    )
+    figures: dict[str, Any] = dict(found.figures())
+    for name, estimate in zip(MASKS, found.frequencies, strict=True):
+        figures[f"{name}_frequency"] = estimate.figure("share")
+    known = (f"{name} {share:.3f}" for name, share in zip(MASKS, found.probabilities, strict=True))
+    protocol = {
+        "num_pictures": found.num_pictures,
+        "num_masks": found.num_samples,
+        "distance": "1 - IoU",
+        "known_shares": ", ".join(known),
+        "temperature": settings.sample_temperature,
+        "seed": settings.seed,
+    }
+    return Measured(figures, protocol)
+
+
+def _has_latents(model: Model, source: DataSource) -> bool:
+    return isinstance(model, VAE)
+
+
+def _has_masks(model: Model, source: DataSource) -> bool:
+    return isinstance(source, MaskSplit)
 
 
 GROUPS = {
-    "information": Group(_information, ("information",)),
-    "units": Group(_units, ("information",)),
-    "holes": Group(_holes, ("holes",)),
+    "information": Group(_information, ("information",), _has_latents),
+    "units": Group(_units, ("information",), _has_latents),
+    "holes": Group(_holes, ("holes",), _has_latents),
     "gaps": Group(_gaps, ("gaps",)),
     "annealed": Group(_annealed, ("annealed", "num_importance_samples")),
     "samples": Group(
@@ -275,4 +291,5 @@ GROUPS = {
     ),
     "neighbors": Group(_neighbors, ("neighbors",)),
     "disentanglement": Group(_disentanglement, ("disentanglement",)),
+    "segmentation": Group(_segmentation, ("segmentation", "num_masks", "sample_temperature"), _has_masks),
 }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latentflows.core.errors import CheckpointError, CombinationError, ConfigurationError
-from latentflows.models import VAE
+from latentflows.models.density import Model
 
 
 def class_names(run_folder: Path) -> tuple[str, ...]:
@@ -26,7 +26,7 @@ def class_names(run_folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def find_labels(model: VAE, words: Sequence[str], names: Sequence[str]) -> list[int]:
+def find_labels(model: Model, words: Sequence[str], names: Sequence[str]) -> list[int]:
     """Return the classes that are meant, all of them where none is named.
 
     Args:
@@ -50,7 +50,8 @@ def find_labels(model: VAE, words: Sequence[str], names: Sequence[str]) -> list[
         elif word.isdecimal() and int(word) < shape[0]:
             found.append(int(word))
         else:
-            known = f" or {', '.join(names)}" if names else ""
+            numbers = [str(number) for number in range(shape[0])]
+            known = f" or {', '.join(names)}" if names and list(names) != numbers else ""
             raise ConfigurationError(f"`--label` must be 0 to {shape[0] - 1}{known}; got {word!r}.")
     return found or list(range(shape[0]))
 

@@ -50,7 +50,7 @@ def build_likelihood(
     """
     latent = (c.latent_dim,)
     seen = latent if given is None else joined_shape(latent, given)
-    make, raw_shape, arguments = _kind(c, event_shape)
+    make, raw_shape, arguments = likelihood_class(c, event_shape)
     if isinstance(c.likelihood, kinds.FlowLikelihood):
         return _flow(c, c.likelihood, event_shape, seen, decoder)
     return make(event_shape, seen, _reading(c, decoder, seen, raw_shape), **arguments)
@@ -64,7 +64,9 @@ def _reading(c: RunConfiguration, make: Decoder, seen: Shape, out_shape: Shape) 
     return nn.Sequential(Select(above, seen[0]), make((seen[0] - above, *seen[1:]), out_shape))
 
 
-def _kind(c: RunConfiguration, event: Shape) -> tuple[Callable[..., Conditional], Shape, dict[str, Any]]:
+def likelihood_class(
+    c: RunConfiguration, event: Shape
+) -> tuple[Callable[..., Conditional], Shape, dict[str, Any]]:
     """Return the class, the output shape of its network, and its other arguments."""
     part = c.likelihood
     levels = getattr(part, "levels", None) or LEVELS.get(c.data.name, 256)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from latentflows.studies.settings import Integer, Settings
+
+
+def _decoder_width(what: str) -> Any:
+    return Field(default=None, gt=0, description=f"{what} of the decoder; null for those of the encoder.")
 
 
 class MLPNetwork(Settings):
@@ -14,6 +18,7 @@ class MLPNetwork(Settings):
 
     kind: Literal["mlp"] = "mlp"
     width: Integer = Field(default=300, gt=0, description="Units of each hidden layer.")
+    decoder_width: Integer | None = _decoder_width("Units")
     depth: Integer = Field(default=2, gt=0, description="Number of hidden layers.")
     activation: Literal["relu", "elu", "silu", "tanh", "gelu"] = Field(
         default="relu", description="Nonlinearity."
@@ -25,6 +30,7 @@ class GatedMLPNetwork(Settings):
 
     kind: Literal["gated_mlp"] = "gated_mlp"
     width: Integer = Field(default=300, gt=0, description="Units of each hidden layer.")
+    decoder_width: Integer | None = _decoder_width("Units")
     depth: Integer = Field(default=2, gt=0, description="Number of hidden layers.")
 
 
@@ -35,6 +41,7 @@ class GatedConvolutionNetwork(Settings):
     width: Integer = Field(
         default=32, gt=0, description="Channels of the first block; the second has twice as many."
     )
+    decoder_width: Integer | None = _decoder_width("Channels")
 
 
 class ResidualConvolutionNetwork(Settings):
@@ -44,6 +51,7 @@ class ResidualConvolutionNetwork(Settings):
     width: Integer = Field(
         default=32, gt=0, description="Channels of the first stage; later ones have 2 and 4 times as many."
     )
+    decoder_width: Integer | None = _decoder_width("Channels")
     num_blocks: Integer = Field(default=2, gt=0, description="Residual blocks of each stage.")
 
 

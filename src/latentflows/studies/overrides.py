@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.studies.combinations import combination_faults
-from latentflows.studies.configuration import RunConfiguration
+from latentflows.studies.configuration import USUAL_PREPARATION, RunConfiguration
+from latentflows.studies.model_settings import CodesModel, FlowModel
 from latentflows.studies.options import LIST_OF, allowed_values, default_kind, parts, tag_of
 from latentflows.studies.settings import Settings
 
@@ -98,15 +99,15 @@ def configuration_from(raw: Mapping[str, Any], overrides: Sequence[str] = ()) ->
     """Check a mapping of settings, with overrides applied, and fill in every default.
 
     `posterior=iaf` is short for `posterior.kind=iaf`. Naming a kind resets the other keys of its part, unless they
-    are given by overrides too, in any order; naming `training.plan` keeps those that the new plan has as well.
+    are given by overrides too, in any order; naming `training.plan` keeps those that the new plan has as well. Models
+    with codes for latents have the plan two_stage where none is named, a flow on images dequantized values.
 
     Raises:
         ConfigurationError: with all faults.
         CombinationError: with every reason why valid parts do not work together.
     """
-    own = copy.deepcopy(dict(raw))  # the arms of a study share `raw`
-    merged = {key: _as_part(key, value) for key, value in own.items()}
-    faults = _apply(merged, overrides)
+    merged, faults = with_overrides(raw, overrides)
+    _fill_in_usual(merged)
     for name in parts().keys() & merged.keys():
         part, kind = merged[name], default_kind(name)
         if isinstance(part, dict) and kind.tag in kind.model_fields:
@@ -122,9 +123,45 @@ def configuration_from(raw: Mapping[str, Any], overrides: Sequence[str] = ()) ->
     if reasons:
         raise CombinationError(_joined("The parts of the configuration do not fit;", reasons))
     if configuration.name is None:
-        name = f"{configuration.data.name}-{configuration.posterior.kind}-{configuration.prior.kind}"
-        configuration = configuration.model_copy(update={"name": name})
+        configuration = configuration.model_copy(update={"name": _usual_name(configuration)})
     return configuration
+
+
+def _usual_name(c: RunConfiguration) -> str:
+    """Name a run by its data and parts: posterior and prior, or the model, and every other kind that was chosen."""
+    words = [c.posterior.kind, c.prior.kind] if c.model.kind == "vae" else [c.model.kind]
+    if c.model.kind != "vae" and c.prior.kind != tag_of(default_kind("prior")):
+        words.append(c.prior.kind)
+    if c.condition.on != "nothing":
+        words.append(c.condition.on)
+    for part in ("network", "prior_base", "likelihood", "objective", "training"):
+        kind, usual = tag_of(type(getattr(c, part))), tag_of(default_kind(part))
+        if part == "training" and isinstance(c.model, CodesModel):
+            usual = "two_stage"
+        if kind != usual:
+            words.append(f"{kind}_base" if part == "prior_base" else kind)
+    return "-".join([c.data.name, *words])
+
+
+def _fill_in_usual(merged: dict[str, Any]) -> None:
+    """Name, in place, what a model needs and nothing was said of: a plan of two stages, values with a density."""
+    model = merged.get("model")
+    named = model.get("kind") if isinstance(model, dict) else None
+    kind = parts()["model"].get(named) if isinstance(named, str) else None
+    training, data = merged.get("training", {}), merged.get("data", {})
+    if kind is not None and issubclass(kind, CodesModel) and isinstance(training, dict):
+        merged["training"] = {"plan": "two_stage"} | training
+    if kind is FlowModel and isinstance(data, dict) and data.get("preparation") is None:
+        name = data.get("name", default_kind("data").model_fields["name"].default)
+        if isinstance(name, str) and name in USUAL_PREPARATION:
+            merged["data"] = data | {"preparation": "dequantized"}
+
+
+def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return a mapping of settings with overrides applied, unchecked, and the faults of those that do not apply."""
+    own = copy.deepcopy(dict(raw))  # the arms of a study share `raw`
+    merged = {key: _as_part(key, value) for key, value in own.items()}
+    return merged, _apply(merged, overrides)
 
 
 def to_yaml(configuration: RunConfiguration) -> str:
@@ -139,15 +176,21 @@ def to_yaml(configuration: RunConfiguration) -> str:
 
 def differences(first: RunConfiguration, second: RunConfiguration) -> list[str]:
     """Return the dotted keys whose values differ."""
-    flat = [_flat(item.model_dump(mode="json")) for item in (first, second)]
-    return [key for key in dict.fromkeys([*flat[0], *flat[1]]) if flat[0].get(key) != flat[1].get(key)]
+    one, two = (flat(item.model_dump(mode="json")) for item in (first, second))
+    return changed_keys(one, two)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def changed_keys(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
+    """Return the keys whose values differ."""
+    return [key for key in dict.fromkeys([*one, *two]) if one.get(key) != two.get(key)]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted key."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _as_part(name: str, value: Any) -> Any:
@@ -224,6 +267,8 @@ def _fault(error: dict[str, Any]) -> str:
         if owner is RunConfiguration:
             return f"`{key}` must be {' | '.join(kinds[key])}, or hold keys; got {_shown(value)}."
         return f"`{key}` must hold keys ({', '.join(owner.model_fields)}); got {_shown(value)}."
+    if error["type"] == "finite_number":
+        return f"`{key}` must be a finite number; got {_shown(value)}."
     if error["type"] == "value_error":
         return f"`{key}`: {error['ctx']['error']}; got {_shown(value)}."
     field = owner.model_fields[path[-1]]

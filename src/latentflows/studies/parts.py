@@ -157,17 +157,14 @@ def _encoder(network: networks.Network, in_shape: Shape) -> tuple[nn.Module, int
 
 def build_decoder(network: networks.Network, in_shape: Shape, out_shape: Shape) -> nn.Module:
     """Build the network from a latent to what a likelihood needs."""
+    width = network.decoder_width or network.width
     if isinstance(network, networks.GatedConvolutionNetwork):
-        return GatedConvolutionDecoder(in_shape, out_shape, width=network.width)
+        return GatedConvolutionDecoder(in_shape, out_shape, width=width)
     if isinstance(network, networks.ResidualConvolutionNetwork):
-        return ResidualConvolutionDecoder(
-            in_shape, out_shape, width=network.width, num_blocks=network.num_blocks
-        )
+        return ResidualConvolutionDecoder(in_shape, out_shape, width=width, num_blocks=network.num_blocks)
     if isinstance(network, networks.GatedMLPNetwork):
-        return GatedMLP(in_shape, out_shape, width=network.width, depth=network.depth)
-    return MLP(
-        in_shape, out_shape, width=network.width, depth=network.depth, activation_name=network.activation
-    )
+        return GatedMLP(in_shape, out_shape, width=width, depth=network.depth)
+    return MLP(in_shape, out_shape, width=width, depth=network.depth, activation_name=network.activation)
 
 
 def build_objective(part: objectives.Objective, model: VAE, num_points: int | None = None) -> Objective:

@@ -51,7 +51,7 @@ def build_prior(
     """
     part, dim, classes = c.prior, c.latent_dim, given[0] if given else None
     if isinstance(part, FlowSettings):
-        return Flow(_base(c.prior_base, dim), make_flow(part, dim, classes))
+        return Flow(build_base(c.prior_base, dim), make_flow(part, dim, classes))
     if isinstance(part, kinds.Standard):
         return StandardGaussian(dim)
     if isinstance(part, kinds.Levels):
@@ -107,7 +107,8 @@ def _maker(network: Callable[..., ResidualMLP]) -> NetworkMaker:
     return lambda in_shape, out_shape, context: network(in_shape, out_shape, context=context, zero_last=True)
 
 
-def _base(part: kinds.Base, dim: int) -> Conditional:
+def build_base(part: kinds.Base, dim: int) -> Conditional:
+    """Build what a flow starts from."""
     if isinstance(part, kinds.GaussianMixture):
         return _mixture(part, dim, None)
     return StandardGaussian(dim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -110,9 +111,11 @@ def need(request: Request, candidates: Sequence[str]) -> Path:
 def missing(request: Request, candidates: Sequence[str]) -> DataError:
     """Return the error for files that are nowhere."""
     places = " and ".join(str(folder) for folder in folders(request))
+    root = str(root_of(request))
     return DataError(
         f"`{request.name}` needs {' or '.join(candidates)}; found none in {places}. Download the data with "
-        f"`latentflows.data.download({request.name!r}, {str(root_of(request))!r})`, or name another `root`."
+        f"`latentflows download {request.name} --root {shlex.quote(root)}`, in Python "
+        f"`latentflows.data.download({request.name!r}, {root!r})`, or name another `root` (--data-root)."
     )
 
 
@@ -126,7 +129,7 @@ def root_of(request: Request) -> Path:
     if not root:
         raise DataError(
             f"`{request.name}` is read from files, and no place was given. "
-            f"Give `root`, or set the environment variable {ROOT_VARIABLE}."
+            f"Give `root` (--data-root FOLDER on the command line), or set the environment variable {ROOT_VARIABLE}."
         )
     return Path(root)
 

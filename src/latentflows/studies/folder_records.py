@@ -1,6 +1,7 @@
-"""What the JSON files of run folders and comparison folders hold, checked as they are read."""
+"""What the JSON files of run folders and study folders hold, checked as they are read."""
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -10,6 +11,10 @@ Number = Annotated[
     float, BeforeValidator(lambda value: math.nan if value is None else value)
 ]  # null reads as NaN
 
+_DETAILS = re.compile(
+    r": |, (?!\d+[\])])"
+)  # where a description of data goes on from its name; [0, 1] is no such place
+
 
 class Record(BaseModel):
     """A checked JSON object; keys that are not listed are ignored."""
@@ -18,12 +23,16 @@ class Record(BaseModel):
 
 
 class Parameters(Record):
-    """Number of parameters by part."""
+    """Number of parameters by part, whichever parts the model has, and in total."""
 
-    posterior: int
-    prior: int
-    likelihood: int
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    __pydantic_extra__: dict[str, int] = Field(init=False)
     total: int
+
+    @property
+    def shown(self) -> dict[str, int]:
+        """The parts in the order of the model, then the total."""
+        return {**self.__pydantic_extra__, "total": self.total}
 
 
 class RunRecord(Record):
@@ -51,6 +60,7 @@ class Epoch(Record):
     stage: str
     epoch: int
     step: int
+    samples: int | None = None
     seconds: float
     learning_rate: Number
     skipped_steps: int = 0
@@ -76,27 +86,52 @@ class Quantity(Record):
     minimum: float | None = None
     unit: str = "nats"
 
+    @property
+    def errors(self) -> dict[str, float]:
+        """The standard error, the Monte Carlo error and the p-value, those that there are."""
+        found = {
+            "standard_error": self.standard_error,
+            "monte_carlo_error": self.monte_carlo_error,
+            "p_value": self.p_value,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
 
 class Protocol(Record):
     """How the figures of an evaluation were measured."""
 
     split: str
     num_images: int
-    num_importance_samples: int
+    num_importance_samples: int | None
     seed: int
     data: str
+    posterior: str | None = None
     prior_density: str = "exact"
     normalizer_error: float | None = None
     without_bound: str | None = None
     given: str | None = None
 
     @property
+    def compared(self) -> dict[str, Any]:
+        """The fields that must be equal for two figures to compare."""
+        return self.model_dump(include={"split", "num_images", "num_importance_samples", "data", "given"})
+
+    @property
     def conditions(self) -> str:
         """What must be equal for two figures to compare, as one line of text."""
-        return (
-            f"{self.split} split, {self.num_images:,} images,"
-            f" K = {self.num_importance_samples:,} importance samples per image; {self.data}"
-            + (f"; all figures are of p(x | {self.given})" if self.given else "")
+        return self._in_words(self.data)
+
+    @property
+    def brief(self) -> str:
+        """The same with the data and their preparation by name alone."""
+        names = (_DETAILS.split(part, maxsplit=1)[0] for part in self.data.split("; "))
+        return self._in_words(", ".join(names))
+
+    def _in_words(self, data: str) -> str:
+        k = self.num_importance_samples
+        weights = "no importance samples" if k is None else f"K = {k:,} importance samples per image"
+        return f"{self.split} split, {self.num_images:,} images, {weights}; {data}" + (
+            f"; all figures are of p(x | {self.given})" if self.given else ""
         )
 
     @property
@@ -106,6 +141,11 @@ class Protocol(Record):
         if self.given is not None:
             notes.append(
                 f"The model is given the {self.given} of every image: its figures are of p(x | {self.given}), not p(x)."
+            )
+        if self.posterior is not None:
+            notes.append(
+                f"The bound is that of {self.posterior}: it is exact, but not importance weighted, so it does not "
+                "compare with an NLL. A lower one means a better model, a higher one proves nothing."
             )
         if self.without_bound is not None:
             notes.append(f"There is no bound on log p(x): {self.without_bound}.")
@@ -157,11 +197,19 @@ class PictureEntry(Record):
 
 
 class Arm(Record):
-    """One arm of a comparison."""
+    """One arm of a study."""
 
     name: str
     label: str
     overrides: Any = None
+
+
+class Published(Record):
+    """What the literature reports for arms of a study."""
+
+    source: str
+    epochs: float
+    figures: dict[str, str]
 
 
 class Study(Record):
@@ -174,6 +222,21 @@ class Study(Record):
     arms: list[Arm]
     seeds: Annotated[list[int], Field(min_length=1)]
     baseline: str
+    comparisons: list[tuple[str, str]] = []
+    smallest_difference: float | None = None
+    published: Published | None = None
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The comparisons, arm and the other; every arm with the baseline where none are listed."""
+        return self.comparisons or [
+            (arm.name, self.baseline) for arm in self.arms if arm.name != self.baseline
+        ]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Name to show of every arm."""
+        return {arm.name: arm.label for arm in self.arms}
 
 
 class StudyRun(Record):
@@ -187,3 +250,35 @@ class StudyRun(Record):
     protocol: Protocol | None = None
     parameters: Parameters | None = None
     seconds: float | None = None
+    reason: str | None = None
+
+
+class HeldEqual(Record):
+    """The budget of `plan.json`; `target` is None where every arm meets the amount of another one."""
+
+    hold: str
+    target: float | None = None
+    tolerance: float | None = None
+    like: Any = None
+
+
+class PlannedArm(Record):
+    """An arm of `plan.json`; FLOPs are of one data point, those of training by stage and for all of it."""
+
+    name: str
+    label: str = ""
+    parameters: dict[str, int] = {}
+    solved: dict[str, Any] = {}
+    stage_flops: dict[str, float | None] = {}
+    training_flops: float | None = None
+    sampling_flops: float | None = None
+    target: float | None = None
+    amount: float | None = None
+
+
+class Plan(Record):
+    """`plan.json`."""
+
+    format: Literal[1]
+    budget: HeldEqual | None = None
+    arms: list[PlannedArm] = []

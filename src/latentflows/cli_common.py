@@ -1,0 +1,101 @@
+"""What the commands share: options, the command that was given, how a study is run and reported."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from latentflows import terminal
+from latentflows.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from latentflows.studies.engines import Engine
+    from latentflows.studies.study import Study
+
+DATA = "LATENTFLOWS_DATA"
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where it stopped; finished parts are skipped.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data files.", show_default=f"${DATA}")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+Workers = Annotated[int, typer.Option(help="Runs at a time, one core each.")]
+
+
+def given_command() -> str:
+    """Return the command line that started this process."""
+    return shlex.join(["latentflows", *sys.argv[1:]])
+
+
+def check_choice(resume: bool, overwrite: bool) -> None:
+    """Refuse to go on with what is in a folder and to replace it at once.
+
+    Raises:
+        ConfigurationError: if both are asked for.
+    """
+    if resume and overwrite:
+        raise ConfigurationError(
+            "--resume goes on with what is in the folder, --overwrite replaces it; got both. Choose one."
+        )
+
+
+def interrupted(command: str) -> NoReturn:
+    """End with the command that goes on."""
+    typer.echo(f"Interrupted; everything so far is saved. Continue with:\n  {command}", err=True)
+    raise typer.Exit(130)
+
+
+def write_report(folder: Path) -> Path:
+    """Write the page of a run or of a study."""
+    from latentflows.reporting import write_comparison_report, write_run_report
+
+    if (folder / "study.json").is_file():
+        return write_comparison_report(folder, run_pages=True)
+    return write_run_report(folder)
+
+
+def run_study(
+    study: Study,
+    out: Path,
+    engine: Engine,
+    *,
+    together: bool,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+    again: str,
+) -> None:
+    """Run a study with a progress bar, show its table and write its report.
+
+    Raises:
+        ConfigurationError: if both `resume` and `overwrite` are asked for.
+        typer.Exit: 130 after an interruption, with the command `again` to go on; 1 if every run failed.
+    """
+    check_choice(resume, overwrite)
+    from latentflows.studies.comparison import compare
+
+    bar = None if quiet else terminal.ComparisonBar()
+    try:
+        progress = compare(
+            study,
+            out,
+            engine=engine,
+            together=together,
+            resume=resume,
+            overwrite=overwrite,
+            command=given_command(),
+            notify=(lambda progress: None) if bar is None else bar.show,
+        )
+    finally:
+        if bar is not None:
+            bar.stop()
+    for name, reason in progress.failed.items():
+        typer.echo(f"{name} did not finish: {reason}", err=True)
+    if progress.done < progress.total:
+        interrupted(f"{again} --out {shlex.quote(str(out))} --resume")
+    terminal.show_table(out)
+    typer.echo(f"Report: {write_report(out)}")
+    if len(progress.failed) == progress.total:
+        raise typer.Exit(1)

@@ -1,0 +1,138 @@
+"""`latentflows study`: plan, run and export studies; parse arguments, call one function of the library."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentflows import terminal
+from latentflows.cli_common import DATA, DataRoot, Overwrite, Quiet, Resume, run_study
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Arms over seeds at equal budgets: plan, run, report and export.",
+)
+
+Source = Annotated[
+    str, typer.Argument(metavar="STUDY.yaml | NAME", help="A file, or one of `latentflows study list`.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="Changes to what all arms share; also seeds=0,1,2 and budget.KEY."
+    ),
+]
+
+
+@app.command("list")
+def list_() -> None:
+    """List the studies that come with the package.
+
+    Example: latentflows study list
+    """
+    from latentflows.studies.ready import ready_studies
+
+    for name, study in ready_studies().items():
+        typer.echo(f"{name}\n    {study.name}")
+
+
+@app.command()
+def plan(study: Source, changes: Changes = None, data_root: DataRoot = None) -> None:
+    """Show what a study would run: sizes, parameters and FLOPs of every arm. Nothing is trained.
+
+    Example: latentflows study plan prior-at-equal-budget data=digits
+    """
+    _set_data(data_root)
+    from latentflows.studies.ready import find_study
+
+    found = find_study(study, changes or [])
+
+    from latentflows.studies.planning import plan as make_plan
+
+    terminal.show_plan(make_plan(found))
+
+
+@app.command()
+def run(
+    study: Source,
+    changes: Changes = None,
+    out: Annotated[Path | None, typer.Option(help="Study folder.", show_default="runs/NAME")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Runs at a time, one core each.", show_default="2, or all of a cluster")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster.", show_default="one on this machine")
+    ] = None,
+    gpus_per_run: Annotated[float, typer.Option(help="Share of a GPU that each run gets on Ray.")] = 0.0,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together/--one-by-one", help="Train the seeds of an arm as one program where that is faster."
+        ),
+    ] = True,
+    data_root: DataRoot = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run every arm of a study with every seed, and write its report.
+
+    Example: latentflows study run examples/digits_study.yaml --out runs/study
+
+    Example: latentflows study run posterior-and-prior data=digits seeds=0,1,2 training.epochs=60
+    """
+    _set_data(data_root)
+    from latentflows.studies.ready import find_study
+
+    found = find_study(study, changes or [])
+
+    from latentflows.studies.engines import engine_from
+
+    chosen = engine_from(engine, workers=workers, address=address, gpus_per_run=gpus_per_run)
+    options = [
+        *([] if engine == "local" else ["--engine", engine]),
+        *([] if address is None else ["--address", address]),
+        *([] if workers is None else ["--workers", str(workers)]),
+        *([] if gpus_per_run == 0 else ["--gpus-per-run", f"{gpus_per_run:g}"]),
+        *([] if together else ["--one-by-one"]),
+        *([] if data_root is None else ["--data-root", str(data_root)]),
+    ]
+    run_study(
+        found,
+        out or Path("runs") / Path(study).stem,
+        chosen,
+        together=together,
+        resume=resume,
+        overwrite=overwrite,
+        quiet=quiet,
+        again=f"latentflows study run {shlex.join([study, *(changes or []), *options])}",
+    )
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="STUDY_FOLDER", help="The folder of a study.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files.", show_default="STUDY_FOLDER/export")
+    ] = None,
+) -> None:
+    """Write the tables of a study as CSV and LaTeX, and its figures as SVG and PDF.
+
+    Example: latentflows study export runs/study --out thesis/figures
+    """
+    from latentflows.reporting import export_study
+
+    for path in export_study(folder, out or folder / "export"):
+        typer.echo(path)
+
+
+def _set_data(root: Path | None) -> None:
+    if root is not None:
+        os.environ[DATA] = str(root)  # the worker processes inherit it

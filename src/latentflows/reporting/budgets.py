@@ -1,0 +1,139 @@
+"""The budgets of a study: what was held equal, at which sizes, and what each arm took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from latentflows.reporting.table import Row, StudyTable, counted_runs, spent_amount
+from latentflows.studies.folder_records import HeldEqual, PlannedArm
+from latentflows.studies.results import Results
+from latentflows.studies.verdicts import HELD
+
+_SOLVED = " Sizes were solved for before anything was trained."
+
+
+@dataclass(frozen=True)
+class ArmBudget:
+    """What one arm took; None where it is not known.
+
+    Attributes:
+        arm: Its name.
+        label: Name to show.
+        solved: Sizes that the budget decided, such as "latent_dim=12"; empty for none.
+        parameters: By part, and in total.
+        amount: Of what is held equal; FLOPs of training as the runs took them.
+        off: Relative difference from what the budget asks for; None for an arm that it does not ask of.
+        within: Whether that is within the tolerance; None likewise.
+        stage_flops: FLOPs of one data point in a training step, by stage.
+        training_flops: FLOPs of all training steps at full length.
+        sampling_flops: FLOPs of drawing one data point.
+        epochs: Over all stages, mean over seeds.
+        steps: Optimizer steps, mean over seeds.
+        seconds: Of training, mean over seeds.
+    """
+
+    arm: str
+    label: str
+    solved: str
+    parameters: dict[str, int]
+    amount: float | None
+    off: float | None
+    within: bool | None
+    stage_flops: dict[str, float | None]
+    training_flops: float | None
+    sampling_flops: float | None
+    epochs: float | None
+    steps: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class BudgetTable:
+    """The budgets of all arms.
+
+    Attributes:
+        summary: What the study holds equal, in words.
+        caption: The same in one sentence.
+        held: Name of what is held equal; None for nothing.
+        parts: Parts of the models that have parameters, then "total".
+        arms: One per arm.
+        has_flops: Whether `plan.json` says FLOPs of any arm.
+    """
+
+    summary: str
+    caption: str
+    held: str | None
+    parts: list[str]
+    arms: list[ArmBudget]
+    has_flops: bool
+
+
+def budget_table(results: Results, table: StudyTable) -> BudgetTable:
+    """The budgets of a study.
+
+    Args:
+        results: The results.
+        table: Their tables.
+    """
+    budget = None if results.plan is None else results.plan.budget
+    caption = _held_equal(results, budget)
+    arms = [_arm(results, row, results.planned(row.arm), budget) for row in table.rows]
+    parts = dict.fromkeys(part for arm in arms for part in arm.parameters if part != "total")
+    return BudgetTable(
+        summary=f"{caption}{'' if budget is None else _SOLVED}",
+        caption=caption,
+        held=None if budget is None else HELD.get(budget.hold, budget.hold),
+        parts=[*parts, "total"],
+        arms=arms,
+        has_flops=any(arm.training_flops is not None or arm.stage_flops for arm in arms),
+    )
+
+
+def _arm(results: Results, row: Row, planned: PlannedArm | None, budget: HeldEqual | None) -> ArmBudget:
+    planned = planned or PlannedArm(name=row.arm)
+    amount, off = spent_amount(results, row.arm), None
+    if amount is not None and planned.target:
+        off = amount / planned.target - 1
+    records = [results.files(run).record for run in counted_runs(results, row.arm).values()]
+    steps = [record.steps for record in records if record is not None]
+    shown = planned.parameters if row.parameters is None else row.parameters.shown
+    return ArmBudget(
+        arm=row.arm,
+        label=row.label,
+        solved=", ".join(f"{key}={value}" for key, value in planned.solved.items()),
+        parameters=shown,
+        amount=amount,
+        off=off,
+        within=_within(off, budget),
+        stage_flops=planned.stage_flops,
+        training_flops=planned.training_flops,
+        sampling_flops=planned.sampling_flops,
+        epochs=None if row.epochs is None else row.epochs.mean,
+        steps=sum(steps) / len(steps) if steps else None,
+        seconds=None if row.seconds is None else row.seconds.mean,
+    )
+
+
+def _within(off: float | None, budget: HeldEqual | None) -> bool | None:
+    if off is None or budget is None or budget.tolerance is None:
+        return None
+    return abs(off) <= budget.tolerance + 1e-12
+
+
+def _held_equal(results: Results, budget: HeldEqual | None) -> str:
+    if results.plan is None:
+        return (
+            "The study has no plan.json, so nothing is known to be held equal but the configuration that all arms "
+            "share."
+        )
+    if budget is None:
+        return "The study holds nothing equal but the configuration that all arms share."
+    name = HELD.get(budget.hold, budget.hold)
+    if budget.target is not None:
+        at = f"at {budget.target:,.4g}" if budget.hold == "seconds" else f"at {budget.target:,.0f}"
+    elif isinstance(budget.like, str):
+        at = f"at that of “{results.study.labels.get(budget.like, budget.like)}”"
+    else:
+        at = "at that of the arm that differs in one factor alone"
+    within = "" if budget.tolerance is None else f", within {100 * budget.tolerance:g}%"
+    return f"Held equal: {name}, {at}{within}."

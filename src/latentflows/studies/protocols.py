@@ -1,0 +1,34 @@
+"""Protocols of figures: in what two of them differ, and how a value of one is shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+
+def protocol_differences(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say in which fields, other than the seed, protocols differ from the first one; a sentence for each field.
+
+    Args:
+        protocols: By the name of the run.
+    """
+    if not protocols:
+        return []
+    (first_name, first), *others = protocols.items()
+    said: dict[str, str] = {}
+    for name, other in others:
+        for field in {**first, **other}:
+            one, two = first.get(field), other.get(field)
+            if field != "seed" and one != two:
+                said.setdefault(field, f"{field}: {shown(one)} ({first_name}) and {shown(two)} ({name})")
+    return list(said.values())
+
+
+def shown(value: Any) -> str:
+    """Return a value of a protocol as text; a hash is cut, as its start tells it apart."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
+        return value[:12] + "…"
+    if isinstance(value, list):
+        return " to ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

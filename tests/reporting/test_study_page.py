@@ -1,0 +1,309 @@
+"""The page of a study: every arm, run and difference, budgets, and honesty where something is missing or differs."""
+
+import json
+import os
+import re
+import time
+
+import pytest
+
+from latentflows.reporting import write_comparison_report, write_run_report
+from latentflows.reporting.base import resume_command
+from latentflows.reporting.published import published_rows
+from latentflows.reporting.table import table_of
+from latentflows.studies.folder_records import Published
+from latentflows.studies.results import read_results
+from tests.reporting.test_pages import Page
+
+
+@pytest.fixture(scope="module")
+def comparison(fake, tmp_path_factory):
+    folder = fake.write_comparison(tmp_path_factory.mktemp("reports") / "study", sizes={"flow-prior": 40})
+    write_run_report(folder / "runs" / "gaussian-seed0")
+    return Page(write_comparison_report(folder)), folder
+
+
+def test_the_comparison_page_shows_every_arm_run_and_difference(comparison):
+    page, folder = comparison
+    for words in (
+        "Gaussian",
+        "Flow posterior",
+        "Flow prior",
+        "(baseline)",
+        "9 of 9 runs finished",
+        "With 3 seeds",
+    ):
+        assert words in page.text
+    assert "supports a lower (better) test NLL of “Flow posterior”" in page.text
+    assert "does not hold the number of parameters equal (290,424 against 290,384)" in page.text
+    assert "p-values are corrected for the 2 comparisons of this study" in page.text
+    assert "cannot reach the level of 0.05 with 3 seeds" in page.text
+    assert "so few seeds" in page.text
+    assert re.search(r"Epochs over all stages, .* 30 ", page.text)
+    assert len(page.all("img")) == 4  # data, and samples of three arms
+    assert page.text.count(" ± 0.40") == 9
+    assert str(folder) not in page.html
+
+
+def test_a_comparison_says_what_was_torn_and_that_hardware_differs(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "c", seeds=(0, 1))
+    page = Page(write_comparison_report(folder))
+    assert "different hardware" not in page.text
+    assert "Made on: cpu: x86_64, 2 cores, threads: 1, device: cpu." in page.text
+    assert "Versions: latentflows: 0.1.0, torch: 2.13.0, python: 3.12.1." in page.text
+    assert "torn line" not in page.text
+    other = {"cpu": "aarch64, 8 cores", "threads": 4, "device": "cpu"}
+    fake.edit_json(folder / "runs" / "gaussian-seed1" / "run.json", hardware=other)
+    lines = (folder / "study.jsonl").read_text()
+    (folder / "study.jsonl").write_text(lines[: lines.rindex('{"arm')] + '{"arm')
+    page = Page(write_comparison_report(folder))
+    assert "different hardware; their seconds do not compare" in page.text
+    assert "cpu: aarch64, 8 cores, threads: 4, device: cpu" in page.text
+    assert "1 torn line at the end of study.jsonl was left out" in page.text
+    assert "--resume" in page.text
+
+
+def test_runs_with_a_page_are_linked_relatively_and_others_say_so(comparison):
+    page, folder = comparison
+    links = [attributes["href"] for attributes in page.all("a") if "href" in attributes]
+    assert set(links) == {"runs/gaussian-seed0/report.html"}
+    assert len(links) == 5  # the arm's row, the curves, data, samples, and the row of the run
+    marks = [attributes for attributes in page.all("a") if "xlink:href" in attributes]
+    assert [mark["xlink:href"] for mark in marks] == ["runs/gaussian-seed0/report.html"]
+    svg = (folder / "figures" / "every_run.svg").read_text()
+    assert 'xlink:href="../runs/gaussian-seed0/report.html"' in svg
+    assert all((folder / link).is_file() for link in links)
+    assert page.text.count("(no page yet)") == 8
+
+
+def test_budgets_are_shown_with_what_was_solved_and_how_near_it_came(fake, tmp_path):
+    folder = fake.write_comparison(
+        tmp_path / "study", gains={"none": 0.0, "flow": 2.0}, sizes={"flow": 90_000}
+    )
+    text = Page(write_comparison_report(folder)).text
+    assert "The study has no plan.json" in text
+    assert "Without a plan.json that counts FLOPs there is no curve against them" in text
+    budget = {"hold": "decoder_and_prior", "target": None, "like": "none", "tolerance": 0.02}
+    fake.write_plan(
+        folder,
+        budget=budget,
+        none={"amount": 1000, "sampling_flops": 52_000, "training_flops": 3_210_000_000},
+        flow={"amount": 1015, "target": 1000, "solved": {"network.decoder_width": 217}},
+    )
+    page = Page(write_comparison_report(folder))
+    for words in (
+        "Held equal: the number of parameters of decoder and prior, at that of “None”, within 2%.",
+        "network.decoder_width=217",
+        "+1.5% ✓",
+        "52,000",
+        "3.21 × 10⁹",
+        "holds the number of parameters of decoder and prior equal (1,015 against 1,000)",
+        "It does not hold that of the whole model equal (380,384 against 290,384)",
+        "Against FLOPs of training steps",
+    ):
+        assert words in page.text
+    fake.write_plan(folder, budget=budget, none={"amount": 1000}, flow={"amount": 1100, "target": 1000})
+    page = Page(write_comparison_report(folder))
+    assert "+10.0% ✗" in page.text
+    assert "does not hold the number of parameters of decoder and prior equal" in page.text
+
+
+def test_flops_of_training_are_those_that_were_spent(fake, tmp_path):
+    """An arm that stopped early does not meet the budget, whatever the plan counted."""
+    folder = fake.write_comparison(tmp_path / "study", gains={"none": 0.0, "flow": 2.0})
+    budget = {"hold": "training_flops", "target": None, "like": "none", "tolerance": 0.02}
+    lines = (folder / "runs" / "none-seed0" / "metrics.jsonl").read_text().splitlines()
+    planned = 100 * json.loads(lines[-1])["samples"]
+    same = {"amount": planned, "stage_flops": {"joint": 100}}
+    fake.write_plan(folder, budget=budget, none=same, flow=same | {"target": planned})
+    page = Page(write_comparison_report(folder))
+    assert "+0.0% ✓" in page.text or "0.0% ✓" in page.text
+    assert "holds the FLOPs of training equal" in page.text
+    for seed in (0, 1, 2):
+        log = folder / f"runs/flow-seed{seed}/metrics.jsonl"
+        whole = log.read_text().splitlines(keepends=True)
+        log.write_text("".join(whole[: len(whole) // 2]))
+    page = Page(write_comparison_report(folder))
+    assert "-50.0% ✗" in page.text.replace("\N{MINUS SIGN}", "-")
+    assert "does not hold the FLOPs of training equal" in page.text
+
+
+def test_seconds_are_those_that_were_taken(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", gains={"none": 0.0, "flow": 2.0})
+    budget = {"hold": "seconds", "target": None, "like": "none", "tolerance": 0.1}
+    fake.write_plan(folder, budget=budget, none={"amount": 50}, flow={"amount": 50, "target": 50})
+    fake.edit_lines(
+        folder / "study.jsonl", lambda line: line | {"seconds": 50.0 + 30 * (line["arm"] == "flow")}
+    )
+    page = Page(write_comparison_report(folder))
+    assert "does not hold the seconds of training equal (80 against 50)" in page.text
+
+
+def test_the_smallest_difference_of_interest_is_answered(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 0.01})
+    assert "smallest of interest" not in Page(write_comparison_report(folder)).text
+    fake.edit_json(folder / "study.json", smallest_difference=0.25)
+    text = Page(write_comparison_report(folder)).text
+    assert "Seeds for 0.25 nats, the smallest of interest" in text
+    assert "the smallest of interest, 0.25 nats," in text
+
+
+def test_comparisons_of_pairs_name_both_arms(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 2.0, "c": 2.1})
+    fake.edit_json(folder / "study.json", comparisons=[["c", "b"], ["b", "a"]])
+    page = Page(write_comparison_report(folder))
+    assert "Comparisons: “C” with “B”; “B” with “A”." in page.text
+    assert "“C” against “B”: " in page.html
+    assert "minus that of the other arm" in page.html
+
+
+def test_pages_of_runs_are_written_where_they_are_missing_or_old(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 1.0}, seeds=(0, 1))
+    (folder / "runs" / "b-seed1" / "config.yaml").write_text(
+        "a: [1"
+    )  # cannot be read, and the study does not read it
+    old, new = (folder / "runs" / f"a-seed{seed}" / "report.html" for seed in (0, 1))
+    for page, seconds in ((old, -100), (new, 100)):
+        page.write_text("kept")
+        os.utime(page, (time.time() + seconds, time.time() + seconds))
+    fake.edit_lines(folder / "study.jsonl", lambda line: line | {"figures": None, "status": "failed"})
+    page = Page(write_comparison_report(folder, run_pages=True))
+    assert new.read_text() == "kept"
+    assert "<h1>a-seed0</h1>" in old.read_text()
+    links = {attributes["href"] for attributes in page.all("a") if "href" in attributes}
+    assert links == {f"runs/{name}/report.html" for name in ("a-seed0", "a-seed1", "b-seed0")}
+    assert page.text.count("(no page yet)") == 1
+
+
+def test_an_incomplete_comparison_names_what_is_left_out(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", seeds=(0, 1), gains={"a": 0.0, "b": 1.0})
+    lines = [json.loads(line) for line in (folder / "study.jsonl").read_text().splitlines()]
+    lines = [lines[0], lines[2] | {"status": "diverged", "reason": "the loss was not finite"}, lines[3]]
+    (folder / "study.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = Page(write_comparison_report(folder)).text
+    assert "2 of 4 runs finished" in text
+    assert "Left out: “A”, seed 1 (not run yet)." in text
+    assert "Left out: “B”, seed 0 (diverged: the loss was not finite)." in text
+    assert "nothing to compare" in text
+    assert "flatters an arm that diverges" in text
+
+
+def test_a_comparison_without_runs_has_a_page(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", seeds=(0,), gains={"a": 0.0, "b": 1.0})
+    (folder / "study.jsonl").unlink()
+    text = Page(write_comparison_report(folder)).text
+    assert "No run has finished with an NLL yet, so there is nothing to compare." in text
+    assert "study.jsonl is missing" not in text
+    assert "0 of 2 runs finished" in text
+    assert text.count("not run yet") == 4  # what is left out, and the table of runs
+
+
+def test_an_interrupted_study_says_how_to_go_on(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "a b" / "study", seeds=(0,), gains={"a": 0.0, "b": 1.0})
+    lines = (folder / "study.jsonl").read_text().splitlines()
+    stopped = {"status": "interrupted", "reason": "Stopped by SIGINT at step 1; resumable.", "figures": None}
+    (folder / "study.jsonl").write_text(json.dumps(json.loads(lines[0]) | stopped) + "\n")
+    for run in (folder / "runs").iterdir():
+        (run / "samples" / "index.json").unlink()
+    page = Page(write_comparison_report(folder))
+    again = f"latentflows study run examples/digits-study.yaml --out '{folder}' --resume"
+    assert f"To finish what is missing: {again}" in page.text
+    assert "(interrupted: Stopped by SIGINT at step 1; resumable)." in page.text
+    assert "latentflows sample" not in page.text
+    assert "No run has finished, so there are no pictures yet." in page.text
+    assert "how and on what is shown once one has" in page.text
+    (folder / "study.jsonl").write_text("\n".join(lines) + "\n")
+    text = Page(write_comparison_report(folder)).text
+    assert "--resume" not in text
+    assert f"latentflows sample '{folder / 'runs' / 'a-seed0'}'" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "again"),
+    [
+        ("latentflows study run x seeds=0 --overwrite", "latentflows study run x seeds=0 --out F --resume"),
+        ("latentflows study run x --out=old -q --resume", "latentflows study run x -q --out F --resume"),
+        ("", "compare(study, Path('F'), resume=True)"),
+        ("latentflows 'open", "compare(study, Path('F'), resume=True)"),
+    ],
+)
+def test_the_command_that_goes_on_is_the_one_that_started(fake, tmp_path, given, again):
+    folder = fake.write_comparison(tmp_path / "F", seeds=(0,), gains={"a": 0.0, "b": 1.0})
+    fake.edit_json(folder / "study.json", command=given)
+    assert resume_command(read_results(folder)) is None
+    fake.edit_lines(folder / "study.jsonl", lambda line: line | {"status": "diverged"})
+    assert resume_command(read_results(folder)) is None
+    fake.edit_lines(folder / "study.jsonl", lambda line: line | {"status": "failed"})
+    assert resume_command(read_results(folder)) == again.replace("F", str(folder))
+
+
+def test_different_protocols_are_told(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", seeds=(0,), gains={"a": 0.0, "b": 1.0})
+
+    def page_with(**changes):
+        def change(line):
+            return line if line["arm"] == "a" else line | {"protocol": line["protocol"] | changes}
+
+        fake.edit_lines(folder / "study.jsonl", change)
+        return Page(write_comparison_report(folder)).text
+
+    assert "do not compare" not in page_with(seed=9)
+    text = page_with(num_importance_samples=5)
+    assert "figures do not compare" in text
+    assert "K = 500 importance samples" in text
+    assert "K = 5 importance samples" in text
+
+
+def test_the_protocol_is_that_of_the_figures_not_of_a_later_evaluation(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", seeds=(0, 1), gains={"a": 0.0, "b": 1.0})
+    before = Page(write_comparison_report(folder)).text
+    for run in (folder / "runs").iterdir():
+        protocol = json.loads((run / "evaluation.json").read_text())["protocol"]
+        fake.edit_json(run / "evaluation.json", protocol=protocol | {"num_importance_samples": 5})
+    assert Page(write_comparison_report(folder)).text == before
+    fake.edit_lines(
+        folder / "study.jsonl", lambda line: {key: line[key] for key in line if key != "protocol"}
+    )
+    assert "Measured on: a protocol that was not recorded." in Page(write_comparison_report(folder)).text
+
+
+def test_validation_figures_are_called_so_and_come_with_a_caution(fake, tmp_path):
+    caution = "weights were selected on the validation split"
+    folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 5.0})
+    page = Page(write_comparison_report(folder))
+    assert "Test NLL (lower is better)" in page.text
+    assert caution not in page.text
+    fake.edit_lines(
+        folder / "study.jsonl", lambda line: line | {"protocol": line["protocol"] | {"split": "validation"}}
+    )
+    page = Page(write_comparison_report(folder))
+    assert "Validation NLL (lower is better)" in page.text
+    assert "supports a lower (better) validation NLL of “B”" in page.text
+    assert "the same validation images" in page.text
+    assert "validation NLL of every run" in page.html
+    assert "test nll" not in page.html.lower()
+    assert page.text.count(caution) == 1
+    run = folder / "runs" / "a-seed0"
+    assert caution not in Page(write_run_report(run)).text
+    protocol = json.loads((run / "evaluation.json").read_text())["protocol"]
+    fake.edit_json(run / "evaluation.json", protocol=protocol | {"split": "validation"})
+    assert caution in Page(write_run_report(run)).text
+
+
+def test_published_figures_stand_beside_what_was_reached(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", seeds=(0, 1))
+    before = write_comparison_report(folder).read_text(encoding="utf-8")
+    assert "Beside the literature" not in before
+    arms = [arm["name"] for arm in json.loads((folder / "study.json").read_text())["arms"]]
+    published = {"source": "A paper, 2020", "epochs": 1000, "figures": {arms[0]: "84.45 ± 0.12"}}
+    fake.edit_json(folder / "study.json", published=published)
+    table = table_of(read_results(folder))
+    rows = published_rows(Published.model_validate(published), table)
+    assert [row.published for row in rows] == ["84.45 ± 0.12", *[None] * (len(arms) - 1)]
+    assert rows[0].share == table.rows[0].epochs.mean / 1000
+    assert rows[0].reached == table.rows[0].nll
+    page = write_comparison_report(folder).read_text(encoding="utf-8")
+    section = page[page.index("Beside the literature") : page.index("Paired differences</h2>")]
+    assert "A paper, 2020" in section
+    assert "84.45 ± 0.12" in section
+    assert f"{100 * rows[0].share:.1f}%" in section

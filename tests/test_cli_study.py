@@ -1,0 +1,130 @@
+"""`latentflows study`: plans, runs, exports; one message for every mistake."""
+
+import csv
+import json
+
+import pytest
+
+from latentflows.cli import main
+from tests.studies.conftest import tiny  # noqa: F401 - a fixture
+
+STUDY = """
+name: Small
+base: {latent_dim: 3, network: {kind: mlp, width: 16, depth: 1}, training: {epochs: 1}}
+arms:
+  - {name: flow, label: Flow, overrides: [prior=real_nvp, prior.num_layers=2, prior.width=8]}
+  - {name: wide, label: Wide, solve: network.decoder_width}
+  - {name: free, label: Free, solve: nothing}
+seeds: [0, 1]
+baseline: flow
+budget: {hold: decoder_and_prior, like: flow, tolerance: 0.1}
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LATENTFLOWS_DEBUG", raising=False)
+    monkeypatch.delenv("LATENTFLOWS_DATA", raising=False)
+    (tmp_path / "study.yaml").write_text(STUDY)
+
+
+def test_list_names_the_studies_of_the_package(capsys):
+    assert main(["study", "list"]) == 0
+    out = capsys.readouterr().out
+    for name in ("prior-at-equal-budget", "posterior-and-prior", "stages", "which-prior"):
+        assert f"\n{name}\n" in f"\n{out}"
+
+
+def test_plan_shows_sizes_and_trains_nothing(capsys, tmp_path):
+    assert main(["study", "plan", "study.yaml", "seeds=0,1,2", "latent_dim=4"]) == 0
+    out = capsys.readouterr().out
+    assert "solved: network.decoder_width=" in out
+    assert "which others meet" in out
+    assert "not held" in out
+    assert "Held equal: decoder and prior" in out
+    assert "3 arms x 3 seeds: 9 runs." in out
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_plan_of_a_study_without_a_budget(capsys, tmp_path):
+    (tmp_path / "plain.yaml").write_text(
+        "name: s\narms: [{name: a}, {name: b, overrides: [latent_dim=2]}]\nseeds: [0]\nbaseline: a\n"
+    )
+    assert main(["study", "plan", "plain.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "Held equal" not in out
+    assert "2 arms x 1 seeds: 2 runs." in out
+
+
+def test_plan_of_a_budget_of_nothing(capsys, tmp_path):
+    """N(0, I) has no parameters: an arm without them meets a budget of none."""
+    (tmp_path / "plain.yaml").write_text(
+        "name: s\narms: [{name: a}, {name: b, overrides: [latent_dim=2]}]\nseeds: [0]\nbaseline: a\n"
+        "budget: {hold: prior, like: a}\n"
+    )
+    assert main(["study", "plan", "plain.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "0 parameters (none, as asked for)" in out
+    assert "Held equal: prior, at 0 parameters" in out
+
+
+def test_a_study_runs_with_settled_sizes_and_is_exported(capsys, tmp_path, tiny):  # noqa: F811
+    changes = [
+        text for text in tiny if not text.startswith(("name=", "training.trackers", "latent_dim", "network"))
+    ]
+    assert main(["study", "run", "study.yaml", *changes, "--out", "s", "--workers", "1", "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert "Report: s/report.html" in captured.out
+    settled = {arm["name"]: arm for arm in json.loads((tmp_path / "s" / "plan.json").read_text())["arms"]}
+    size = settled["wide"]["solved"]["network.decoder_width"]
+    for seed in (0, 1):
+        text = (tmp_path / f"s/runs/wide-seed{seed}/config.yaml").read_text()
+        assert f"decoder_width: {size}\n" in text
+    lines = [json.loads(line) for line in (tmp_path / "s" / "study.jsonl").read_text().splitlines()]
+    assert sorted((line["arm"], line["seed"]) for line in lines) == [
+        (arm, seed) for arm in ("flow", "free", "wide") for seed in (0, 1)
+    ]
+    assert {line["status"] for line in lines} == {"finished"}
+    assert main(["study", "export", "s", "--out", "files"]) == 0
+    with open(tmp_path / "files" / "runs.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 6
+    assert list((tmp_path / "files").rglob("*.tex"))
+    assert list((tmp_path / "files").rglob("*.pdf"))
+    again = ["study", "run", "study.yaml", *changes, "--out", "s", "--workers", "1", "--quiet"]
+    assert main(again) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main([*again, "--resume"]) == 0
+    assert len((tmp_path / "s" / "study.jsonl").read_text().splitlines()) == 6
+
+
+MISTAKES = {
+    "no such study": (["plan", "stagse"], "Did you mean stages"),
+    "no such file": (["run", "nowhere.yaml"], "nowhere.yaml: no such file"),
+    "no such key": (["plan", "study.yaml", "training.epoch=3"], "Did you mean epochs"),
+    "no such budget": (["plan", "study.yaml", "budget.hold=money"], "`budget.hold`"),
+    "seed twice": (["plan", "study.yaml", "seeds=1,1"], "a seed must be listed once; got 1"),
+    "no seed": (["plan", "study.yaml", "seeds=x"], "`seeds.0`"),
+    "unmet budget": (
+        ["run", "study.yaml", "budget.tolerance=0.00001"],
+        "no value of `network.decoder_width` meets",
+    ),
+    "no such engine": (
+        ["run", "study.yaml", "--engine", "slurm"],
+        "`engine` must be local or ray; got 'slurm'",
+    ),
+    "no workers": (["run", "study.yaml", "--workers", "0"], "`workers` must be at least 1; got 0"),
+    "an address of nothing": (["run", "study.yaml", "--address", "a:1"], "use it with the engine ray"),
+    "no data": (["plan", "study.yaml", "data=mnist"], "LATENTFLOWS_DATA"),
+    "export of nothing": (["export", "nowhere"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_ends_with_one_message_and_code_2(name, capsys, tmp_path):
+    arguments, message = MISTAKES[name]
+    assert main(["study", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
