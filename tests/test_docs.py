@@ -27,7 +27,8 @@ from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.options import parts
 from latentflows.studies.overrides import configuration_from, read_mapping
 from latentflows.studies.ready import find_study, ready_studies
-from latentflows.studies.study import Study, read_study
+from latentflows.studies.study import Study
+from latentflows.studies.study_file import read_study
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

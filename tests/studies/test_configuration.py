@@ -12,7 +12,7 @@ from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.likelihood_settings import GaussianLikelihood
 from latentflows.studies.options import kinds, options, parts
 from latentflows.studies.overrides import configuration_from, differences, read_configuration, to_yaml
-from latentflows.studies.study import read_study
+from latentflows.studies.study_file import read_study
 
 
 def test_defaults_fill_in_the_name_and_the_usual_preparation():

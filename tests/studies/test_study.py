@@ -4,7 +4,8 @@ import pytest
 
 from latentflows.core.errors import ConfigurationError
 from latentflows.studies.planning import plan
-from latentflows.studies.study import Study, checked, read_study
+from latentflows.studies.study import Study
+from latentflows.studies.study_file import checked, read_study
 
 LISTED = {
     "name": "s",

@@ -13,7 +13,8 @@ _HOMES = {
     "overrides": ("configuration_from", "read_configuration", "to_yaml"),
     "build": ("build_data", "build_model", "build_options", "build_stages", "load_run"),
     "comparison": ("compare",),
-    "study": ("Arm", "Budget", "Factor", "Study", "read_study"),
+    "study": ("Arm", "Budget", "Factor", "Study"),
+    "study_file": ("read_study",),
     "planning": ("Plan", "plan"),
     "results": ("Results", "read_results"),
 }
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from latentflows.studies.overrides import configuration_from, read_configuration, to_yaml
     from latentflows.studies.planning import Plan, plan
     from latentflows.studies.results import Results, read_results
-    from latentflows.studies.study import Arm, Budget, Factor, Study, read_study
+    from latentflows.studies.study import Arm, Budget, Factor, Study
+    from latentflows.studies.study_file import read_study
 
 
 __all__ = [

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from latentflows.core.errors import ConfigurationError
 from latentflows.core.files import is_partial, write_atomically
 from latentflows.studies.overrides import changed_keys, flat, read_mapping
-from latentflows.studies.study import Study, checked
+from latentflows.studies.study import Study
+from latentflows.studies.study_file import checked
 
 if TYPE_CHECKING:
     from latentflows.studies.planning import Plan

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from latentflows.core.errors import ConfigurationError
-from latentflows.studies.study import Study, read_study
+from latentflows.studies.study import Study
+from latentflows.studies.study_file import read_study
 
 _FOLDER = Path(__file__).parent
 
