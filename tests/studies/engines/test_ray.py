@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -60,9 +61,12 @@ class Killer:
     def __call__(self, progress):
         metrics = self.folder / "metrics.jsonl"
         lines = metrics.read_text().splitlines() if metrics.is_file() else []
-        if not self.killed and len(lines) > 20:
-            lock = json.loads((self.folder.parent / f".{self.folder.name}.lock").read_text())
-            self.killed, self.before = lock["pid"], lines
+        lock = self.folder.parent / f".{self.folder.name}.lock"
+        held = ""
+        with suppress(FileNotFoundError):  # none yet where an earlier session wrote those lines
+            held = lock.read_text()
+        if not self.killed and len(lines) > 20 and held:
+            self.killed, self.before = json.loads(held)["pid"], lines
             os.kill(self.killed, signal.SIGKILL)
 
 
