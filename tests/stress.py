@@ -118,8 +118,10 @@ def _kill_now_and_then(
             return counts
         kind = choose.choices(kinds, [left[kind] for kind in kinds])[0]
         targets = [driver.pid] if kind == "driver" else _workers(driver.pid)
-        if not targets:
-            continue
+        if not targets:  # no worker yet: the driver's turn, so that a quick study is not left alone
+            if not left["driver"]:
+                continue
+            kind, targets = "driver", [driver.pid]
         left[kind] -= 1
         counts[kind] += 1
         with suppress(ProcessLookupError):

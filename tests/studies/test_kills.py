@@ -9,7 +9,7 @@ from tests.stress import faults, torment
 
 @pytest.mark.slow
 def test_a_study_that_is_killed_again_and_again_is_complete(tmp_path):
-    counts = torment(tmp_path, arms=4, seeds=6, worker_kills=2, driver_kills=2)
+    counts = torment(tmp_path, arms=4, seeds=6, worker_kills=2, driver_kills=2, together=False)
     assert counts["starts"] == 1 + counts["driver"]
     assert counts["worker"] + counts["driver"] > 0
     assert faults(tmp_path, 4, 6) == []
