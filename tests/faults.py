@@ -1706,8 +1706,8 @@ FAULTS: dict[str, list[Fault]] = {
     "studies/budget.py": [
         (
             "budget: decoder and prior leave the decoder out",
-            'counted = ("prior",) if hold == "prior" else ("prior", "likelihood")',
-            'counted = ("prior",)',
+            'parts = ("prior",) if hold == "prior" else ("prior", "likelihood")',
+            'parts = ("prior",)',
         ),
         (
             "budget: the first size that is tried is taken",
@@ -1753,11 +1753,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "studies/study.py": [
-        (
-            "study: a counterpart of another listed arm",
-            "if there == wanted and first == second and other.name",
-            "if there == wanted and other.name",
-        ),
+        ("study: no arm has a counterpart", "(place | of).items()", "(of | place).items()"),
         (
             "study: what is changed for all wins over an arm",
             "[*arm.overrides, *(solved or []), *own]",

@@ -83,7 +83,7 @@ def test_a_frozen_part_costs_no_weight_gradient():
 
 
 def flops_of(stage, configuration):
-    model, _, data = Workshop().built(configuration)
+    data, model, _ = Workshop().built(configuration)
     return step_flops(model, stage, data.train)
 
 

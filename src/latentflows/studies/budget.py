@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,8 +24,9 @@ from latentflows.core.errors import ConfigurationError, LatentFlowsError
 from latentflows.data import ImageData
 from latentflows.models.density import Model
 from latentflows.objectives import Objective
-from latentflows.studies.build import build_data, build_model, build_options, build_stages, context_shape_of
+from latentflows.studies.build import build_data, build_options
 from latentflows.studies.configuration import RunConfiguration
+from latentflows.studies.run import Parts, prepare
 from latentflows.studies.study import Budget
 from latentflows.training import Stage, fit
 
@@ -44,12 +45,14 @@ class Cost:
 
     Attributes:
         parameters: Trainable parameters by part, and in total.
+        stages: Names of the stages.
         stage_flops: FLOPs of one data point in a training step of each stage.
         training_flops: FLOPs of all stages at their full length.
         sampling_flops: FLOPs of drawing one data point from the model; None where it cannot be drawn from.
     """
 
     parameters: dict[str, int]
+    stages: tuple[str, ...]
     stage_flops: tuple[int, ...]
     training_flops: int
     sampling_flops: int | None
@@ -73,25 +76,21 @@ class Workshop:
             self._data[key] = build_data(configuration)
         return self._data[key]
 
-    def built(self, configuration: RunConfiguration) -> tuple[Model, list[Stage], ImageData]:
-        """Return model, stages and data of a configuration; the stages fit the model.
+    def built(self, configuration: RunConfiguration) -> Parts:
+        """Return data, model and stages of a configuration, checked as a run checks them.
 
         Raises:
             LatentFlowsError: if something does not fit.
         """
-        data = self.data(configuration)
-        model = build_model(configuration, data.train.event_shape, context_shape_of(data))
-        stages = build_stages(configuration, model, len(data.train))
-        for stage in stages:
-            stage.check(model)
-        return model, stages, data
+        return prepare(configuration, self.data(configuration))
 
     def cost(self, configuration: RunConfiguration) -> Cost:
         """Count what a configuration costs; one step per stage and one draw are computed."""
-        model, stages, data = self.built(configuration)
+        data, model, stages = self.built(configuration)
         flops = tuple(step_flops(model, stage, data.train) for stage in stages)
         return Cost(
             dict(model.num_parameters()),
+            tuple(stage.name for stage in stages),
             flops,
             sum(
                 each * stage.max_epochs * _points_per_epoch(stage, len(data.train))
@@ -109,15 +108,12 @@ class Workshop:
         if hold == "seconds":
             return self.seconds(configuration)
         if hold in ("training_flops", "sampling_flops"):
-            found = getattr(self.cost(configuration), hold)
-            if found is None:
-                raise ConfigurationError("it cannot be drawn from, so it has no sampling FLOPs to hold")
-            return found
-        return held_parameters(self.built(configuration)[0].num_parameters(), hold)
+            return counted(self.cost(configuration), hold)
+        return held_parameters(self.built(configuration).model.num_parameters(), hold)
 
     def seconds(self, configuration: RunConfiguration) -> float:
         """Measure the seconds of training at its full length, without validation: steps of each stage are timed."""
-        model, stages, data = self.built(configuration)
+        data, model, stages = self.built(configuration)
         total = 0.0
         for stage in stages:
             steps = _steps_per_epoch(stage, len(data.train))
@@ -140,18 +136,32 @@ def _points_per_epoch(stage: Stage, num_points: int) -> int:
     return _steps_per_epoch(stage, num_points) * _batch(stage, num_points)
 
 
+def counted(cost: Cost, hold: str) -> float:
+    """Return what a cost holds of a quantity that is counted: all but seconds.
+
+    Raises:
+        ConfigurationError: if the model has no such quantity.
+    """
+    if hold not in ("training_flops", "sampling_flops"):
+        return held_parameters(cost.parameters, hold)
+    found = cost.training_flops if hold == "training_flops" else cost.sampling_flops
+    if found is None:
+        raise ConfigurationError("it cannot be drawn from, so it has no sampling FLOPs to hold")
+    return found
+
+
 def held_parameters(parameters: dict[str, int], hold: str) -> int:
     """Return how many parameters of a model a budget of that kind counts."""
     if hold == "model":
         return parameters["total"]
-    counted = ("prior",) if hold == "prior" else ("prior", "likelihood")
-    missing = [part for part in counted if part not in parameters]
+    parts = ("prior",) if hold == "prior" else ("prior", "likelihood")
+    missing = [part for part in parts if part not in parameters]
     if missing:
         raise ConfigurationError(
-            f"`budget.hold`={hold} counts {' and '.join(counted)}; this model has {', '.join(parameters)}. Hold "
+            f"`budget.hold`={hold} counts {' and '.join(parts)}; this model has {', '.join(parameters)}. Hold "
             "`model`."
         )
-    return sum(parameters[part] for part in counted)
+    return sum(parameters[part] for part in parts)
 
 
 def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
@@ -256,8 +266,6 @@ def sampling_flops(model: Model) -> int | None:
 
 def _seconds_per_step(model: Model, stage: Stage, data: ImageData, configuration: RunConfiguration) -> float:
     """Time steps of a stage as `fit` makes them; the median of several rounds, after one to warm up."""
-    from dataclasses import replace
-
     steps = min(_TIMED_STEPS, _steps_per_epoch(stage, len(data.train)))
     timed = replace(stage, max_steps=steps, max_epochs=1, patience=None)
     options = replace(build_options(configuration), diagnose=0)
@@ -363,13 +371,3 @@ def shown_amount(amount: float, hold: str) -> str:
     if hold == "seconds":
         return f"{amount:.3g} s"
     return f"{amount:,.0f} " + ("FLOPs" if hold.endswith("flops") else "parameters")
-
-
-def as_json(cost: Cost) -> dict[str, Any]:
-    """Return plain values, for the plan's file."""
-    return {
-        "parameters": cost.parameters,
-        "step_flops": list(cost.stage_flops),
-        "training_flops": cost.training_flops,
-        "sampling_flops": cost.sampling_flops,
-    }

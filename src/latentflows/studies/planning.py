@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
-from latentflows.studies.budget import Cost, Workshop, shown_amount, solve
+from latentflows.studies.budget import Cost, Workshop, counted, shown_amount, solve
 from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.study import Arm, Budget, Study
 
@@ -26,7 +26,6 @@ class PlannedArm:
         name: Its name.
         label: Its name to show.
         configuration: Of the first seed.
-        stages: Names of its stages.
         cost: Parameters and FLOPs.
         solved: Values that the budget decided, by key.
         target: Amount that the budget asks for; None where the arm is not held to it.
@@ -36,7 +35,6 @@ class PlannedArm:
     name: str
     label: str
     configuration: RunConfiguration
-    stages: tuple[str, ...]
     cost: Cost
     solved: dict[str, int]
     target: float | None
@@ -74,7 +72,7 @@ def _arm_json(arm: PlannedArm) -> dict[str, Any]:
         "label": arm.label,
         "parameters": arm.cost.parameters,
         "solved": arm.solved,
-        "stage_flops": dict(zip(arm.stages, arm.cost.stage_flops, strict=True)),
+        "stage_flops": dict(zip(arm.cost.stages, arm.cost.stage_flops, strict=True)),
         "training_flops": arm.cost.training_flops,
         "sampling_flops": arm.cost.sampling_flops,
         "target": arm.target,
@@ -143,19 +141,18 @@ class _Planner:
             if budget is not None and target is not None and not solved:
                 solved = self._solved(arm, budget, target)
             configuration = study.configuration(arm, study.seeds[0], _overrides(solved))
-            _, stages, _ = self.workshop.built(configuration)
             cost = self.workshop.cost(configuration)
-            amount = None if budget is None else self._amount(arm, budget, configuration)
+            amount = None if budget is None else self._amount(arm, budget, configuration, cost)
             # Seconds are measured anew when a study goes on, on a machine that may be busier: its sizes stay.
             again = budget is not None and budget.hold == "seconds" and arm.name in self.before
             if budget is not None and target is not None and amount is not None and not again:
                 _check_amount(amount, target, budget)
         except LatentFlowsError as error:
-            text = str(error).removeprefix(f"Arm {arm.name!r}: ")
-            self.faults[arm.name] = text
+            self.faults[arm.name] = str(error).replace(
+                f"Arm {arm.name!r}: ", ""
+            )  # it is named beside the fault
             return None
-        names = tuple(stage.name for stage in stages)
-        return PlannedArm(arm.name, arm.label, configuration, names, cost, solved, target, amount)
+        return PlannedArm(arm.name, arm.label, configuration, cost, solved, target, amount)
 
     def _target(self, arm: Arm, budget: Budget) -> float | None:
         """Return the amount that the arm must meet; None for one that sets it, or is not held."""
@@ -184,11 +181,13 @@ class _Planner:
     def _sized(self, arm: Arm, key: str, size: int) -> RunConfiguration:
         return self.study.configuration(arm, self.study.seeds[0], _overrides({key: size}))
 
-    def _amount(self, arm: Arm, budget: Budget, configuration: RunConfiguration) -> float | None:
-        """Return what an arm spends; what was measured once is not measured again."""
+    def _amount(self, arm: Arm, budget: Budget, configuration: RunConfiguration, cost: Cost) -> float | None:
+        """Return what an arm spends; what was counted or timed is not counted or timed again."""
         if arm.name not in self.amounts:
             try:
-                self.amounts[arm.name] = self.workshop.amount(configuration, budget.hold)
+                seconds = budget.hold == "seconds"
+                amount = self.workshop.seconds(configuration) if seconds else counted(cost, budget.hold)
+                self.amounts[arm.name] = amount
             except LatentFlowsError:
                 if arm.solve != NOT_HELD:
                     raise

@@ -53,12 +53,6 @@ def read_bytes(path: Path) -> bytes | None:
         raise DataError(f"{path} cannot be read: {error.strerror}. Restore or remove the file.") from error
 
 
-def _read_lines(path: Path) -> list[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers; none where the file is missing."""
-    text = read_bytes(path) or b""
-    return [(number, line) for number, line in enumerate(text.split(b"\n"), 1) if line.strip()]
-
-
 def parse(text: bytes) -> Any | None:
     """Return the JSON value of `text`; None where it is not JSON."""
     try:
@@ -104,11 +98,14 @@ def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord | None:
 def read_records(path: Path, kind: type[AnyRecord]) -> tuple[list[AnyRecord], int]:
     """Return the records of a file's lines, and the number of torn last lines (0 or 1), which are left out.
 
+    A last line is torn where its line break is missing: those who write such a file cut it off when they go on.
+
     Raises:
         DataError: Another line cannot be read, or does not fit.
     """
-    lines = _read_lines(path)
-    torn = bool(lines) and parse(lines[-1][1]) is None
+    text = read_bytes(path) or b""
+    lines = [(number, line) for number, line in enumerate(text.split(b"\n"), 1) if line.strip()]
+    torn = bool(lines) and not text.endswith(b"\n")
     whole = lines[: len(lines) - torn]
     return [check(f"{path}, line {number},", parse(line), kind) for number, line in whole], int(torn)
 

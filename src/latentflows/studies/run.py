@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from latentflows.core.errors import ConfigurationError
-from latentflows.core.files import write_atomically
 from latentflows.data import ImageData
 from latentflows.generation import write_pictures
 from latentflows.models.density import Model
@@ -21,17 +20,17 @@ from latentflows.studies.build import (
 )
 from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.measure import evaluate, evaluated_split, finish_prior, is_evaluated
-from latentflows.studies.overrides import to_yaml
 from latentflows.studies.run_folder import (
     RunResult,
     check_folder,
     clear,
+    ended_result,
     first_record,
-    is_complete,
     of_history,
     record_failure,
     result_of,
     write_record,
+    write_start,
 )
 from latentflows.training import Callback, History, Stage, fit, load_weights, save_weights
 from latentflows.training.parallel import is_first
@@ -74,9 +73,9 @@ def run(
     """
     if is_first():
         check_folder(configuration, out, resume=resume, overwrite=overwrite)
-    recorded = None if overwrite else result_of(out)
-    if recorded is not None and (recorded.status == "diverged" or is_complete(recorded)):
-        return recorded
+    ended = None if overwrite else ended_result(out)
+    if ended is not None:
+        return ended
     parts = prepare(configuration, build_data(configuration))
     if not is_first():  # it meets the first process inside `fit`, which by then has prepared the folder
         history = _train(configuration, parts, out, resume=resume, callbacks=())
@@ -87,12 +86,9 @@ def run(
     trained = resume and is_trained(configuration, parts, out)
     if overwrite:
         clear(out)
-    record = first_record(configuration, parts.model, out, command) | {"labels": list(parts.data.labels)}
+    record = first_record(configuration, parts.model, parts.data.labels, out, command)
     try:
-        write_atomically(out / "config.yaml", to_yaml(configuration).encode())
-        write_record(out, record)
-        if not trained:
-            forget_measures(out)
+        write_start(configuration, out, record, trained=trained)
         announce("training")
         history = _train(configuration, parts, out, resume=resume, callbacks=callbacks)
         record |= of_history(history)
@@ -148,12 +144,6 @@ def is_trained(configuration: RunConfiguration, parts: Parts, out: Path) -> bool
     key = identity(parts.stages, configuration.seed, len(parts.data.train))
     saved = Record(out, key, lengths(parts.stages)).load()
     return saved is not None and saved[1].finished
-
-
-def forget_measures(out: Path) -> None:
-    """Remove figures and the index of pictures: they are of other weights than those to come."""
-    (out / "evaluation.json").unlink(missing_ok=True)
-    (out / "samples" / "index.json").unlink(missing_ok=True)
 
 
 def _train(

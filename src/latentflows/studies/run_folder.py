@@ -20,7 +20,7 @@ from latentflows.core.files import is_partial, write_atomically
 from latentflows.models.density import Model
 from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.failures import reason_of
-from latentflows.studies.overrides import differences, read_configuration
+from latentflows.studies.overrides import differences, read_configuration, to_yaml
 from latentflows.training import History
 from latentflows.training.parallel import num_processes, on_gpu
 
@@ -106,10 +106,14 @@ def clear(out: Path) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
 
 
-def is_complete(result: RunResult) -> bool:
-    """Whether a run finished, was evaluated and has its pictures."""
-    pictures = result.folder / "samples" / "index.json"
-    return result.status == "finished" and result.figures is not None and pictures.is_file()
+def ended_result(out: Path) -> RunResult | None:
+    """Return the result of a run on which nothing is left to do: diverged, or evaluated and with its pictures."""
+    result = result_of(out)
+    if result is None or result.status == "diverged":
+        return result
+    pictures = out / "samples" / "index.json"
+    complete = result.status == "finished" and result.figures is not None and pictures.is_file()
+    return result if complete else None
 
 
 def result_of(out: Path) -> RunResult | None:
@@ -129,7 +133,9 @@ def result_of(out: Path) -> RunResult | None:
     )
 
 
-def first_record(configuration: RunConfiguration, model: Model, out: Path, command: str) -> dict[str, Any]:
+def first_record(
+    configuration: RunConfiguration, model: Model, labels: Sequence[str], out: Path, command: str
+) -> dict[str, Any]:
     """Return `run.json` as it is when training starts or goes on; what an earlier session counted is kept."""
     before = read_record(out)
     return {
@@ -158,7 +164,17 @@ def first_record(configuration: RunConfiguration, model: Model, out: Path, comma
             "device": torch.cuda.get_device_name() if on_gpu(configuration.training.accelerator) else "cpu",
         },
         "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
+        "labels": list(labels),
     }
+
+
+def write_start(configuration: RunConfiguration, out: Path, record: dict[str, Any], *, trained: bool) -> None:
+    """Write down that a run trains; unless it has been trained, forget its measures: they are of other weights."""
+    write_atomically(out / "config.yaml", to_yaml(configuration).encode())
+    write_record(out, record)
+    if not trained:
+        (out / "evaluation.json").unlink(missing_ok=True)
+        (out / "samples" / "index.json").unlink(missing_ok=True)
 
 
 def of_history(history: History) -> dict[str, Any]:

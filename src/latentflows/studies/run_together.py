@@ -12,14 +12,12 @@ from typing import Any
 import torch
 
 from latentflows.core.errors import ConfigurationError
-from latentflows.core.files import write_atomically
 from latentflows.studies.build import build_data, build_options, build_trackers
 from latentflows.studies.configuration import RunConfiguration
 from latentflows.studies.failures import reason_of
-from latentflows.studies.overrides import differences, to_yaml
+from latentflows.studies.overrides import differences
 from latentflows.studies.run import (
     Parts,
-    forget_measures,
     is_trained,
     measure_and_draw,
     prepare,
@@ -28,12 +26,13 @@ from latentflows.studies.run import (
 from latentflows.studies.run_folder import (
     RunResult,
     check_folder,
+    ended_result,
     first_record,
-    is_complete,
     of_history,
     record_failure,
     result_of,
     write_record,
+    write_start,
 )
 from latentflows.training import Callback, History, Job, fit_together
 from latentflows.training.parallel import num_processes, on_gpu
@@ -84,8 +83,7 @@ def run_together(
         return _one_by_one(configurations, folders, callbacks, command, ended)
     results: dict[int, RunResult] = {}
     for position, folder in enumerate(folders):
-        recorded = result_of(folder)
-        if recorded is not None and (recorded.status == "diverged" or is_complete(recorded)):
+        if (recorded := ended_result(folder)) is not None:
             results[position] = recorded
             ended(position, recorded)
     runs = _prepared(
@@ -152,13 +150,10 @@ class _Run:
 
     def begin(self) -> bool:
         """Write down that it runs; whether that went well."""
-        model, labels = self.parts.model, list(self.parts.data.labels)
+        model, labels = self.parts.model, self.parts.data.labels
         try:
-            self.record = first_record(self.configuration, model, self.out, self.command) | {"labels": labels}
-            write_atomically(self.out / "config.yaml", to_yaml(self.configuration).encode())
-            write_record(self.out, self.record)
-            if not self.trained:
-                forget_measures(self.out)
+            self.record = first_record(self.configuration, model, labels, self.out, self.command)
+            write_start(self.configuration, self.out, self.record, trained=self.trained)
         except Exception as error:
             self.error = error
         return self.error is None

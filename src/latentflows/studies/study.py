@@ -182,13 +182,12 @@ class Study(Settings):
         }
 
     def crossed(self) -> list[tuple[Arm, dict[str, str]]]:
-        """Return every arm with its level of each factor."""
-        found = []
-        for made in self.parts():
-            levels = made[len(made) - len(self.factors) :]
-            places = {factor.name: level.name for factor, level in zip(self.factors, levels, strict=True)}
-            found.append((_joined(made), places))
-        return found
+        """Return every arm with its place: the level of each factor, and under "" the listed arm it comes from."""
+        axes = [*([""] if self.arms else []), *(factor.name for factor in self.factors)]
+        return [
+            (_joined(made), {axis: part.name for axis, part in zip(axes, made, strict=True)})
+            for made in self.parts()
+        ]
 
     def parts(self) -> list[list[Arm]]:
         """Return for every crossed arm the listed arm and the levels that it is made of."""
@@ -219,21 +218,9 @@ class Study(Settings):
                 )
         if not of:
             raise ValueError("must name a factor and its level; got none")
-        listed = self._listed_names()
-        found = {}
-        for (arm, places), first in zip(crossed, listed, strict=True):
-            wanted = places | of
-            for (other, there), second in zip(crossed, listed, strict=True):
-                if there == wanted and first == second and other.name != arm.name:
-                    found[arm.name] = other.name
-        return found
-
-    def _listed_names(self) -> list[str]:
-        """Return for every crossed arm the name of the listed arm that it comes from."""
-        times = 1
-        for factor in self.factors:
-            times *= len(factor.choices())
-        return [arm.name for arm in self.arms for _ in range(times)] or [""] * times
+        at = {frozenset(place.items()): arm.name for arm, place in crossed}
+        found = {arm.name: at[frozenset((place | of).items())] for arm, place in crossed}
+        return {name: other for name, other in found.items() if name != other}
 
     def configuration(self, arm: Arm, seed: int, solved: Overrides | None = None) -> RunConfiguration:
         """Return the configuration of one run; without trackers, unless the study names some.
@@ -253,12 +240,11 @@ class Study(Settings):
 
 def _joined(levels: list[Arm]) -> Arm:
     """Return the arm that several levels make together."""
-    solves = [level.solve for level in levels if level.solve is not None]
     return Arm(
         name="-".join(level.name for level in levels),
         label=", ".join(level.label for level in levels),
         overrides=[text for level in levels for text in level.overrides],
-        solve=solves[-1] if solves else None,
+        solve=next((level.solve for level in levels if level.solve), None),
     )
 
 
