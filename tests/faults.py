@@ -1495,7 +1495,7 @@ FAULTS: dict[str, list[Fault]] = {
             'part.density != "" for',
         ),
     ],
-    "studies/groups.py": [
+    "studies/measuring/groups.py": [
         (
             "annealing: other binarizations than those of the NLL beside it",
             "draw_once(subject.source, count, seed=settings.seed),",
@@ -1512,7 +1512,7 @@ FAULTS: dict[str, list[Fault]] = {
             "settings.information is None and slow < 0",
         ),
     ],
-    "studies/measure.py": [
+    "studies/measuring/measure.py": [
         (
             "evaluation: figures are replaced in silence",
             'if before and old != after["protocol"]:',
@@ -1534,14 +1534,14 @@ FAULTS: dict[str, list[Fault]] = {
             "    except LatentFlowsError as error:",
         ),
     ],
-    "studies/protocols.py": [
+    "studies/results/protocols.py": [
         (
             "comparison: figures of two protocols in one column",
             'field != "seed" and one != two',
             'field == "split" and one != two',
         ),
     ],
-    "studies/resampling.py": [
+    "studies/statistics/resampling.py": [
         (
             "bootstrap: BCa without its acceleration",
             "float(np.sum(centered**3)) / (6",
@@ -1554,7 +1554,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         ("sign flips: ties by rounding are lost", " - 1e-12 * float(np.abs(values).sum())", ""),
     ],
-    "studies/significance.py": [
+    "studies/statistics/significance.py": [
         (
             "Holm: a larger p-value is corrected less than a smaller one",
             "highest = max(highest, min(",
@@ -1568,7 +1568,7 @@ FAULTS: dict[str, list[Fault]] = {
         ("power: of a one-sided test", "stdtrit(num - 1, 1 - level / 2)", "stdtrit(num - 1, 1 - level)"),
         ("t-test: normal instead of Student", "2 * stdtr(num - 1, -abs(mean)", "2 * stdtr(1e6, -abs(mean)"),
     ],
-    "studies/differences.py": [
+    "studies/statistics/differences.py": [
         (
             "power: at the level of a single comparison",
             "comparison.level / comparison.num_comparisons, diff",
@@ -1580,7 +1580,7 @@ FAULTS: dict[str, list[Fault]] = {
             "return self.p_value is not None and self.p_value <= self.level",
         ),
     ],
-    "studies/result_rows.py": [
+    "studies/results/rows.py": [
         (
             "results: FLOPs of another stage",
             "planned.stage_flops.get(epoch.stage)",
@@ -1688,7 +1688,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         ("frequencies: error with the noise of the draws", "square() - noise_part)", "square())"),
     ],
-    "studies/overrides.py": [
+    "studies/settings/overrides.py": [
         ("overrides: those of one arm reach the others", "copy.deepcopy(dict(raw))", "dict(raw)"),
     ],
     "reporting/table.py": [
@@ -1703,7 +1703,7 @@ FAULTS: dict[str, list[Fault]] = {
             "",
         ),
     ],
-    "studies/budget.py": [
+    "studies/planning/budget.py": [
         (
             "budget: decoder and prior leave the decoder out",
             'parts = ("prior",) if hold == "prior" else ("prior", "likelihood")',
@@ -1735,7 +1735,7 @@ FAULTS: dict[str, list[Fault]] = {
             "        formula = flop_registry.get(func._overloadpacket)",
         ),
     ],
-    "studies/planning.py": [
+    "studies/planning/plan.py": [
         (
             "plan: arms may be measured by different protocols",
             "    _check_protocols(settled)\n",
@@ -1752,7 +1752,7 @@ FAULTS: dict[str, list[Fault]] = {
             "    if abs(amount - target) > budget.within * target * 1e9:",
         ),
     ],
-    "studies/study.py": [
+    "studies/planning/study.py": [
         ("study: no arm has a counterpart", "(place | of).items()", "(of | place).items()"),
         (
             "study: what is changed for all wins over an arm",
@@ -1760,14 +1760,14 @@ FAULTS: dict[str, list[Fault]] = {
             "[*(solved or []), *own]",
         ),
     ],
-    "studies/likelihood_parts.py": [
+    "studies/building/likelihoods.py": [
         (
             "DLGM: all levels are decoded",
             "above = c.latent_dim - c.posterior.dims(c.latent_dim)[-1]",
             "above = 0",
         ),
     ],
-    "studies/hierarchical_parts.py": [
+    "studies/building/levels.py": [
         (
             "levels: each reads the top",
             "select, network = Select(read - above, read)",
@@ -1781,14 +1781,14 @@ FAULTS: dict[str, list[Fault]] = {
             "places[inside, 1]",
         ),
     ],
-    "studies/model_combinations.py": [
+    "studies/settings/model_combinations.py": [
         (
             "model: settings that it does not look at are ignored",
             "if getattr(c, key) != _default(key)",
             "if False",
         ),
     ],
-    "studies/model_settings.py": [
+    "studies/settings/models.py": [
         ("codes: one pixel is halved again", "    if asked <= most:\n", "    if asked <= most + 1:\n"),
         (
             "codes: a map of the right size is halved again",
@@ -1796,21 +1796,21 @@ FAULTS: dict[str, list[Fault]] = {
             "while max(_halved(picture, steps)) >= _CODES:",
         ),
     ],
-    "studies/model_parts.py": [
+    "studies/building/models.py": [
         (
             "flow on data: pixels without the sigmoid",
             'if c.data.preparation == "dequantized":',
             'if c.data.preparation == "unit":',
         ),
     ],
-    "studies/codes_parts.py": [
+    "studies/building/codes.py": [
         (
             "codes: the prior hears no label",
             '"context_shape": given[0] if given else None,',
             '"context_shape": None,',
         ),
     ],
-    "studies/bounds.py": [
+    "studies/measuring/bounds.py": [
         (
             "evaluation: importance samples that there are none of are taken",
             "return isinstance(model, VAE) and bounds_missing(model) is None",
@@ -1851,7 +1851,7 @@ FAULTS: dict[str, list[Fault]] = {
             'if record.status != "finished" and (wrong := _faults(run)):',
         ),
     ],
-    "studies/record.py": [
+    "studies/execution/record.py": [
         ("record: a torn line stays", "    file.truncate(whole)\n    return whole", "    return end"),
         ("record: a torn line is read", "enumerate(texts[:-1], 1)", "enumerate(texts, 1)"),
         (
@@ -1860,7 +1860,7 @@ FAULTS: dict[str, list[Fault]] = {
             "            raise",
         ),
     ],
-    "studies/locks.py": [
+    "studies/execution/locks.py": [
         (
             "lock: a file that was removed is held",
             "return path.exists() and os.path.samestat(os.fstat(file), path.stat())",
@@ -1872,7 +1872,7 @@ FAULTS: dict[str, list[Fault]] = {
             "ProcessLookupError:\n        return True",
         ),
     ],
-    "studies/engines/local.py": [
+    "studies/execution/engines/local.py": [
         ("pool: a job dies with its process", "_RETRIES = 1", "_RETRIES = 0"),
         ("pool: a stop starts what waits", "                    waiting.clear()\n", ""),
         (
@@ -1886,14 +1886,14 @@ FAULTS: dict[str, list[Fault]] = {
             "        self.process.join()\n        while",
         ),
     ],
-    "studies/study_folder.py": [
+    "studies/execution/study_folder.py": [
         (
             "study: a crash leaves the plan of another study",
             '        (out / "plan.json").unlink(missing_ok=True)\n',
             "",
         ),
     ],
-    "studies/engines/ray.py": [
+    "studies/execution/engines/ray.py": [
         ("Ray: a job dies with its process", "        self.waiting.append(job)\n", ""),
         (
             "Ray: a machine without the folder is taken",
@@ -1901,7 +1901,7 @@ FAULTS: dict[str, list[Fault]] = {
             "        if False and not (read and",
         ),
     ],
-    "studies/comparison.py": [
+    "studies/execution/compare.py": [
         (
             "study: a run has two lines",
             "        if (run.arm, run.seed) in self.told:\n            return\n",
@@ -1910,11 +1910,11 @@ FAULTS: dict[str, list[Fault]] = {
         ("study: runs of a dead job are forgotten", "apart += [(run,) for run in self._open(job)]", "pass"),
         ("study: a worker is idle", "len(groups) < workers", "len(groups) < 1"),
     ],
-    "studies/job.py": [
+    "studies/execution/job.py": [
         ("job: memory that lacks together is final", "if result.reason != OUT_OF_MEMORY:", "if True:"),
         ("job: an interrupt ends one run alone", '== "interrupted" for outcome', '== "" for outcome'),
     ],
-    "studies/progress.py": [
+    "studies/execution/progress.py": [
         ("estimate: every run counts alike", "per_run.get(arm, usual)", "usual"),
         (
             "estimate: what an earlier process did counts as speed",

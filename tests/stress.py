@@ -1,7 +1,7 @@
 """Kill a study of many tiny runs again and again, processes and driver, and look at what it leaves.
 
 By hand: python -m tests.stress --arms 20 --seeds 10 --worker-kills 20 --driver-kills 8
-The suite runs a smaller one (studies/test_kills.py).
+The suite runs a smaller one (studies/execution/test_kills.py).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from latentflows.studies.comparison import compare
-from latentflows.studies.engines import engine_from
-from latentflows.studies.record import read_lines
-from latentflows.studies.study import Arm, Study
+from latentflows.studies.execution.compare import compare
+from latentflows.studies.execution.engines import engine_from
+from latentflows.studies.execution.record import read_lines
+from latentflows.studies.planning.study import Arm, Study
 
 EPOCHS = 3
 

@@ -15,10 +15,10 @@ from latentflows import __version__
 from latentflows.cli import app, main
 from latentflows.core.errors import ConfigurationError
 from latentflows.reporting.base import read_run
-from latentflows.studies import run as run_room
-from latentflows.studies.engines import Event, LocalPool
-from latentflows.studies.overrides import configuration_from
-from latentflows.studies.run import RunResult
+from latentflows.studies.execution.engines import Event, LocalPool
+from latentflows.studies.running import run as run_room
+from latentflows.studies.running.run import RunResult
+from latentflows.studies.settings.overrides import configuration_from
 from tests.studies.conftest import tiny  # noqa: F401 - a fixture
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]

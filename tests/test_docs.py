@@ -23,12 +23,12 @@ import typer
 import yaml
 
 from latentflows.cli import app
-from latentflows.studies.configuration import RunConfiguration
-from latentflows.studies.options import parts
-from latentflows.studies.overrides import configuration_from, read_mapping
-from latentflows.studies.ready import find_study, ready_studies
-from latentflows.studies.study import Study
-from latentflows.studies.study_file import read_study
+from latentflows.studies.planning.ready import find_study, ready_studies
+from latentflows.studies.planning.study import Study
+from latentflows.studies.planning.study_file import read_study
+from latentflows.studies.settings.configuration import RunConfiguration
+from latentflows.studies.settings.options import parts
+from latentflows.studies.settings.overrides import configuration_from, read_mapping
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

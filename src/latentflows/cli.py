@@ -35,7 +35,7 @@ from latentflows.cli_common import (
 from latentflows.core.errors import ConfigurationError, DataError, LatentFlowsError
 
 if TYPE_CHECKING:
-    from latentflows.studies.run import RunResult
+    from latentflows.studies.running.run import RunResult
 
 DEBUG = "LATENTFLOWS_DEBUG"
 app = typer.Typer(
@@ -112,7 +112,7 @@ def demo(
     Example: latentflows demo --out runs/demo
     """
     from latentflows.studies.demo import demo_study
-    from latentflows.studies.engines import engine_from
+    from latentflows.studies.execution.engines import engine_from
 
     run_study(
         demo_study(),
@@ -147,7 +147,7 @@ def train(
     All keys are shown by: latentflows list options
     """
     check_choice(resume, overwrite)
-    from latentflows.studies.overrides import read_configuration
+    from latentflows.studies.settings.overrides import read_configuration
 
     files = [text for text in arguments or [] if "=" not in text]
     overrides = [text for text in arguments or [] if "=" in text]
@@ -159,7 +159,7 @@ def train(
     configuration = read_configuration(Path(files[0]) if files else None, overrides)
     folder = out or Path("runs") / f"{configuration.name}-seed{configuration.seed}"
 
-    from latentflows.studies.run import run
+    from latentflows.studies.running.run import run
     from latentflows.training import ProgressBar
     from latentflows.training.parallel import is_first
 
@@ -211,11 +211,11 @@ def evaluate(
 
     Example: latentflows evaluate runs/demo/runs/iaf-seed0 evaluation.gaps=20 evaluation.samples=400
     """
-    from latentflows.studies.bounds import has_importance_samples
-    from latentflows.studies.build import build_data, load_run
-    from latentflows.studies.measure import evaluate as measure
-    from latentflows.studies.measure import recorded, replaced
-    from latentflows.studies.overrides import configuration_from
+    from latentflows.studies.building.build import build_data, load_run
+    from latentflows.studies.measuring.bounds import has_importance_samples
+    from latentflows.studies.measuring.measure import evaluate as measure
+    from latentflows.studies.measuring.measure import recorded, replaced
+    from latentflows.studies.settings.overrides import configuration_from
 
     for text in overrides or []:
         if not text.startswith(("evaluation.", "data.root=")):
@@ -283,8 +283,8 @@ def sample(
     Example: latentflows sample runs/demo/runs/iaf-prior-seed0 --num 100 --temperature 0.8
     """
     from latentflows.models import DensityModel
-    from latentflows.studies.build import load_run
-    from latentflows.studies.measure import write_samples
+    from latentflows.studies.building.build import load_run
+    from latentflows.studies.measuring.measure import write_samples
 
     if out is not None and out.suffix not in (".png", ".npy"):
         raise ConfigurationError(f"`out` must end in .png (a picture) or .npy (an array); got {out}.")

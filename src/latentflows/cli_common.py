@@ -13,8 +13,8 @@ from latentflows import terminal
 from latentflows.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from latentflows.studies.engines import Engine
-    from latentflows.studies.study import Study
+    from latentflows.studies.execution.engines import Engine
+    from latentflows.studies.planning.study import Study
 
 DATA = "LATENTFLOWS_DATA"
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where it stopped; finished parts are skipped.")]
@@ -74,7 +74,7 @@ def run_study(
         typer.Exit: 130 after an interruption, with the command `again` to go on; 1 if every run failed.
     """
     check_choice(resume, overwrite)
-    from latentflows.studies.comparison import compare
+    from latentflows.studies.execution.compare import compare
 
     bar = None if quiet else terminal.ComparisonBar()
     try:

@@ -36,7 +36,7 @@ def list_() -> None:
 
     Example: latentflows study list
     """
-    from latentflows.studies.ready import ready_studies
+    from latentflows.studies.planning.ready import ready_studies
 
     for name, study in ready_studies().items():
         typer.echo(f"{name}\n    {study.name}")
@@ -49,11 +49,11 @@ def plan(study: Source, changes: Changes = None, data_root: DataRoot = None) -> 
     Example: latentflows study plan prior-at-equal-budget data=digits
     """
     _set_data(data_root)
-    from latentflows.studies.ready import find_study
+    from latentflows.studies.planning.ready import find_study
 
     found = find_study(study, changes or [])
 
-    from latentflows.studies.planning import plan as make_plan
+    from latentflows.studies.planning.plan import plan as make_plan
 
     terminal.show_plan(make_plan(found))
 
@@ -89,11 +89,11 @@ def run(
     Example: latentflows study run posterior-and-prior data=digits seeds=0,1,2 training.epochs=60
     """
     _set_data(data_root)
-    from latentflows.studies.ready import find_study
+    from latentflows.studies.planning.ready import find_study
 
     found = find_study(study, changes or [])
 
-    from latentflows.studies.engines import engine_from
+    from latentflows.studies.execution.engines import engine_from
 
     chosen = engine_from(engine, workers=workers, address=address, gpus_per_run=gpus_per_run)
     options = [

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from latentflows.reporting.table import StudyTable
-    from latentflows.studies.comparison import Progress
-    from latentflows.studies.planning import Plan, PlannedArm
-    from latentflows.studies.study import Study
+    from latentflows.studies.execution.compare import Progress
+    from latentflows.studies.planning.plan import Plan, PlannedArm
+    from latentflows.studies.planning.study import Study
 
 
 _SHOWN_RUNS = 3  # names of runs beside the bar of a study
@@ -62,7 +62,7 @@ class ComparisonBar:
 
 def show_figures(figures: dict[str, Any], protocol: dict[str, Any]) -> None:
     """Print the figures of an evaluation with their errors, one per line, and how they were measured."""
-    from latentflows.studies.folder_records import Protocol
+    from latentflows.studies.results.records import Protocol
 
     shown = {name: figure for name, figure in figures.items() if figure and figure["mean"] is not None}
     for name, figure in shown.items():
@@ -88,7 +88,7 @@ def show_training_note(folder: Path) -> None:
 def show_groups(evaluation: dict[str, Any]) -> None:
     """Print the groups of figures of an evaluation, each with its protocol, or why it was not measured."""
     from latentflows.reporting.groups import group_tables
-    from latentflows.studies.folder_records import Evaluation
+    from latentflows.studies.results.records import Evaluation
 
     for table in group_tables(Evaluation.model_validate(evaluation)):
         typer.echo(f"\n{table.title}")
@@ -115,7 +115,7 @@ def show_table(folder: Path) -> None:
     from rich.console import Console
 
     from latentflows.reporting.table import limits, table_of
-    from latentflows.studies.results import read_results
+    from latentflows.studies.results.results import read_results
 
     results = read_results(folder)
     found = table_of(results)
@@ -136,7 +136,7 @@ def show_table(folder: Path) -> None:
 
 
 def _arm_table(found: StudyTable) -> Table:
-    from latentflows.studies.statistics import format_interval
+    from latentflows.studies.statistics.means import format_interval
 
     table = _plain_table("arm", ("parameters", "epochs", found.quantity, "95% over seeds", "seconds"))
     for row in found.rows:
@@ -153,7 +153,7 @@ def _arm_table(found: StudyTable) -> Table:
 
 
 def _comparison_table(found: StudyTable) -> Table:
-    from latentflows.studies.statistics import format_interval, format_mean, format_p_value
+    from latentflows.studies.statistics.means import format_interval, format_mean, format_p_value
 
     heading = f"difference to {found.baseline or 'another arm'}"
     table = _plain_table(heading, ("mean", "95% interval", "p", "corrected p"))
@@ -183,7 +183,7 @@ def _plain_table(first: str, headings: tuple[str, ...]) -> Table:
 
 def show_plan(plan: Plan) -> None:
     """Print what a study would run: sizes, parameters and FLOPs of each arm."""
-    from latentflows.studies.budget import shown_amount
+    from latentflows.studies.planning.budget import shown_amount
 
     budget, study = plan.study.budget, plan.study
     width = max(len("arm"), *(len(arm.name) for arm in plan.arms))
@@ -213,7 +213,7 @@ def show_plan(plan: Plan) -> None:
 
 def _held(arm: PlannedArm, study: Study) -> str:
     """Say how an arm stands to the budget."""
-    from latentflows.studies.budget import shown_amount
+    from latentflows.studies.planning.budget import shown_amount
 
     if study.budget is None:
         return "nothing"
@@ -231,7 +231,7 @@ def _references(study: Study) -> set[str]:
 
 def list_components() -> None:
     """Print the kinds of every part."""
-    from latentflows.studies.options import kinds
+    from latentflows.studies.settings.options import kinds
 
     width = max(len(f"{kind.key}={kind.allowed}") for kind in kinds())
     for kind in kinds():
@@ -240,7 +240,7 @@ def list_components() -> None:
 
 def list_options() -> None:
     """Print every key of a configuration with its default, what it means and what it takes."""
-    from latentflows.studies.options import options
+    from latentflows.studies.settings.options import options
 
     for option in options():
         where = f" [{', '.join(option.kinds)}]" if option.kinds else ""
@@ -272,7 +272,7 @@ def list_runs(folder: Path) -> None:
 
 
 def _study_line(folder: Path) -> str:
-    from latentflows.studies.results import read_results
+    from latentflows.studies.results.results import read_results
 
     results = read_results(folder)
     study = results.study

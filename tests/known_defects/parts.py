@@ -12,10 +12,10 @@ from latentflows.core import noise
 from latentflows.data import ArraySplit, ImageData, from_tensors
 from latentflows.models import VAE, DensityModel
 from latentflows.objectives import MaximumLikelihood
-from latentflows.studies.build import build_model, build_options, build_stages
-from latentflows.studies.configuration import RunConfiguration
-from latentflows.studies.measure import finish_prior
-from latentflows.studies.overrides import configuration_from
+from latentflows.studies.building.build import build_model, build_options, build_stages
+from latentflows.studies.measuring.measure import finish_prior
+from latentflows.studies.settings.configuration import RunConfiguration
+from latentflows.studies.settings.overrides import configuration_from
 from latentflows.testing import randomize
 from latentflows.training import Stage, fit
 from tests.studies.matrix import KINDS, POINTS, SHAPE, overrides

@@ -32,8 +32,8 @@ from latentflows.evaluation import exact as exact_module
 from latentflows.evaluation.bounds import evaluate_reconstruction
 from latentflows.generation import attribute_vector, class_means, interpolate, reconstruct, sample, traverse
 from latentflows.models import DensityModel
-from latentflows.studies.build import build_model
-from latentflows.studies.measure import finish_prior
+from latentflows.studies.building.build import build_model
+from latentflows.studies.measuring.measure import finish_prior
 from latentflows.testing import randomize
 from tests.evaluation.test_bounds import Points
 from tests.known_defects.parts import POSTERIORS, PRIORS, configuration, fitted, points, posterior_model

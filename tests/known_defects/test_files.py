@@ -17,9 +17,9 @@ import latentflows
 from latentflows.core.errors import LatentFlowsError
 from latentflows.data import load
 from latentflows.evaluation import load_classifier
-from latentflows.studies.build import build_model, load_run
-from latentflows.studies.overrides import configuration_from, read_configuration, to_yaml
-from latentflows.studies.run import run
+from latentflows.studies.building.build import build_model, load_run
+from latentflows.studies.running.run import run
+from latentflows.studies.settings.overrides import configuration_from, read_configuration, to_yaml
 from latentflows.training.checkpoint import load_tensors, load_weights
 from tests.known_defects.parts import configuration
 from tests.studies.matrix import KINDS, SHAPE, data_of, overrides

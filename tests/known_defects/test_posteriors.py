@@ -15,10 +15,10 @@ from latentflows.distributions import Distribution, Pushforward
 from latentflows.evaluation import evaluate_bounds
 from latentflows.models import VAE
 from latentflows.objectives import ELBO
-from latentflows.studies.build import build_model
-from latentflows.studies.flow_settings import FlowSettings
-from latentflows.studies.options import parts
-from latentflows.studies.parts import build_flow
+from latentflows.studies.building.build import build_model
+from latentflows.studies.building.parts import build_flow
+from latentflows.studies.settings.flows import FlowSettings
+from latentflows.studies.settings.options import parts
 from latentflows.training import Stage, fit
 from tests.known_defects.parts import POSTERIORS, configuration, points, posterior_model
 from tests.studies.matrix import SIZES

@@ -15,7 +15,7 @@ from latentflows.distributions import Flow, StandardGaussian
 from latentflows.evaluation import evaluate_likelihood
 from latentflows.models import VAE, DensityModel, presets, second_stage_vae
 from latentflows.objectives import MaximumLikelihood
-from latentflows.studies.build import build_model
+from latentflows.studies.building.build import build_model
 from latentflows.training import Stage, fit
 from latentflows.training.checkpoint import load_weights, save_weights
 from tests.known_defects.parts import PRIORS, prior_model

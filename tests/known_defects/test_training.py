@@ -16,11 +16,11 @@ from latentflows.data import ArraySplit, from_tensors
 from latentflows.generation import sample
 from latentflows.models import VAE
 from latentflows.objectives import ELBO
-from latentflows.studies import run as run_module
-from latentflows.studies.build import build_model, build_options, build_stages
-from latentflows.studies.configuration import RunConfiguration
-from latentflows.studies.measure import evaluate, finish_prior
-from latentflows.studies.overrides import configuration_from
+from latentflows.studies.building.build import build_model, build_options, build_stages
+from latentflows.studies.measuring.measure import evaluate, finish_prior
+from latentflows.studies.running import run as run_module
+from latentflows.studies.settings.configuration import RunConfiguration
+from latentflows.studies.settings.overrides import configuration_from
 from latentflows.testing import randomize
 from latentflows.training import Stage, fit
 from tests.known_defects.parts import configuration, data, fitted

@@ -8,7 +8,7 @@ import pytest
 
 from latentflows.core.errors import DataError
 from latentflows.reporting.base import read_run
-from latentflows.studies.results import read_results
+from latentflows.studies.results.results import read_results
 
 
 @pytest.fixture

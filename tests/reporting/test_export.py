@@ -15,7 +15,7 @@ from latentflows.core.errors import ConfigurationError, DataError
 from latentflows.reporting import export_study
 from latentflows.reporting.export import to_csv
 from latentflows.reporting.latex import escape
-from latentflows.studies.results import read_results
+from latentflows.studies.results.results import read_results
 
 LABEL = r"100% of β_1 & $x^2$ #{a}~b\c <d> |e|"
 

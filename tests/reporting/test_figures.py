@@ -14,7 +14,7 @@ from latentflows.reporting.figures import (
     prior_nll_curve,
     run_figures,
 )
-from latentflows.studies.folder_records import Epoch
+from latentflows.studies.results.records import Epoch
 
 
 @pytest.fixture

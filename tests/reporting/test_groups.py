@@ -9,9 +9,9 @@ from latentflows.reporting import write_comparison_report, write_run_report
 from latentflows.reporting.base import read_run
 from latentflows.reporting.compared_groups import compared_groups
 from latentflows.reporting.groups import TOPICS, group_tables, protocol_in_words, words_of
-from latentflows.studies.groups import GROUPS
-from latentflows.studies.reading import read_evaluation
-from latentflows.studies.results import read_results
+from latentflows.studies.measuring.groups import GROUPS
+from latentflows.studies.results.reading import read_evaluation
+from latentflows.studies.results.results import read_results
 from tests.reporting.test_pages import Page
 
 

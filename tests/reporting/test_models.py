@@ -8,8 +8,8 @@ from latentflows.core.errors import DataError
 from latentflows.reporting import write_comparison_report, write_run_report
 from latentflows.reporting.base import read_run
 from latentflows.reporting.table import table_of
-from latentflows.studies.folder_records import Parameters, Protocol
-from latentflows.studies.results import read_results
+from latentflows.studies.results.records import Parameters, Protocol
+from latentflows.studies.results.results import read_results
 
 CODES = {"encoder": 100, "quantizer": 16, "likelihood": 90, "prior": 50, "total": 256}
 BOUND = {"nll_bound": {"mean": 31.0, "standard_error": 0.2, "unit": "nats"}}

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from latentflows.reporting.study_figures import AXES, Contrast, forest_plot, run_dots, validation_curves
-from latentflows.studies.differences import compare_pairs
+from latentflows.studies.statistics.differences import compare_pairs
 
 STEPS, SAMPLES, FLOPS, SECONDS = AXES
 

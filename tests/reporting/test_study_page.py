@@ -11,8 +11,8 @@ from latentflows.reporting import write_comparison_report, write_run_report
 from latentflows.reporting.base import resume_command
 from latentflows.reporting.published import published_rows
 from latentflows.reporting.table import table_of
-from latentflows.studies.folder_records import Published
-from latentflows.studies.results import read_results
+from latentflows.studies.results.records import Published
+from latentflows.studies.results.results import read_results
 from tests.reporting.test_pages import Page
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from latentflows.reporting import comparison_table, write_comparison_report
 from latentflows.reporting.table import limits, quantity_of, table_of
-from latentflows.studies.results import read_results
+from latentflows.studies.results.results import read_results
 from latentflows.terminal import list_runs, show_table
 
 

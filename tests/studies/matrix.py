@@ -17,12 +17,12 @@ import torch
 from latentflows.core.errors import CombinationError, ConfigurationError, LatentFlowsError
 from latentflows.data import ImageData, ambiguous_shapes, from_tensors
 from latentflows.generation import sample
-from latentflows.studies.build import build_model, build_options, build_stages, context_shape_of
-from latentflows.studies.combinations import LIKELIHOODS_OF
-from latentflows.studies.configuration import EvaluationSettings
-from latentflows.studies.measure import evaluate, finish_prior
-from latentflows.studies.options import parts
-from latentflows.studies.overrides import configuration_from
+from latentflows.studies.building.build import build_model, build_options, build_stages, context_shape_of
+from latentflows.studies.measuring.measure import evaluate, finish_prior
+from latentflows.studies.settings.combinations import LIKELIHOODS_OF
+from latentflows.studies.settings.configuration import EvaluationSettings
+from latentflows.studies.settings.options import parts
+from latentflows.studies.settings.overrides import configuration_from
 from latentflows.training import fit
 
 PARTS = ("posterior", "prior", "likelihood", "objective")

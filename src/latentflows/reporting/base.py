@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentflows.core.errors import DataError
-from latentflows.studies.folder_records import Epoch, Evaluation, PictureEntry, RunRecord
-from latentflows.studies.reading import check, parse, read_bytes, read_epochs, read_evaluation, read_record
-from latentflows.studies.record import ENDED
-from latentflows.studies.results import Results
+from latentflows.studies.execution.record import ENDED
+from latentflows.studies.results.reading import (
+    check,
+    parse,
+    read_bytes,
+    read_epochs,
+    read_evaluation,
+    read_record,
+)
+from latentflows.studies.results.records import Epoch, Evaluation, PictureEntry, RunRecord
+from latentflows.studies.results.results import Results
 
 # The command that makes a missing file; `{folder}` is the run folder.
 COMMANDS = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from latentflows.reporting.table import Row, StudyTable, counted_runs, spent_amount
-from latentflows.studies.folder_records import HeldEqual, PlannedArm
-from latentflows.studies.results import Results
-from latentflows.studies.verdicts import HELD
+from latentflows.studies.results.records import HeldEqual, PlannedArm
+from latentflows.studies.results.results import Results
+from latentflows.studies.results.verdicts import HELD
 
 _SOLVED = " Sizes were solved for before anything was trained."
 

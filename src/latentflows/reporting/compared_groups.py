@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from latentflows.reporting.groups import TOPICS, Words, protocol_in_words, title_of, words_of
 from latentflows.reporting.page import number
-from latentflows.studies.folder_records import Group, Quantity
-from latentflows.studies.protocols import protocol_differences
-from latentflows.studies.results import Results
-from latentflows.studies.statistics import estimate
+from latentflows.studies.results.protocols import protocol_differences
+from latentflows.studies.results.records import Group, Quantity
+from latentflows.studies.results.results import Results
+from latentflows.studies.statistics.means import estimate
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ from latentflows.reporting.table import (
     protocols_of,
     table_of,
 )
-from latentflows.studies.folder_records import StudyRun
-from latentflows.studies.result_rows import cumulative_flops
-from latentflows.studies.results import Results, read_results
+from latentflows.studies.results.records import StudyRun
+from latentflows.studies.results.results import Results, read_results
+from latentflows.studies.results.rows import cumulative_flops
 
 # What the curves show, the first that a run has logged: key, name, which way is better.
 CURVES = (("elbo", "ELBO", "higher is better"), ("nll", "NLL", "lower is better"))

@@ -17,11 +17,11 @@ from latentflows.reporting.budgets import BudgetTable, budget_table
 from latentflows.reporting.comparison_page import protocol_lines, study_drawings
 from latentflows.reporting.latex import latex_table
 from latentflows.reporting.table import table_of
-from latentflows.studies.folder_records import Record
-from latentflows.studies.reading import read_record
-from latentflows.studies.result_rows import CURVE_COLUMNS
-from latentflows.studies.results import Results, read_results
-from latentflows.studies.statistics import estimate
+from latentflows.studies.results.reading import read_record
+from latentflows.studies.results.records import Record
+from latentflows.studies.results.results import Results, read_results
+from latentflows.studies.results.rows import CURVE_COLUMNS
+from latentflows.studies.statistics.means import estimate
 
 LISTING = "export.json"
 

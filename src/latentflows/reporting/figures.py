@@ -16,7 +16,7 @@ from latentflows.reporting.drawing import (
     limit,
     styled_axes,
 )
-from latentflows.studies.folder_records import Epoch
+from latentflows.studies.results.records import Epoch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from latentflows.studies.folder_records import Evaluation, Group, Quantity
-from latentflows.studies.protocols import shown
+from latentflows.studies.results.protocols import shown
+from latentflows.studies.results.records import Evaluation, Group, Quantity
 
 
 class Words(NamedTuple):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from latentflows.reporting.budgets import BudgetTable
 from latentflows.reporting.table import Compared, Row, StudyTable
-from latentflows.studies.results import Results
-from latentflows.studies.statistics import Estimate, format_interval, format_number
+from latentflows.studies.results.results import Results
+from latentflows.studies.statistics.means import Estimate, format_interval, format_number
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from latentflows.core.files import write_atomically
 from latentflows.reporting.base import COMMANDS, Picture
 from latentflows.reporting.drawing import CSS_VARIABLES, SERIES_DARK, SERIES_LIGHT, Drawing
-from latentflows.studies.folder_records import Quantity
-from latentflows.studies.resampling import BootstrapInterval
-from latentflows.studies.significance import MOST_SEEDS
-from latentflows.studies.statistics import Estimate, format_interval, format_number, format_p_value
+from latentflows.studies.results.records import Quantity
+from latentflows.studies.statistics.means import Estimate, format_interval, format_number, format_p_value
+from latentflows.studies.statistics.resampling import BootstrapInterval
+from latentflows.studies.statistics.significance import MOST_SEEDS
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from latentflows.reporting.table import StudyTable
-from latentflows.studies.folder_records import Published
-from latentflows.studies.statistics import Estimate
+from latentflows.studies.results.records import Published
+from latentflows.studies.statistics.means import Estimate
 
 
 @dataclass(frozen=True)

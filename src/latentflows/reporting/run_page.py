@@ -8,8 +8,8 @@ from latentflows.reporting.base import Picture, Run, read_run
 from latentflows.reporting.figures import run_figures
 from latentflows.reporting.groups import UNCERTAINTIES, GroupTable, group_tables
 from latentflows.reporting.page import duration, missing, write_page
-from latentflows.studies.objective_settings import WITHOUT_DENSITIES
-from latentflows.studies.options import tag_of
+from latentflows.studies.settings.objectives import WITHOUT_DENSITIES
+from latentflows.studies.settings.options import tag_of
 
 MOST_EVENTS = 10
 USUAL_PICTURES = (

@@ -23,8 +23,8 @@ from latentflows.reporting.drawing import (
     styled_axes,
     wrap,
 )
-from latentflows.studies.differences import PairedComparison
-from latentflows.studies.statistics import format_interval, format_mean, format_number, format_p_value
+from latentflows.studies.statistics.differences import PairedComparison
+from latentflows.studies.statistics.means import format_interval, format_mean, format_number, format_p_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

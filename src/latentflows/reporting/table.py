@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentflows.studies.differences import PairedComparison, compare_pairs
-from latentflows.studies.folder_records import Arm, Parameters, Protocol, StudyRun
-from latentflows.studies.resampling import smallest_sign_flip_p_value
-from latentflows.studies.result_rows import cumulative_flops
-from latentflows.studies.results import Results, read_results
-from latentflows.studies.statistics import Estimate, decimals_of, estimate
-from latentflows.studies.verdicts import Spent, verdict
+from latentflows.studies.results.records import Arm, Parameters, Protocol, StudyRun
+from latentflows.studies.results.results import Results, read_results
+from latentflows.studies.results.rows import cumulative_flops
+from latentflows.studies.results.verdicts import Spent, verdict
+from latentflows.studies.statistics.differences import PairedComparison, compare_pairs
+from latentflows.studies.statistics.means import Estimate, decimals_of, estimate
+from latentflows.studies.statistics.resampling import smallest_sign_flip_p_value
 
 FEW_SEEDS = 10
 METRICS = {"nll": "NLL", "nll_bound": "NLL bound"}  # what a study is judged by: the first that a run has

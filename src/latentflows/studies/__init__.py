@@ -1,4 +1,15 @@
-"""Runs and comparisons: configuration, construction, one run, arms over seeds, and their statistics.
+"""Runs and studies, in rooms.
+
+Each imports those above it alone:
+
+- `settings`: the typed configuration of a run, its files and overrides, and what combines with what;
+- `building`: from settings to data, model, stages and options;
+- `measuring`: what is measured of a trained model;
+- `running`: one run and its folder, or all seeds of an arm together;
+- `planning`: study files, budgets, the plan before anything trains, and the studies that come with the package;
+- `execution`: engines, workers, locks and the record of a study;
+- `statistics`: intervals, tests and their corrections, on plain numbers;
+- `results`: what the folder of a study holds, read for reports and frames (above `statistics` alone).
 
 Each name is imported when it is first used: a mistake in a configuration is reported before torch is loaded.
 """
@@ -9,26 +20,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
-    "configuration": ("RunConfiguration",),
-    "overrides": ("configuration_from", "read_configuration", "to_yaml"),
-    "build": ("build_data", "build_model", "build_options", "build_stages", "load_run"),
-    "comparison": ("compare",),
-    "study": ("Arm", "Budget", "Factor", "Study"),
-    "study_file": ("read_study",),
-    "planning": ("Plan", "plan"),
-    "results": ("Results", "read_results"),
+    "settings.configuration": ("RunConfiguration",),
+    "settings.overrides": ("configuration_from", "read_configuration", "to_yaml"),
+    "building.build": ("build_data", "build_model", "build_options", "build_stages", "load_run"),
+    "execution.compare": ("compare",),
+    "planning.study": ("Arm", "Budget", "Factor", "Study"),
+    "planning.study_file": ("read_study",),
+    "planning.plan": ("Plan", "plan"),
+    "results.results": ("Results", "read_results"),
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
-    from latentflows.studies.build import build_data, build_model, build_options, build_stages, load_run
-    from latentflows.studies.comparison import compare
-    from latentflows.studies.configuration import RunConfiguration
-    from latentflows.studies.overrides import configuration_from, read_configuration, to_yaml
-    from latentflows.studies.planning import Plan, plan
-    from latentflows.studies.results import Results, read_results
-    from latentflows.studies.study import Arm, Budget, Factor, Study
-    from latentflows.studies.study_file import read_study
+    from latentflows.studies.building.build import (
+        build_data,
+        build_model,
+        build_options,
+        build_stages,
+        load_run,
+    )
+    from latentflows.studies.execution.compare import compare
+    from latentflows.studies.planning.plan import Plan, plan
+    from latentflows.studies.planning.study import Arm, Budget, Factor, Study
+    from latentflows.studies.planning.study_file import read_study
+    from latentflows.studies.results.results import Results, read_results
+    from latentflows.studies.settings.configuration import RunConfiguration
+    from latentflows.studies.settings.overrides import configuration_from, read_configuration, to_yaml
 
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from latentflows.studies.study import Arm, Study
+from latentflows.studies.planning.study import Arm, Study
 
 # The learning rate falls to 0 along a cosine, so every arm has flattened at the end of its stage; the weights of the
 # best epoch by validation are kept.

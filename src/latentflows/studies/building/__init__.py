@@ -1,0 +1,1 @@
+"""From settings to data, model, stages and options."""

@@ -1,0 +1,53 @@
+"""From the settings of a flow on data, or of a segmentation model, to the model itself."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from latentflows.bijections import Bijection, Chain, Reshape
+from latentflows.core.errors import ConfigurationError
+from latentflows.core.shapes import Shape, size
+from latentflows.distributions import Flow
+from latentflows.models import VAE, DensityModel, segmentation_vae
+from latentflows.models.image_flows import to_pixels
+from latentflows.studies.building.parts import build_flow
+from latentflows.studies.building.priors import build_base
+from latentflows.studies.settings.configuration import RunConfiguration
+from latentflows.studies.settings.flows import FlowSettings
+from latentflows.studies.settings.models import SegmentationModel
+
+
+def build_density(c: RunConfiguration, event_shape: Shape, given: Shape | None) -> DensityModel:
+    """Build a flow on data: that of `prior`, over all numbers of a data point in a row.
+
+    Dequantized pixels are reached through a sigmoid onto a little more than [0, 1), see `to_pixels`.
+
+    Args:
+        c: The configuration.
+        event_shape: Shape of one data point.
+        given: Shape of what the density is given, or None.
+
+    Raises:
+        ConfigurationError: if the flow does not fit so many numbers.
+    """
+    part, dim = c.prior, size(event_shape)
+    assert isinstance(part, FlowSettings)
+    if part.masked and getattr(part, "width", dim) < dim - 1:
+        raise ConfigurationError(
+            f"`prior.width` must be at least {dim - 1} to carry every dependency among the {dim} numbers of a data "
+            f"point; got {getattr(part, 'width', None)}. Widen it, or use prior=real_nvp."
+        )
+    steps: list[Bijection] = [build_flow(part, dim, given[0] if given else None)]
+    if len(event_shape) > 1:
+        steps.append(Reshape((dim,), event_shape))
+    if c.data.preparation == "dequantized":
+        steps.append(to_pixels(event_shape))
+    return DensityModel(Flow(build_base(c.prior_base, dim), steps[0] if len(steps) == 1 else Chain(steps)))
+
+
+def build_segmentation(c: RunConfiguration, part: SegmentationModel, picture_shape: Shape) -> VAE:
+    """Build masks given a picture: a mixture from the picture, and after it the flow of `prior`, if it is one."""
+    flow = partial(build_flow, c.prior, c.latent_dim) if isinstance(c.prior, FlowSettings) else None
+    return segmentation_vae(
+        picture_shape, latent_dim=c.latent_dim, flow=flow, **part.model_dump(exclude={"kind"})
+    )

@@ -1,0 +1,1 @@
+"""Carrying out a study: engines, workers, locks and the record."""

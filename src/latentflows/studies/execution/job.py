@@ -1,0 +1,139 @@
+"""What a worker of a study carries out: the runs of one arm that are left, each under its lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentflows.studies.execution.engines.base import Report
+from latentflows.studies.execution.locks import locked
+from latentflows.studies.running.failures import OUT_OF_MEMORY, reason_of
+
+if TYPE_CHECKING:
+    from latentflows.studies.planning.plan import PlannedRun
+    from latentflows.studies.running.run import RunResult
+
+_TRAINED = 0.95  # share of a run that counts as training in the estimate of the time left
+_PATIENCE = 60.0  # seconds that a process of a killed session may need to save its run and end
+_BY_USER = "interrupted by the user"
+Outcome = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Runs of one arm, for one worker.
+
+    Attributes:
+        runs: At least one.
+        out: Study folder, as an absolute path.
+        command: The command that started the study, for the runs' records.
+        together: Whether runs of the same shape may train as one program.
+    """
+
+    runs: tuple[PlannedRun, ...]
+    out: Path
+    command: str
+    together: bool
+
+    @property
+    def arm(self) -> str:
+        """Name of the arm."""
+        return self.runs[0].arm
+
+
+def run_job(job: Job, report: Report) -> list[tuple[int, Outcome]]:
+    """Carry out the runs of a job in a worker process, taking up what earlier attempts left.
+
+    It reports the fraction done of the whole job, and (position, outcome) of every run as it ends.
+
+    Returns:
+        The same pairs of position and outcome; a run that an interruption kept from starting has none.
+    """
+    with ExitStack() as stack:
+        for planned in job.runs:
+            folder = job.out / planned.folder
+            stack.enter_context(
+                locked(folder.with_name(f".{folder.name}.lock"), f"The run {folder}", patience=_PATIENCE)
+            )
+        told: dict[int, Outcome] = {}
+        if job.together and len(job.runs) > 1:
+            _together(job, report, told)
+        _one_by_one(job, report, told)
+    return sorted(told.items())
+
+
+def _together(job: Job, report: Report, told: dict[int, Outcome]) -> None:
+    """Carry out all runs at once; those that memory did not suffice for stay open."""
+    from latentflows.studies.running.run import FractionDone
+    from latentflows.studies.running.together import run_together
+
+    def ended(position: int, result: RunResult) -> None:
+        if result.reason != OUT_OF_MEMORY:
+            told[position] = outcome_of(result)
+            report((position, told[position]))
+
+    try:
+        run_together(
+            [planned.configuration for planned in job.runs],
+            [job.out / planned.folder for planned in job.runs],
+            callbacks=[FractionDone(lambda fraction: report(_TRAINED * fraction))],
+            command=job.command,
+            ended=ended,
+        )
+    except KeyboardInterrupt:
+        for position in range(len(job.runs)):
+            told.setdefault(position, unfinished("interrupted", _BY_USER))
+
+
+def _one_by_one(job: Job, report: Report, told: dict[int, Outcome]) -> None:
+    """Carry out the runs that are open, until somebody asks to stop."""
+    for position, planned in enumerate(job.runs):
+        if position in told:
+            continue
+        if any(outcome["status"] == "interrupted" for outcome in told.values()):
+            return
+
+        def report_fraction(fraction: float, done: int = len(told)) -> None:
+            report((done + _TRAINED * fraction) / len(job.runs))
+
+        told[position] = _outcome_of(planned, job, report_fraction)
+        report((position, told[position]))
+
+
+def _outcome_of(planned: PlannedRun, job: Job, report_fraction: Callable[[float], None]) -> Outcome:
+    from latentflows.studies.running.run import FractionDone, run
+
+    try:
+        result = run(
+            planned.configuration,
+            job.out / planned.folder,
+            resume=True,
+            callbacks=[FractionDone(report_fraction)],
+            command=job.command,
+        )
+    except KeyboardInterrupt:
+        return unfinished("interrupted", _BY_USER)
+    except Exception as error:  # the other runs go on
+        return unfinished("failed", reason_of(error))
+    return outcome_of(result)
+
+
+def outcome_of(result: RunResult) -> Outcome:
+    """Return what the line of `study.jsonl` says of a run."""
+    return {
+        "status": result.status,
+        "reason": result.reason,
+        "figures": result.figures,
+        "protocol": result.protocol,
+        "parameters": result.parameters,
+        "seconds": result.seconds,
+    }
+
+
+def unfinished(status: str, reason: str) -> Outcome:
+    """Return the outcome of a run of which nothing else is known."""
+    unknown = dict.fromkeys(("figures", "protocol", "parameters", "seconds"))
+    return {"status": status, "reason": reason, **unknown}

@@ -1,0 +1,1 @@
+"""What is measured of a trained model, and what is drawn from it."""

@@ -1,0 +1,118 @@
+"""What is measured first of every model: how likely the data are under it, or what there is instead."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latentflows.core.batches import DataSource
+from latentflows.data import ImageData
+from latentflows.evaluation import evaluate_bounds, evaluate_codes, evaluate_likelihood
+from latentflows.evaluation.base import Figures, Protocol
+from latentflows.evaluation.bounds import evaluate_reconstruction
+from latentflows.evaluation.codes import CodeBound
+from latentflows.models import VAE, VQVAE
+from latentflows.models.density import DensityModel, Model
+from latentflows.objectives.requirements import density_of
+from latentflows.studies.settings.evaluation import EvaluationSettings
+
+_LEVELS = ("top", "bottom")  # of a model with two maps of codes
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured, and on what.
+
+    Attributes:
+        model: Trained model.
+        data: Its data.
+        source: The split of them that `settings` names.
+        settings: What to measure.
+        folder: Run folder, where a classifier is kept; None for none.
+        memory_mib: What one block of importance samples may take.
+    """
+
+    model: Model
+    data: ImageData
+    source: DataSource
+    settings: EvaluationSettings
+    folder: Path | None
+    memory_mib: int
+
+    def count(self, name: str) -> int:
+        """Return how many data points a group is measured on: all of the split at most, and where nothing is said."""
+        asked = getattr(self.settings, name)
+        return len(self.source) if asked is None else min(asked, len(self.source))
+
+
+def bounds_missing(model: Model) -> str | None:
+    """Say why there is no bound on log p(x), if there is none."""
+    if isinstance(model, VAE) and density_of(model.posterior) == "unnormalized":
+        return "the posterior is a point without a density"
+    if isinstance(model, VAE | VQVAE) and not model.likelihood.distribution_type.normalized:
+        return "the cross-entropy on gray values is no likelihood"
+    return None
+
+
+def has_importance_samples(model: Model) -> bool:
+    """Whether figures of this model rest on importance samples: not those that are exact, or of codes, or no bound."""
+    return isinstance(model, VAE) and bounds_missing(model) is None
+
+
+def asked_of_bounds(subject: Subject) -> dict[str, Any]:
+    """Return what decides the figures of the bounds, as a protocol holds it."""
+    model, settings = subject.model, subject.settings
+    shape = model.context_shape
+    given = {} if shape is None else {"given": "label" if len(shape) == 1 else "picture"}
+    weighted = settings.num_importance_samples if isinstance(model, VAE) else None
+    return {
+        **given,
+        "split": settings.split,
+        "num_images": settings.num_images or len(subject.source),
+        "num_importance_samples": weighted if bounds_missing(model) is None else 1,
+        "seed": settings.seed,
+        "data": subject.data.description,
+    }
+
+
+def measure_bounds(subject: Subject) -> dict[str, Any]:
+    """Measure the bounds, or the reconstruction where there are none: protocol, figures and seconds."""
+    started = time.monotonic()
+    asked = asked_of_bounds(subject)
+    figures, measured = _measured(subject, asked["num_images"])
+    return {"protocol": asked | measured, "figures": figures, "seconds": round(time.monotonic() - started, 3)}
+
+
+def _measured(subject: Subject, num_images: int) -> tuple[Figures, Protocol]:
+    model, source, settings = subject.model, subject.source, subject.settings
+    without = bounds_missing(model)
+    if isinstance(model, DensityModel):
+        exact = evaluate_likelihood(model, source, num_images=num_images, seed=settings.seed)
+        return exact.figures(), {"prior_density": exact.density}
+    if without is not None:
+        reconstruction = evaluate_reconstruction(model, source, num_images, seed=settings.seed)
+        return {"reconstruction": reconstruction}, {"without_bound": without}
+    if isinstance(model, VQVAE):
+        found = evaluate_codes(model, source, num_images=num_images, seed=settings.seed)
+        return found.figures() | _usage(found), found.protocol()
+    bounds = evaluate_bounds(
+        model,
+        source,
+        num_importance_samples=settings.num_importance_samples,
+        num_images=num_images,
+        seed=settings.seed,
+        memory_mib=subject.memory_mib,
+    )
+    return bounds.figures(), bounds.protocol()
+
+
+def _usage(found: CodeBound) -> Figures:
+    """Return how many codes of each level are in use, over all images together."""
+    names = ("",) if len(found.perplexity) == 1 else tuple(f"{level}_" for level in _LEVELS)
+    figures: Figures = {}
+    for name, perplexity, usage in zip(names, found.perplexity, found.code_usage, strict=True):
+        figures[f"{name}perplexity"] = {"mean": perplexity, "standard_error": None, "unit": "codes"}
+        figures[f"{name}code_usage"] = {"mean": usage, "standard_error": None, "unit": "share of codes"}
+    return figures

@@ -1,0 +1,1 @@
+"""Study files, budgets, and the plan of a study before anything trains."""

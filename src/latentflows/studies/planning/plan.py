@@ -1,0 +1,260 @@
+"""What a study will run, settled before anything trains: sizes, counts and costs of every arm, and all its faults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
+from latentflows.studies.planning.budget import Cost, Workshop, counted, shown_amount, solve
+from latentflows.studies.planning.study import Arm, Budget, Study
+from latentflows.studies.settings.configuration import RunConfiguration
+
+NOT_HELD = "nothing"  # as the key that is solved for: an arm that the budget does not hold
+Solved = Mapping[str, Mapping[str, int]]  # by arm and key
+
+
+@dataclass(frozen=True)
+class PlannedArm:
+    """One arm as it will run.
+
+    Attributes:
+        name: Its name.
+        label: Its name to show.
+        configuration: Of the first seed.
+        cost: Parameters and FLOPs.
+        solved: Values that the budget decided, by key.
+        target: Amount that the budget asks for; None where the arm is not held to it.
+        amount: Amount that it spends of what is held; None without a budget.
+    """
+
+    name: str
+    label: str
+    configuration: RunConfiguration
+    cost: Cost
+    solved: dict[str, int]
+    target: float | None
+    amount: float | None
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run: an arm at a seed, and its folder within that of the study."""
+
+    arm: str
+    seed: int
+    configuration: RunConfiguration
+    folder: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Arms and runs of a study, with sizes settled."""
+
+    study: Study
+    arms: tuple[PlannedArm, ...]
+    runs: tuple[PlannedRun, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `plan.json`."""
+        budget = self.study.budget
+        held = None if budget is None else budget.model_dump(mode="json") | {"tolerance": budget.within}
+        return {"format": 1, "budget": held, "arms": [_arm_json(arm) for arm in self.arms]}
+
+
+def _arm_json(arm: PlannedArm) -> dict[str, Any]:
+    return {
+        "name": arm.name,
+        "label": arm.label,
+        "parameters": arm.cost.parameters,
+        "solved": arm.solved,
+        "stage_flops": dict(zip(arm.cost.stages, arm.cost.stage_flops, strict=True)),
+        "training_flops": arm.cost.training_flops,
+        "sampling_flops": arm.cost.sampling_flops,
+        "target": arm.target,
+        "amount": arm.amount,
+    }
+
+
+def plan(study: Study, solved: Solved | None = None) -> Plan:
+    """Settle the sizes of a study's arms, and count what they cost; every arm is built once, nothing is trained.
+
+    Cost: a build, a step of a few data points and a draw for each arm, and about 2 log2(n) builds where a size n is
+    solved for; a budget of seconds times a hundred steps for each of those.
+
+    Args:
+        study: What to plan.
+        solved: Sizes that were settled before, which are taken as they are: those of a study that goes on.
+
+    Raises:
+        ConfigurationError: with the faults of all arms: overrides that do not apply, parts that do not fit, a budget
+            that cannot be met.
+    """
+    planner = _Planner(study, solved or {})
+    arms = [planner.planned(arm) for arm in study.all_arms()]
+    if planner.faults:
+        raise ConfigurationError(_all(planner.faults))
+    assert all(arm is not None for arm in arms)
+    settled = tuple(arm for arm in arms if arm is not None)
+    _check_protocols(settled)
+    by_name = {arm.name: arm for arm in settled}
+    runs = [
+        PlannedRun(
+            arm.name,
+            seed,
+            study.configuration(arm, seed, _overrides(by_name[arm.name].solved)),
+            f"runs/{arm.name}-seed{seed}",
+        )
+        for arm in study.all_arms()
+        for seed in study.seeds
+    ]
+    return Plan(study, settled, tuple(runs))
+
+
+class _Planner:
+    """Plans arm by arm, and keeps what went wrong."""
+
+    def __init__(self, study: Study, solved: Solved) -> None:
+        self.study, self.before = study, solved
+        self.workshop = Workshop()
+        self.faults: dict[str, str] = {}  # by arm
+        self.arms = {arm.name: arm for arm in study.all_arms()}
+        like = None if study.budget is None else study.budget.like
+        self.references = {} if like is None else study.counterparts(like)
+        self.amounts: dict[str, float | None] = {}
+
+    def planned(self, arm: Arm) -> PlannedArm | None:
+        """Return an arm as it will run; None where it has a fault, which is then kept."""
+        study, budget = self.study, self.study.budget
+        try:
+            study.configuration(arm, study.seeds[0])  # its own faults come before those of a size
+            if arm.solve is not None and budget is None:
+                raise ConfigurationError(
+                    f"it solves for `{arm.solve}`, and the study has no `budget` to meet."
+                )
+            target = None if budget is None else self._target(arm, budget)
+            solved = dict(self.before.get(arm.name, {}))
+            if budget is not None and target is not None and not solved:
+                solved = self._solved(arm, budget, target)
+            configuration = study.configuration(arm, study.seeds[0], _overrides(solved))
+            cost = self.workshop.cost(configuration)
+            amount = None if budget is None else self._amount(arm, budget, configuration, cost)
+            # Seconds are measured anew when a study goes on, on a machine that may be busier: its sizes stay.
+            again = budget is not None and budget.hold == "seconds" and arm.name in self.before
+            if budget is not None and target is not None and amount is not None and not again:
+                _check_amount(amount, target, budget)
+        except LatentFlowsError as error:
+            self.faults[arm.name] = str(error).replace(
+                f"Arm {arm.name!r}: ", ""
+            )  # it is named beside the fault
+            return None
+        return PlannedArm(arm.name, arm.label, configuration, cost, solved, target, amount)
+
+    def _target(self, arm: Arm, budget: Budget) -> float | None:
+        """Return the amount that the arm must meet; None for one that sets it, or is not held."""
+        if arm.solve == NOT_HELD:
+            return None
+        if budget.target is not None:
+            return budget.target
+        reference = self.references.get(arm.name)
+        if reference is None:
+            return None
+        if reference not in self.amounts:
+            other = self.arms[reference]
+            configuration = self.study.configuration(other, self.study.seeds[0])
+            self.amounts[reference] = self.workshop.amount(configuration, budget.hold)
+        return self.amounts[reference]
+
+    def _solved(self, arm: Arm, budget: Budget, target: float) -> dict[str, int]:
+        key = arm.solve or budget.solve
+        if key is None:
+            return {}
+        configure: Callable[[int], RunConfiguration] = partial(self._sized, arm, key)
+        found = solve(configure, key, budget, target, self.workshop)
+        self.amounts[arm.name] = found.amount
+        return {key: found.value}
+
+    def _sized(self, arm: Arm, key: str, size: int) -> RunConfiguration:
+        return self.study.configuration(arm, self.study.seeds[0], _overrides({key: size}))
+
+    def _amount(self, arm: Arm, budget: Budget, configuration: RunConfiguration, cost: Cost) -> float | None:
+        """Return what an arm spends; what was counted or timed is not counted or timed again."""
+        if arm.name not in self.amounts:
+            try:
+                seconds = budget.hold == "seconds"
+                amount = self.workshop.seconds(configuration) if seconds else counted(cost, budget.hold)
+                self.amounts[arm.name] = amount
+            except LatentFlowsError:
+                if arm.solve != NOT_HELD:
+                    raise
+                self.amounts[arm.name] = None
+        return self.amounts[arm.name]
+
+
+def _check_amount(amount: float, target: float, budget: Budget) -> None:
+    if abs(amount - target) > budget.within * target:
+        raise ConfigurationError(
+            f"it has {shown_amount(amount, budget.hold)}, and the budget asks for {shown_amount(target, budget.hold)} "
+            f"within {100 * budget.within:.3g}%. Name the key to solve for (`solve`), or `solve: {NOT_HELD}` for "
+            "an arm that is not held to it."
+        )
+
+
+_MUST_AGREE = {
+    "data": ("name", "preparation", "validation", "test", "seed", "size", "mode"),
+    "evaluation": ("split", "num_images", "num_importance_samples"),
+}
+
+
+def _check_protocols(arms: Sequence[PlannedArm]) -> None:
+    """Refuse arms that would be measured differently: their figures could not be compared when all have run."""
+    faults = []
+    for part, keys in _MUST_AGREE.items():
+        for key in keys:
+            given: dict[Any, list[str]] = {}
+            for arm in arms:
+                given.setdefault(getattr(getattr(arm.configuration, part), key), []).append(arm.name)
+            if len(given) > 1:
+                shown = "; ".join(f"{value} in {', '.join(names)}" for value, names in given.items())
+                faults.append(f"`{part}.{key}` differs between arms ({shown})")
+    if faults:
+        raise ConfigurationError(
+            f"{'; '.join(faults)}: figures by different protocols do not compare. Give one value, in `base`."
+        )
+
+
+def _overrides(solved: Mapping[str, int]) -> list[str]:
+    return [f"{key}={value}" for key, value in solved.items()]
+
+
+def _all(faults: Mapping[str, str]) -> str:
+    """Say what is wrong with which arms; a fault that several share is said once."""
+    texts = []
+    for fault in dict.fromkeys(faults.values()):
+        arms = [repr(arm) for arm, text in faults.items() if text == fault]
+        texts.append(f"Arm{'s' if len(arms) > 1 else ''} {', '.join(arms)}: {fault}")
+    if len(texts) == 1:
+        return texts[0]
+    listed = "\n".join(f"  - {text}" for text in texts)
+    return f"The study cannot run; {len(faults)} arms have faults:\n{listed}"
+
+
+def read_solved(path: Path) -> dict[str, dict[str, int]]:
+    """Read the sizes that `plan.json` settled; none where there is no such file.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            arm["name"]: {key: int(value) for key, value in arm["solved"].items()} for arm in content["arms"]
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error!r}). Remove it to plan anew.") from None

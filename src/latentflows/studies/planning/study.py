@@ -1,0 +1,326 @@
+"""The file of a study: arms or crossed factors, seeds, what is held equal; typed, with every fault named at once.
+
+Nothing here imports torch, so that a mistake in a study is reported at once.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from latentflows.core.errors import ConfigurationError, LatentFlowsError
+from latentflows.studies.settings.base import Integer, Number, Settings
+from latentflows.studies.settings.configuration import RunConfiguration
+from latentflows.studies.settings.overrides import configuration_from
+
+NAME = r"^[A-Za-z0-9][\w.-]*$"
+Overrides = list[str]
+
+
+class Arm(Settings):
+    """One arm of a study: overrides of the shared configuration."""
+
+    name: str = Field(pattern=NAME, description="Name; part of the run folders' names.")
+    label: str = Field(default="", description="Name to show; empty for the name.")
+    overrides: Overrides = Field(default_factory=list, description='Such as ["prior=real_nvp"].')
+    solve: str | None = Field(
+        default=None,
+        description="Key whose value is solved for, so that the arm meets the budget; null for the budget's, "
+        "nothing for an arm that is not held to it.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _label_is_name(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and not raw.get("label") and isinstance(raw.get("name"), str):
+            return raw | {"label": raw["name"]}
+        return raw
+
+
+class Factor(Settings):
+    """One axis of a crossed study: `levels` by name, or the `values` of a `key`."""
+
+    name: str = Field(pattern=NAME, description="Name, by which `baseline` and `like` refer to it.")
+    key: str | None = Field(default=None, description="Key that takes each of `values`, such as latent_dim.")
+    values: list[int | float | str] = Field(default_factory=list, description="Values of `key`.")
+    levels: list[Arm] = Field(default_factory=list, description="Or levels, written like arms.")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Factor:
+        if (self.key is None) != (not self.values) or bool(self.values) == bool(self.levels):
+            raise ValueError("give either `levels`, or a `key` and its `values`")
+        names = [level.name for level in self.choices()]
+        if len(set(names)) < len(names):
+            raise ValueError(f"levels must differ; got {', '.join(names)}")
+        return self
+
+    def choices(self) -> list[Arm]:
+        """Return the levels; the value 8 of the key `latent_dim` in the factor `latents` is the level `latents8`."""
+        if self.levels:
+            return self.levels
+        return [
+            Arm(
+                name=re.sub(r"[^\w.-]", "-", f"{self.name}{value}"),
+                label=f"{self.key}={value}",
+                overrides=[f"{self.key}={value}"],
+            )
+            for value in self.values
+        ]
+
+
+Held = Literal["decoder_and_prior", "prior", "model", "training_flops", "sampling_flops", "seconds"]
+_TOLERANCE = {"seconds": 0.1}
+
+
+class Budget(Settings):
+    """What is held equal over the arms, and what is solved for to reach it."""
+
+    hold: Held = Field(
+        description="Parameters of decoder and prior, of the prior, or of the whole model; FLOPs of all training or "
+        "of drawing one data point; or measured seconds of training."
+    )
+    target: Number | None = Field(default=None, gt=0, description="The amount; null for that of `like`.")
+    like: str | dict[str, str] | None = Field(
+        default=None,
+        description="Arm whose amount the others meet; in a crossed study the level of a factor, such as "
+        "{prior: flow}: each arm then meets the one that differs from it in that factor alone.",
+    )
+    solve: str | None = Field(
+        default=None,
+        description="Key that is solved for in arms that name none: an integer such as latent_dim.",
+    )
+    tolerance: Number | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Largest relative difference from the amount; null for 0.02, or 0.1 for seconds.",
+    )
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Budget:
+        if (self.target is None) == (self.like is None):
+            raise ValueError("give either `target`, an amount, or `like`, the arm that has it")
+        return self
+
+    @property
+    def within(self) -> float:
+        """Largest relative difference from the amount."""
+        return self.tolerance or _TOLERANCE.get(self.hold, 0.02)
+
+
+class Published(Settings):
+    """Figures that the literature reports for arms of a study."""
+
+    source: str = Field(min_length=1, description="Title, year and identifier.")
+    epochs: Number = Field(gt=0, description="Epochs of the published runs.")
+    figures: dict[str, str] = Field(description="Figure with its spread, by the name of the arm.")
+
+
+class Study(Settings):
+    """What is compared: arms over seeds."""
+
+    name: str = Field(min_length=1, description="Title.")
+    description: str = Field(default="", description="What the study is about.")
+    base: dict[str, Any] = Field(default_factory=dict, description="Configuration that all arms share.")
+    arms: list[Arm] = Field(default_factory=list, description="What differs; crossed with the factors.")
+    factors: list[Factor] = Field(default_factory=list, description="Axes, every level with every other.")
+    seeds: Annotated[list[Integer], Field(min_length=1)] = Field(
+        description="Every arm runs with each of them."
+    )
+    baseline: str | dict[str, str] = Field(
+        description="Arm that the others are compared with; in a crossed study the level of a factor, such as "
+        "{prior: none}: each arm is then compared with the one that differs from it in that factor alone."
+    )
+    comparisons: list[tuple[str, str]] = Field(
+        default_factory=list, description="Pairs of arms to compare; empty for each arm with its baseline."
+    )
+    budget: Budget | None = Field(default=None, description="What is held equal; null for nothing.")
+    published: Published | None = Field(default=None, description="What the literature reports.")
+    smallest_difference: Number | None = Field(
+        default=None, gt=0, description="Difference in nats worth detecting, for the number of seeds needed."
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+        if twice:
+            raise ValueError(f"a seed must be listed once; got {', '.join(map(str, twice))} more often")
+        if min(seeds, default=0) < 0 or max(seeds, default=0) >= 2**32:
+            raise ValueError("a seed must be at least 0 and below 2**32")
+        return seeds
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Study:
+        faults = _factor_faults(self)
+        if not faults:
+            faults = _name_faults(self)
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def all_arms(self) -> list[Arm]:
+        """Return the arms, crossed with the factors."""
+        return [arm for arm, _ in self.crossed()]
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return the arms to compare: each with the one that it is compared with."""
+        return self.comparisons or list(self.counterparts(self.baseline).items())
+
+    def listed(self) -> dict[str, Any]:
+        """Return plain values of the study without factors, for those who read its folder."""
+        baseline = self.baseline
+        if not isinstance(baseline, str):  # without pairs there is one level, and any arm will do
+            baseline = self.pairs()[0][1] if self.pairs() else self.all_arms()[0].name
+        return self.model_dump(mode="json", exclude={"factors", "budget", "base"}) | {
+            "arms": [arm.model_dump(mode="json") for arm in self.all_arms()],
+            "baseline": baseline,
+            "comparisons": [list(pair) for pair in self.pairs()],
+        }
+
+    def crossed(self) -> list[tuple[Arm, dict[str, str]]]:
+        """Return every arm with its place: the level of each factor, and under "" the listed arm it comes from."""
+        axes = [*([""] if self.arms else []), *(factor.name for factor in self.factors)]
+        return [
+            (_joined(made), {axis: part.name for axis, part in zip(axes, made, strict=True)})
+            for made in self.parts()
+        ]
+
+    def parts(self) -> list[list[Arm]]:
+        """Return for every crossed arm the listed arm and the levels that it is made of."""
+        axes = [factor.choices() for factor in self.factors]
+        listed = [[arm] for arm in self.arms] or [[]]
+        return [[*first, *levels] for first in listed for levels in product(*axes)]
+
+    def counterparts(self, of: str | dict[str, str]) -> dict[str, str]:
+        """Return for every other arm the one it is compared with: `of`, or the arm with that level.
+
+        Raises:
+            ValueError: if `of` names an arm, a factor or a level that is not there.
+        """
+        crossed = self.crossed()
+        names = [arm.name for arm, _ in crossed]
+        if isinstance(of, str):
+            if of not in names:
+                raise ValueError(f"must be one of {', '.join(names)}; got {of!r}")
+            return {name: of for name in names if name != of}
+        for factor, level in of.items():
+            choices = {each.name: [arm.name for arm in each.choices()] for each in self.factors}
+            if factor not in choices:
+                known = ", ".join(choices) or "none"
+                raise ValueError(f"names the factor {factor!r}; the factors are {known}")
+            if level not in choices[factor]:
+                raise ValueError(
+                    f"names the level {level!r} of {factor}; its levels are {', '.join(choices[factor])}"
+                )
+        if not of:
+            raise ValueError("must name a factor and its level; got none")
+        at = {frozenset(place.items()): arm.name for arm, place in crossed}
+        found = {arm.name: at[frozenset((place | of).items())] for arm, place in crossed}
+        return {name: other for name, other in found.items() if name != other}
+
+    def configuration(self, arm: Arm, seed: int, solved: Overrides | None = None) -> RunConfiguration:
+        """Return the configuration of one run; without trackers, unless the study names some.
+
+        Raises:
+            ConfigurationError: naming the arm, if its overrides do not apply.
+        """
+        own = [f"seed={seed}", f"name={arm.name}-seed{seed}"]
+        try:
+            configuration = configuration_from(self.base, [*arm.overrides, *(solved or []), *own])
+        except LatentFlowsError as error:
+            raise ConfigurationError(f"Arm {arm.name!r}: {error}") from None
+        trackers = configuration.training.trackers or ()
+        training = configuration.training.model_copy(update={"trackers": trackers})
+        return configuration.model_copy(update={"training": training})
+
+
+def _joined(levels: list[Arm]) -> Arm:
+    """Return the arm that several levels make together."""
+    return Arm(
+        name="-".join(level.name for level in levels),
+        label=", ".join(level.label for level in levels),
+        overrides=[text for level in levels for text in level.overrides],
+        solve=next((level.solve for level in levels if level.solve), None),
+    )
+
+
+def _factor_faults(study: Study) -> list[str]:
+    if not study.arms and not study.factors:
+        return ["a study needs `arms`, `factors`, or both"]
+    faults = []
+    names = [factor.name for factor in study.factors]
+    if len(set(names)) < len(names):
+        faults.append(f"factors must differ; got {', '.join(names)}")
+    axes = {"arms": study.arms} | {factor.name: factor.choices() for factor in study.factors}
+    solving = [name for name, levels in axes.items() if any(level.solve for level in levels)]
+    if len(solving) > 1:
+        faults.append(f"`solve` must stand in one of arms and factors; got it in {', '.join(solving)}")
+    return faults
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].strip()
+
+
+def _conflicts(study: Study) -> list[str]:
+    """Say which keys two parts of an arm set, or one sets and another solves for: its label would then be wrong."""
+    faults = []
+    for made in study.parts():
+        setters: dict[str, str] = {}
+        for part in made:
+            for key in dict.fromkeys(map(_key, part.overrides)):
+                if key in setters:
+                    faults.append(f"`{key}` is set by {setters[key]} and by {part.name}, which are crossed")
+                setters[key] = part.name
+        for part in made:
+            if part.solve in setters:
+                faults.append(f"{part.name} solves for `{part.solve}`, which {setters[part.solve]} sets")
+    return list(dict.fromkeys(faults))
+
+
+def _name_faults(study: Study) -> list[str]:
+    arms = [arm for arm, _ in study.crossed()]
+    faults = _conflicts(study)
+    for what, values in (("names", [a.name for a in arms]), ("labels", [a.label for a in arms])):
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            faults.append(f"{what} of arms must differ; got {', '.join(twice)} more than once")
+    names = {arm.name for arm in arms}
+    faults += _ignored(arms)
+    references: list[tuple[str, str | dict[str, str]]] = [("baseline", study.baseline)]
+    if study.budget is not None and study.budget.like is not None:
+        references.append(("budget.like", study.budget.like))
+    for key, reference in references:
+        try:
+            study.counterparts(reference)
+        except ValueError as error:
+            faults.append(f"`{key}` {error}")
+    if study.published is not None:
+        unknown = sorted(study.published.figures.keys() - names)
+        if unknown:
+            faults.append(f"`published` names {', '.join(unknown)}; the arms are {', '.join(sorted(names))}")
+    for pair in study.comparisons:
+        unknown = [name for name in pair if name not in names]
+        if unknown:
+            faults.append(
+                f"`comparisons` names {', '.join(unknown)}; the arms are {', '.join(sorted(names))}"
+            )
+        elif pair[0] == pair[1]:
+            faults.append(f"`comparisons` compares {pair[0]} with itself")
+    return faults
+
+
+def _ignored(arms: list[Arm]) -> list[str]:
+    """Name what an arm asks for and would not get."""
+    faults = []
+    for key, instead in (("seed", "list `seeds`"), ("name", "an arm's `name` names its runs")):
+        own = [
+            arm.name for arm in arms if any(text.partition("=")[0].strip() == key for text in arm.overrides)
+        ]
+        if own:
+            faults.append(f"`{key}` cannot be an override of an arm: {instead}; given by {', '.join(own)}")
+    return faults

@@ -1,0 +1,1 @@
+"""What the folder of a study holds, read for reports and frames."""

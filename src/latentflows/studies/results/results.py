@@ -1,0 +1,298 @@
+"""The results of a study, read from its folder: rows, curves and comparisons, as plain values or as pandas frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentflows.core.errors import DataError
+from latentflows.studies.results.protocols import protocol_differences
+from latentflows.studies.results.reading import RunFiles, read_record, read_records
+from latentflows.studies.results.records import Plan, PlannedArm, Quantity, Study, StudyRun
+from latentflows.studies.results.rows import CURVE_COLUMNS, curve_rows, run_row
+from latentflows.studies.statistics.differences import PairedComparison, compare_pairs
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+# Whether a smaller value is better, where that is known; figures of groups by their key in the group.
+_BETTER_LOWER = {
+    "nll": True,
+    "nll_bound": True,
+    "bits_per_dim_bound": True,
+    "code_nll": True,
+    "bits_per_dim": True,
+    "elbo": False,
+    "reconstruction": False,
+    "effective_sample_size": False,
+    "seconds": True,
+    "annealed_nll": True,
+    "importance_nll": True,
+    "marginal_kl": True,
+    "mmd_rbf": True,
+    "mmd_imq": True,
+    "approximation_gap": True,
+    "amortization_gap": True,
+    "inference_gap": True,
+    "best_elbo": False,
+    "frechet_distance": True,
+    "frechet_distance_infinity": True,
+    "kernel_distance": True,
+    "precision": False,
+    "recall": False,
+    "density": False,
+    "coverage": False,
+    "mutual_information_gap": False,
+    "disentanglement": False,
+    "completeness": False,
+    "informativeness": False,
+    "separated_attribute_predictability": False,
+}
+
+
+def read_results(folder: Path | str) -> Results:
+    """Read a study folder: `study.json`, `study.jsonl` and, where there is one, `plan.json`.
+
+    The files of single runs are read when something asks for them.
+
+    Args:
+        folder: A study folder, complete or not.
+
+    Returns:
+        The results; without `study.jsonl` there are no runs. A torn last line of it is counted.
+
+    Raises:
+        DataError: `study.json` is missing, or one of the files cannot be read or contradicts itself.
+    """
+    folder = Path(folder)
+    path, lines_path = folder / "study.json", folder / "study.jsonl"
+    study = read_record(path, Study)
+    if study is None:
+        raise DataError(f"{folder} must be a study folder, which holds study.json; found none.")
+    _check_study(study, path)
+    lines, torn_lines = read_records(lines_path, StudyRun)
+    names = list(study.labels)
+    for line in lines:
+        if line.arm not in names:
+            raise DataError(f"{lines_path}: `arm` must be one of {names}; got {line.arm!r}.")
+        if Path(line.run).is_absolute() or ".." in Path(line.run).parts:
+            raise DataError(f"{lines_path}: `run` must be a path inside {folder}; got {line.run!r}.")
+    runs = {(line.arm, line.seed): line for line in lines}
+    return Results(folder, study, runs, torn_lines, read_record(folder / "plan.json", Plan))
+
+
+def _check_study(study: Study, path: Path) -> None:
+    names = [arm.name for arm in study.arms]
+    if len({arm.label for arm in study.arms}) < len(names) or len(set(names)) < len(names):
+        raise DataError(f"{path}: names and labels of the arms must differ; got {names}. Rename one of them.")
+    if study.baseline not in names:
+        raise DataError(f"{path}: `baseline` must be one of the arms {names}; got {study.baseline!r}.")
+    for pair in study.pairs:
+        if not set(pair) <= set(names) or pair[0] == pair[1]:
+            raise DataError(
+                f"{path}: `comparisons` must hold pairs of two of the arms {names}; got {list(pair)}."
+            )
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a study.
+
+    Attributes:
+        folder: The study folder.
+        study: `study.json`.
+        runs: The last line of `study.jsonl` for every arm and seed that has one.
+        torn_lines: Torn last lines of `study.jsonl` that were left out, 0 or 1.
+        plan: `plan.json`; None where there is none.
+
+    Example:
+        >>> results = read_results(Path("runs/study"))  # doctest: +SKIP
+        >>> results.frame().groupby("label")["nll"].agg(["mean", "std"])  # doctest: +SKIP
+        >>> results.comparisons("elbo")  # doctest: +SKIP
+    """
+
+    folder: Path
+    study: Study
+    runs: dict[tuple[str, int], StudyRun]
+    torn_lines: int = 0
+    plan: Plan | None = None
+
+    def frame(self) -> DataFrame:
+        """One row for every run that the study asks for, as a frame: the columns of `rows`.
+
+        Raises:
+            ConfigurationError: if pandas is not installed.
+        """
+        return _frame(self.rows())
+
+    def curves(self) -> DataFrame:
+        """Every measured value of every epoch, as a long frame: the columns of `curve_rows`.
+
+        Raises:
+            ConfigurationError: if pandas is not installed.
+        """
+        return _frame(list(self.curve_rows()), CURVE_COLUMNS)
+
+    def comparisons(
+        self,
+        metric: str = "nll",
+        *,
+        lower_is_better: bool | None = None,
+        smallest_difference: float | None = None,
+        level: float = 0.95,
+    ) -> DataFrame:
+        """The comparisons of `compare` as a frame, one row each.
+
+        Raises:
+            ConfigurationError: if pandas is not installed.
+            DataError: as `compare`.
+        """
+        found = self.compare(
+            metric, lower_is_better=lower_is_better, smallest_difference=smallest_difference, level=level
+        )
+        return _frame([comparison.row() for comparison in found])
+
+    def compare(
+        self,
+        metric: str = "nll",
+        *,
+        lower_is_better: bool | None = None,
+        smallest_difference: float | None = None,
+        level: float = 0.95,
+    ) -> list[PairedComparison]:
+        """Compare the pairs of arms that the study names, by any figure, corrected for their number.
+
+        The correction is for the comparisons of one figure. Who asks for several figures makes more comparisons.
+
+        Args:
+            metric: A figure as `rows` names it, such as "nll" or "holes.mmd_rbf".
+            lower_is_better: For the words; None for what is known of the figure.
+            smallest_difference: Smallest difference of interest, in the unit of the figure; None for the study's, which
+                is one of the NLL.
+            level: Probability of the intervals; the tests have one minus it as their level.
+
+        Returns:
+            One comparison for each pair, in the study's order; without figures where no seed is shared.
+
+        Raises:
+            DataError: if no run has the figure, or runs measured it by protocols that differ in more than the seed.
+        """
+        values = {arm: self.values(metric, arm) for arm in self.study.labels}
+        known = {
+            name: None for run in self.runs.values() for name in [*(run.figures or {}), *self.quantities(run)]
+        }
+        if known and metric not in known:
+            raise DataError(f"No run has the figure {metric!r}. There are: {', '.join(known)}.")
+        differences = self.protocol_differences(metric)
+        if differences:
+            raise DataError(
+                f"{metric!r} was measured by protocols that differ, so its figures do not compare: "
+                f"{'; '.join(differences)}."
+            )
+        if smallest_difference is None and metric == "nll":
+            smallest_difference = self.study.smallest_difference
+        better = _BETTER_LOWER.get(metric.rpartition(".")[2]) if lower_is_better is None else lower_is_better
+        return compare_pairs(
+            values,
+            self.study.pairs,
+            metric=metric,
+            lower_is_better=better,
+            smallest_difference=smallest_difference,
+            level=level,
+        )
+
+    def values(self, metric: str, arm: str) -> dict[int, float]:
+        """A figure at every seed of an arm that the study asks for, where the run finished and the figure is finite."""
+        found = {}
+        for seed, run in self.finished(arm).items():
+            quantity = self.quantities(run).get(metric)
+            if quantity is not None and math.isfinite(quantity.mean):
+                found[seed] = quantity.mean
+        return found
+
+    def finished(self, arm: str) -> dict[int, StudyRun]:
+        """Finished runs of an arm by seed, of the seeds that the study asks for."""
+        runs = {seed: self.runs.get((arm, seed)) for seed in self.study.seeds}
+        return {seed: run for seed, run in runs.items() if run is not None and run.status == "finished"}
+
+    def quantities(self, run: StudyRun) -> dict[str, Quantity]:
+        """Every figure of a run: those of the bounds by their names, those of groups as `group.figure`, and seconds.
+
+        Bounds are those of `study.jsonl`, measured when the run ended; groups are read from `evaluation.json`.
+        """
+        found = {name: figure for name, figure in (run.figures or {}).items() if figure is not None}
+        for group, content in self.files(run).groups.items():
+            found |= {f"{group}.{name}": item for name, item in content.figures.items() if item is not None}
+        if run.seconds is not None:
+            found["seconds"] = Quantity(mean=run.seconds, unit="s")
+        return found
+
+    def unit(self, metric: str) -> str:
+        """Unit of a figure; empty where no run has it."""
+        found = (self.quantities(run).get(metric) for run in self.runs.values())
+        return next((quantity.unit for quantity in found if quantity is not None), "")
+
+    def protocol_differences(self, metric: str) -> list[str]:
+        """In which fields of its protocol, other than the seed, the runs that count measured a figure differently."""
+        found = {}
+        for arm, label in self.study.labels.items():
+            for seed in self.values(metric, arm):
+                found[f"{label}, seed {seed}"] = self._protocol(self.runs[arm, seed], metric)
+        numbers = [protocol.get("num_importance_samples") for protocol in found.values()]
+        known = next((number for number in numbers if number is not None), None)
+        for protocol in found.values():  # an exact figure compares with one from any number of samples
+            if protocol.get("num_importance_samples", 0) is None:
+                protocol["num_importance_samples"] = known
+        return protocol_differences(found)
+
+    def _protocol(self, run: StudyRun, metric: str) -> dict[str, Any]:
+        group, dot, _ = metric.rpartition(".")
+        if dot:
+            return dict(self.files(run).groups[group].protocol)
+        if metric == "seconds":
+            return self.files(run).hardware
+        return {"protocol": "not recorded"} if run.protocol is None else run.protocol.compared
+
+    def planned(self, arm: str) -> PlannedArm | None:
+        """What `plan.json` says of an arm; None where it says nothing."""
+        arms = [] if self.plan is None else self.plan.arms
+        return next((planned for planned in arms if planned.name == arm), None)
+
+    def files(self, run: StudyRun) -> RunFiles:
+        """The files of a run; each is read once."""
+        if run.run not in self._files:
+            self._files[run.run] = RunFiles(self.folder / run.run)
+        return self._files[run.run]
+
+    @cached_property
+    def _files(self) -> dict[str, RunFiles]:
+        return {}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for every run that the study asks for, as plain values: what `frame` holds.
+
+        Columns: arm, label, seed, status, reason, folder, seconds, steps, epochs, `parameters.PART`, `solved.KEY`,
+        every figure by its name with `FIGURE.standard_error` and, where there are, `FIGURE.monte_carlo_error` and
+        `FIGURE.p_value`. A run that has not been run has the status "not run".
+        """
+        return [run_row(self, arm, seed) for arm in self.study.labels for seed in self.study.seeds]
+
+    def curve_rows(self) -> Iterator[dict[str, Any]]:
+        """Every measured value of every epoch, as plain values: what `curves` holds.
+
+        Columns: arm, label, seed, stage, epoch (within the stage), step, samples, seconds, flops (all four over the
+        whole run), split ("train", "validation" or "diagnostics"), metric, value. FLOPs are those of training steps
+        by `plan.json`, without validation; None where it does not say them.
+        """
+        for (arm, _), run in self.runs.items():
+            yield from curve_rows(self, arm, run)
+
+
+def _frame(rows: list[dict[str, Any]], columns: Sequence[str] | None = None) -> DataFrame:
+    from latentflows.core.optional import import_optional
+
+    return import_optional("pandas", install="latentflows[pandas]").DataFrame(rows, columns=columns)

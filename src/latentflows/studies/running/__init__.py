@@ -1,0 +1,1 @@
+"""One run and its folder, and all seeds of an arm together."""

@@ -1,0 +1,239 @@
+"""A run folder: what it holds, how it is recorded, and whether a run may go on in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from latentflows._version import __version__
+from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
+from latentflows.core.files import is_partial, write_atomically
+from latentflows.models.density import Model
+from latentflows.studies.running.failures import reason_of
+from latentflows.studies.settings.configuration import RunConfiguration
+from latentflows.studies.settings.overrides import differences, read_configuration, to_yaml
+from latentflows.training import History
+from latentflows.training.parallel import num_processes, on_gpu
+
+FILES = ("config.yaml", "run.json", "metrics.jsonl", "evaluation.json", "report.html")
+FOLDERS = ("checkpoint", "samples", "figures", "tensorboard", "wandb")
+# Settings that may differ when a run goes on: they change where and how it runs, not what it learns.
+_MAY_DIFFER = {"data.root", "training.accelerator", "training.checkpoint_every", "training.trackers"}
+_LENGTHS = {"training.epochs", "training.prior_epochs", "training.joint_epochs"}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        folder: The run folder.
+        status: "finished", "interrupted", "diverged" or "failed".
+        reason: Why, where it did not finish.
+        figures: As in `evaluation.json`; None where the run was not evaluated.
+        parameters: Numbers of parameters by part, and in total.
+        seconds: Wall time of training, over all sessions.
+        protocol: How the figures were measured, as in `evaluation.json`; None without figures.
+    """
+
+    folder: Path
+    status: str
+    reason: str | None
+    figures: dict[str, Any] | None
+    parameters: dict[str, int]
+    seconds: float
+    protocol: dict[str, Any] | None = None
+
+
+def check_folder(configuration: RunConfiguration, out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds something else than what is to be run.
+
+    Raises:
+        ConfigurationError: saying what is there and what to do.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigurationError(f"`out` must be a folder; {out} is a file. Choose another one.")
+    if overwrite or not out.exists() or all(is_partial(item) for item in out.iterdir()):
+        return
+    if not (out / "config.yaml").is_file():
+        raise ConfigurationError(f"{out} is not empty and holds no run. Choose another `out`.")
+    before = read_configuration(out / "config.yaml")
+    status = read_record(out).get("status", "unknown")
+    changed = [key for key in differences(before, configuration) if key not in _MAY_DIFFER]
+    if changed and resume and _is_longer(before, configuration, changed):
+        if status in ("finished", "diverged"):
+            raise ConfigurationError(
+                f"{out} holds a run that is {status}; its length ({', '.join(changed)}) can change no more. Train the "
+                "longer one into another `out`."
+            )
+        return
+    if changed:
+        raise ConfigurationError(
+            f"{out} holds a run of another configuration: {', '.join(changed)} differ. Choose another `out`, or "
+            "replace that run with --overwrite."
+        )
+    if not resume:
+        raise ConfigurationError(
+            f"{out} holds this run already (status {status}). Continue it with --resume, choose another `out`, or "
+            "replace it with --overwrite."
+        )
+
+
+def _is_longer(before: RunConfiguration, after: RunConfiguration, changed: Sequence[str]) -> bool:
+    """Whether stages become longer, and nothing else changes."""
+    names = [key.partition(".")[2] for key in changed if key in _LENGTHS]
+    return len(names) == len(changed) and all(
+        getattr(after.training, name, 0) > getattr(before.training, name, 0) for name in names
+    )
+
+
+def clear(out: Path) -> None:
+    """Remove the files of a run, and nothing else, from a folder."""
+    import shutil
+
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)
+    for name in FOLDERS:
+        shutil.rmtree(out / name, ignore_errors=True)
+
+
+def ended_result(out: Path) -> RunResult | None:
+    """Return the result of a run on which nothing is left to do: diverged, or evaluated and with its pictures."""
+    result = result_of(out)
+    if result is None or result.status == "diverged":
+        return result
+    pictures = out / "samples" / "index.json"
+    complete = result.status == "finished" and result.figures is not None and pictures.is_file()
+    return result if complete else None
+
+
+def result_of(out: Path) -> RunResult | None:
+    """Read how a run ended from its folder; None where there is no record. "failed" counts as it stands."""
+    record = read_record(out)
+    if not record:
+        return None
+    evaluation = _read(out / "evaluation.json")
+    return RunResult(
+        folder=out,
+        status=record.get("status", "failed"),
+        reason=record.get("reason"),
+        figures=evaluation.get("figures"),
+        parameters=record.get("parameters", {}),
+        seconds=record.get("seconds", 0.0),
+        protocol=evaluation.get("protocol"),
+    )
+
+
+def first_record(
+    configuration: RunConfiguration, model: Model, labels: Sequence[str], out: Path, command: str
+) -> dict[str, Any]:
+    """Return `run.json` as it is when training starts or goes on; what an earlier session counted is kept."""
+    before = read_record(out)
+    return {
+        "format": 1,
+        "name": configuration.name,
+        "status": "running",
+        "reason": None,
+        "command": before.get("command") or command,
+        "seed": configuration.seed,
+        "event_shape": list(model.event_shape),
+        "context_shape": None if model.context_shape is None else list(model.context_shape),
+        "parameters": model.num_parameters(),
+        "seconds": before.get("seconds", 0.0),
+        "steps": before.get("steps", 0),
+        "skipped_steps": before.get("skipped_steps", 0),
+        "rollbacks": before.get("rollbacks", 0),
+        "versions": {
+            "latentflows": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "hardware": {
+            "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
+            "threads": torch.get_num_threads(),
+            "processes": num_processes(),
+            "device": torch.cuda.get_device_name() if on_gpu(configuration.training.accelerator) else "cpu",
+        },
+        "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
+        "labels": list(labels),
+    }
+
+
+def write_start(configuration: RunConfiguration, out: Path, record: dict[str, Any], *, trained: bool) -> None:
+    """Write down that a run trains; unless it has been trained, forget its measures: they are of other weights."""
+    write_atomically(out / "config.yaml", to_yaml(configuration).encode())
+    write_record(out, record)
+    if not trained:
+        (out / "evaluation.json").unlink(missing_ok=True)
+        (out / "samples" / "index.json").unlink(missing_ok=True)
+
+
+def of_history(history: History) -> dict[str, Any]:
+    """Return what `run.json` says of a training that has ended."""
+    return {
+        "status": history.status,
+        "reason": history.reason,
+        "seconds": round(history.seconds, 3),
+        "steps": history.steps,
+        "skipped_steps": history.skipped_steps,
+        "rollbacks": history.rollbacks,
+        **({"together": history.together} if history.together else {}),
+    }
+
+
+def record_failure(out: Path, record: dict[str, Any], error: BaseException) -> None:
+    """Record why a run ended early; return for an interruption, raise for everything else."""
+    if isinstance(error, KeyboardInterrupt):
+        record |= {"status": "interrupted", "reason": "interrupted by the user"}
+        return
+    reason = reason_of(error)
+    record |= {"status": "failed", "reason": reason}
+    with suppress(OSError, LatentFlowsError):  # on a full disk the reason reaches the caller alone
+        write_record(out, record)
+    _raise(error, reason)
+
+
+def _raise(error: BaseException, reason: str) -> NoReturn:
+    if isinstance(error, LatentFlowsError) or reason.startswith(type(error).__name__):
+        raise error
+    raise LatentFlowsError(reason) from error
+
+
+def write_record(out: Path, record: dict[str, Any]) -> None:
+    """Write `run.json`."""
+    write_atomically(out / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+def read_record(out: Path) -> dict[str, Any]:
+    """Read `run.json`; empty where there is none.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
+    return _read(out / "run.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a JSON file holds; empty where there is none.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). Restore or remove the file.") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object. Restore or remove the file.")
+    return content

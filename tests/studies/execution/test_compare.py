@@ -1,0 +1,261 @@
+"""Comparisons: their folder, what a resume skips, and what is refused."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from latentflows.core.errors import ConfigurationError
+from latentflows.objectives import ELBO
+from latentflows.studies.building.build import build_model, build_stages
+from latentflows.studies.demo import demo_study
+from latentflows.studies.execution.compare import compare, grouped
+from latentflows.studies.execution.engines import Engine, Event
+from latentflows.studies.execution.job import unfinished
+from latentflows.studies.execution.locks import locked
+from latentflows.studies.execution.record import read_lines
+from latentflows.studies.execution.study_folder import LOCK
+from latentflows.studies.planning.plan import PlannedRun
+from latentflows.studies.planning.study import Arm, Study
+from latentflows.studies.results.results import read_results
+from latentflows.studies.settings.overrides import read_configuration
+
+
+def study_of(tiny, **changes):
+    arms = [
+        Arm(name="plain", label="Plain"),
+        Arm(name="flow", label="Flow", overrides=["prior=real_nvp", "prior.width=4"]),
+    ]
+    base = {}
+    for text in tiny[1:]:
+        key, value = text.split("=")
+        part, _, name = key.partition(".")
+        place = base if not name else base.setdefault(part, {})
+        place[name or part] = {"name": value} if key == "data" else value
+    return Study(
+        **{"name": "tiny", "base": base, "arms": arms, "seeds": [0, 1], "baseline": "plain"} | changes
+    )
+
+
+class FakePool(Engine):
+    """Stands for worker processes: ends every job at once, in the way that `ends` says for the runs in it."""
+
+    def __init__(self):
+        self.ends, self.jobs, self.folder = {}, [], None
+
+    workers = 2
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def check(self, folder):
+        self.folder = folder
+
+    def over_jobs(self, task, jobs, stop):
+        for position, job in enumerate(jobs):
+            names = [run.configuration.name for run in job.runs]
+            self.jobs.append(names)
+            yield Event(position, "started")
+            yield Event(position, "progress", 0.5)
+            ends = [self.ends.get(name, "finished") for name in names]
+            if "lost" in ends:
+                yield Event(position, "lost", "out of luck")
+                continue
+            outcomes = [unfinished(end, None) | {"seconds": 1.0} for end in ends]
+            yield Event(position, "progress", (0, outcomes[0]))
+            yield Event(position, "result", list(enumerate(outcomes)))
+
+
+@pytest.fixture
+def pool():
+    return FakePool()
+
+
+def test_a_comparison_runs_every_arm_with_every_seed(tiny, tmp_path):
+    states = []
+    study = study_of(tiny)
+    progress = compare(
+        study, tmp_path, command="the command", notify=lambda state: states.append(state.fraction)
+    )
+    assert (progress.done, progress.total, progress.failed, progress.active) == (4, 4, {}, {})
+    assert progress.seconds_left == 0
+    assert states == sorted(states)
+    lines = read_lines(tmp_path)
+    assert {(line["arm"], line["seed"]) for line in lines} == {
+        ("plain", 0),
+        ("plain", 1),
+        ("flow", 0),
+        ("flow", 1),
+    }
+    assert {line["status"] for line in lines} == {"finished"}
+    assert {line["protocol"]["num_importance_samples"] for line in lines} == {8}
+    configuration = read_configuration(tmp_path / "runs" / "flow-seed1" / "config.yaml")
+    assert (configuration.seed, configuration.prior.kind, configuration.name) == (1, "real_nvp", "flow-seed1")
+    assert json.loads((tmp_path / "study.json").read_text())["command"] == "the command"
+    results = read_results(tmp_path)
+    assert {run.status for run in results.runs.values()} == {"finished"}
+    assert [arm.label for arm in results.study.arms] == ["Plain", "Flow"]
+    assert [arm.name for arm in results.plan.arms] == ["plain", "flow"]
+
+
+def test_an_interrupt_leaves_a_comparison_that_goes_on(tiny, tmp_path):
+    study = study_of([*tiny, "training.epochs=100000"], seeds=[0])
+
+    def interrupt(state):
+        if state.active and max(state.active.values()) > 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    progress = compare(study, tmp_path, workers=1, notify=interrupt)
+    assert progress.done == 0
+    (line,) = read_lines(tmp_path)
+    assert (line["arm"], line["status"]) == ("plain", "interrupted")
+    assert (tmp_path / "runs" / "plain-seed0" / "checkpoint" / "last.safetensors").is_file()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_failed_run_is_recorded_and_tried_again(tiny, tmp_path, pool):
+    pool.ends = {"plain-seed0": "lost", "plain-seed1": "diverged", "flow-seed0": "interrupted"}
+    progress = compare(study_of(tiny), tmp_path, engine=pool, together=False)
+    assert progress.failed == {"plain-seed0": "out of luck", "plain-seed1": "diverged"}
+    assert (progress.done, progress.total, progress.active) == (3, 4, {})
+    lines = {line["run"]: line for line in read_lines(tmp_path)}
+    assert lines["runs/plain-seed0"]["status"] == "failed"
+    assert lines["runs/plain-seed0"]["reason"] == "out of luck"
+    assert pool.folder == tmp_path
+    pool.ends, pool.jobs = {}, []
+    progress = compare(study_of(tiny), tmp_path, engine=pool, together=False, resume=True)
+    assert pool.jobs == [["plain-seed0"], ["flow-seed0"]]
+    assert progress.done == 4
+    assert [run.status for run in read_results(tmp_path).runs.values()].count("finished") == 3
+
+
+def test_the_seeds_of_an_arm_go_to_one_worker_and_apart_where_that_died(tiny, tmp_path, pool):
+    pool.ends = {"plain-seed1": "lost"}
+    progress = compare(study_of(tiny), tmp_path, engine=pool)
+    assert pool.jobs == [
+        ["plain-seed0", "plain-seed1"],
+        ["flow-seed0", "flow-seed1"],
+        ["plain-seed0"],
+        ["plain-seed1"],
+    ]
+    assert progress.failed == {"plain-seed1": "out of luck"}
+    assert (progress.done, progress.active, progress.fraction) == (4, {}, 1.0)
+    lines = read_lines(tmp_path)
+    assert sorted(line["run"] for line in lines) == [
+        "runs/flow-seed0", "runs/flow-seed1", "runs/plain-seed0", "runs/plain-seed1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("workers", "sizes"), [(1, [3, 2]), (2, [3, 2]), (3, [2, 1, 2]), (9, [1, 1, 1, 1, 1])]
+)
+def test_every_worker_has_a_job_where_there_are_enough_runs(workers, sizes):
+    runs = [PlannedRun(arm, seed, None, "") for arm, seeds in (("a", 3), ("b", 2)) for seed in range(seeds)]
+    groups = grouped(runs, workers)
+    assert [len(group) for group in groups] == sizes
+    assert [run for group in groups for run in group] == runs
+    assert grouped([], workers) == []
+
+
+def test_the_fraction_of_a_job_is_spread_over_its_runs(tiny, tmp_path, pool):
+    states = []
+    compare(
+        study_of(tiny),
+        tmp_path,
+        engine=pool,
+        notify=lambda state: states.append((state.fraction, *state.active.values())),
+    )
+    assert states == [
+        (0.0, 0.0, 0.0), (0.25, 0.5, 0.5), (0.25, 0.0), (0.5,),
+        (0.5, 0.0, 0.0), (0.75, 0.5, 0.5), (0.75, 0.0), (1.0,),
+    ]  # fmt: skip
+
+
+def test_an_existing_study_is_not_touched_by_accident(tiny, tmp_path, pool):
+    study, other = study_of(tiny), study_of(tiny, seeds=[0])
+    out = tmp_path / "c"
+    compare(study, out, engine=pool)
+    with pytest.raises(ConfigurationError, match=r"holds this study already.*--resume"):
+        compare(study, out, engine=pool)
+    with pytest.raises(ConfigurationError, match=r"holds another study \(.tiny.\)"):
+        compare(other, out, engine=pool, resume=True)
+    with pytest.raises(ConfigurationError, match="not an empty folder and holds no study"):
+        compare(study, tmp_path, engine=pool)
+    (out / "runs" / "plain-seed0").mkdir(parents=True)
+    compare(other, out, engine=pool, overwrite=True)
+    assert len(read_lines(out)) == 2
+    assert sorted(item.name for item in out.iterdir()) == ["plan.json", "study.json", "study.jsonl"]
+
+
+def test_a_study_goes_on_with_more_seeds(tiny, tmp_path, pool):
+    compare(study_of(tiny), tmp_path, engine=pool)
+    pool.jobs = []
+    progress = compare(study_of(tiny, seeds=[2, 0, 1]), tmp_path, engine=pool, resume=True)
+    assert pool.jobs == [["plain-seed2"], ["flow-seed2"]]
+    assert (progress.done, progress.total) == (6, 6)
+    assert json.loads((tmp_path / "study.json").read_text())["seeds"] == [2, 0, 1]
+
+
+def test_what_a_process_left_that_was_killed_at_the_start_is_no_content(tiny, tmp_path, pool):
+    for name in (".study.json.partial", ".plan.json.partial", ".lock"):
+        (tmp_path / name).touch()
+    (tmp_path / ".removed").mkdir()
+    assert compare(study_of(tiny), tmp_path, engine=pool).done == 4
+
+
+def test_two_processes_do_not_work_on_one_study(tiny, tmp_path, pool):
+    with (
+        locked(tmp_path / LOCK, "it"),
+        pytest.raises(
+            ConfigurationError, match=rf"The study in .* is in use by process {os.getpid()} on .* since"
+        ),
+    ):
+        compare(study_of(tiny), tmp_path, engine=pool)
+    assert pool.jobs == []
+    compare(study_of(tiny), tmp_path, engine=pool)
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_wrong_arm_is_refused_before_anything_runs(tiny, tmp_path, pool):
+    study = study_of(
+        tiny, arms=[Arm(name="plain", label="A"), Arm(name="b", label="B", overrides=["prior=planar"])]
+    )
+    with pytest.raises(ConfigurationError, match=r"Arm 'b': `prior.kind`"):
+        compare(study, tmp_path / "c", engine=pool)
+    with pytest.raises(ConfigurationError, match="`workers` must be at least 1"):
+        compare(study_of(tiny), tmp_path / "c", workers=0)
+    (tmp_path / "f").touch()
+    with pytest.raises(ConfigurationError, match="`out` must be a folder"):
+        compare(study, tmp_path / "f", engine=pool)
+    assert not (tmp_path / "c").exists()
+
+
+def test_the_demo_compares_five_arms_with_equal_networks():
+    study = demo_study()
+    assert len(study.arms) == 5
+    assert len(study.seeds) == 3
+    configurations = [study.configuration(arm, 0) for arm in study.arms]
+    assert len({(c.network, c.latent_dim, c.data, c.likelihood) for c in configurations}) == 1
+    assert [(c.posterior.kind, c.prior.kind, c.training.plan) for c in configurations] == [
+        ("gaussian", "standard", "one_stage"),
+        ("gaussian", "real_nvp", "one_stage"),
+        ("gaussian", "real_nvp", "two_stage"),
+        ("iaf", "standard", "one_stage"),
+        ("iaf", "real_nvp", "one_stage"),
+    ]
+    assert configurations[1].prior == configurations[2].prior == configurations[4].prior
+    assert configurations[3].posterior == configurations[4].posterior
+    models = [build_model(c, (1, 8, 8)) for c in configurations]
+    stages = [build_stages(c, model)[0] for c, model in zip(configurations, models, strict=True)]
+    assert {stage.objective for stage in stages} == {ELBO(1, warmup_epochs=10.0, kl="monte_carlo")}
+
+
+def test_the_runs_of_a_comparison_have_no_trackers_unless_asked():
+    study = demo_study()
+    assert study.configuration(study.arms[0], 0).training.trackers == ()
+    asked = study.model_copy(update={"base": {"training": {"trackers": ["tensorboard"]}}})
+    assert asked.configuration(study.arms[0], 0).training.trackers == ("tensorboard",)

@@ -1,0 +1,405 @@
+"""Sizes settled before training: counts against the built model, budgets met or refused, every fault at once."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from latentflows.core.errors import CheckpointError, ConfigurationError
+from latentflows.distributions import AmortizedBernoulli, AmortizedGaussian, StandardGaussian
+from latentflows.models import VAE
+from latentflows.networks import MLP
+from latentflows.objectives import ELBO, LatentWasserstein
+from latentflows.studies.building.build import build_model
+from latentflows.studies.execution import study_folder
+from latentflows.studies.execution.study_folder import check_folder, prepare_folder
+from latentflows.studies.planning import budget as budget_room
+from latentflows.studies.planning.budget import Workshop, sampling_flops, solve, step_flops
+from latentflows.studies.planning.plan import plan, read_solved
+from latentflows.studies.planning.ready import find_study, ready_studies
+from latentflows.studies.planning.study import Budget, Study
+from latentflows.training import Stage
+
+BASE = {
+    "latent_dim": 4,
+    "data": "digits",
+    "network": {"kind": "mlp", "width": 16, "depth": 1},
+    "training": {"epochs": 2, "batch_size": 50},
+}
+FLOW = {"name": "flow", "overrides": ["prior=real_nvp", "prior.num_layers=2", "prior.width=8"]}
+
+
+def study(arms, budget, **others):
+    raw = {
+        "name": "s",
+        "base": BASE,
+        "arms": arms,
+        "seeds": [0, 1],
+        "baseline": arms[0]["name"],
+        "budget": budget,
+    }
+    return Study.model_validate(raw | others)
+
+
+class Rows(torch.utils.data.Dataset):
+    """Data points as `fit` takes them."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def batch(self, indices):
+        from latentflows.core.batches import Batch
+
+        return Batch(self.x[indices])
+
+
+def dense_vae():
+    encoder = nn.Linear(10, 6)  # 10 pixels, 3 latents: mean and raw scale
+    decoder = MLP(3, 10, width=7, depth=1)
+    return VAE(AmortizedGaussian(3, 10, encoder), StandardGaussian(3), AmortizedBernoulli(10, 3, decoder))
+
+
+def test_step_flops_are_those_of_the_matrix_products():
+    """Forward 2 m n; backward twice that, but for the first layer, whose input needs no gradient."""
+    model = dense_vae()
+    stage = Stage("s", ELBO(), max_epochs=1)
+    source = Rows(torch.zeros(20, 10))
+    encoder, hidden, last = 10 * 6, 3 * 7, 7 * 10
+    assert step_flops(model, stage, source) == 2 * (2 * encoder + 3 * hidden + 3 * last)
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert sampling_flops(model) == 2 * (hidden + last)
+
+
+def test_a_frozen_part_costs_no_weight_gradient():
+    model = dense_vae()
+    stage = Stage("s", ELBO(), train=("posterior",), max_epochs=1)
+    encoder, hidden, last = 10 * 6, 3 * 7, 7 * 10
+    # the decoder passes the gradient on to z: its inputs' gradients stay, those of its weights go
+    assert step_flops(model, stage, Rows(torch.zeros(20, 10))) == 2 * (2 * encoder + 2 * hidden + 2 * last)
+
+
+def flops_of(stage, configuration):
+    data, model, _ = Workshop().built(configuration)
+    return step_flops(model, stage, data.train)
+
+
+def test_work_that_a_batch_shares_is_shared_among_its_data_points():
+    """Pseudo-inputs of a VampPrior are encoded once for a batch: half the batch, twice the price."""
+    vamp = ["prior=vamp", "prior.num_components=40"]
+    configuration = study([{"name": "a", "overrides": vamp}], None).configuration(
+        study([{"name": "a", "overrides": vamp}], None).arms[0], 0
+    )
+    whole, half, pieces = (
+        flops_of(
+            Stage("s", ELBO(), max_epochs=1, batch_size=size, accumulate_grad_batches=pieces), configuration
+        )
+        for size, pieces in ((80, 1), (40, 1), (80, 2))
+    )
+    fewest = flops_of(Stage("s", ELBO(), max_epochs=1, batch_size=1), configuration)
+    shared = (half - whole) * 80  # of a batch: what is left is each data point's own
+    assert shared > 0
+    assert fewest - whole == pytest.approx(shared * (1 - 1 / 80), rel=0.01)
+    assert pieces == half
+
+
+def test_attention_counts_on_a_cpu_too():
+    query = torch.randn(2, 3, 5, 8, requires_grad=True)
+    with budget_room._Counter() as counter:
+        out = nn.functional.scaled_dot_product_attention(query, query, query, is_causal=True)
+        forward = counter.flops
+        torch.autograd.grad(out.sum(), query)
+    products = 2 * 3 * 2 * 5 * 5 * 8
+    assert forward == 2 * products
+    assert counter.flops == (2 + 5) * products  # backward: the scores anew, and two for each product
+
+
+def test_steps_that_take_turns_count_by_their_share():
+    turns = dict(budget_room._turns(LatentWasserstein(critic_steps=3)))
+    assert {turn.turn: share for turn, share in turns.items()} == {"critic": 0.75, "sampler": 0.25}
+
+
+def test_the_incomplete_last_batch_is_not_counted():
+    configuration = study([FLOW], None).configuration(
+        study([FLOW], None).arms[0], 0, ["training.batch_size=1000"]
+    )
+    cost, points = Workshop().cost(configuration), len(Workshop().data(configuration).train)
+    assert 1000 < points < 2000
+    assert cost.training_flops == 2 * 1000 * cost.stage_flops[0]
+
+
+def test_a_size_that_no_power_of_two_can_have_is_found():
+    class Thirds(Workshop):
+        def amount(self, configuration, hold):
+            if configuration % 6:
+                raise ConfigurationError("must be a multiple of 6")
+            return 10.0 * configuration
+
+    budget = Budget(hold="model", target=1260, tolerance=0.01)
+    for target in (60, 1260, 1920):
+        assert solve(lambda size: size, "k", budget, target, Thirds()).amount == target
+
+
+def test_arms_of_different_protocols_are_refused():
+    arms = [FLOW, {"name": "other", "overrides": ["evaluation.num_importance_samples=7"]}]
+    with pytest.raises(
+        ConfigurationError, match=r"num_importance_samples` differs between arms \(1000 in flow; 7 in"
+    ):
+        plan(study(arms, None))
+
+
+def test_a_study_of_seconds_goes_on_where_the_clock_runs_differently(monkeypatch):
+    arms = [FLOW, {"name": "other"}]
+    base = BASE | {"training": {"epochs": 4, "batch_size": 50}}
+    held = study(arms, {"hold": "seconds", "like": "flow"}, base=base)
+    monkeypatch.setattr(Workshop, "seconds", lambda self, c: 1.0 + (c.prior.kind == "standard"))
+    with pytest.raises(ConfigurationError, match="within 10%"):
+        plan(held)
+    assert plan(held, {"flow": {}, "other": {}}).arms[1].amount == 2.0
+
+
+def test_parameters_are_those_of_the_built_model():
+    planned = plan(
+        study(
+            [FLOW, {"name": "wide", "solve": "network.decoder_width"}],
+            {"hold": "decoder_and_prior", "like": "flow"},
+        )
+    )
+    flow, wide = planned.arms
+    for arm in planned.arms:
+        model = build_model(arm.configuration, (1, 8, 8))
+        counted = {part: sum(p.numel() for p in getattr(model, part).parameters()) for part in model.parts}
+        assert counted | {"total": sum(counted.values())} == dict(arm.cost.parameters)
+    assert (flow.solved, flow.target) == ({}, None)
+    assert list(wide.solved) == ["network.decoder_width"]
+    assert wide.target == flow.amount == flow.cost.parameters["prior"] + flow.cost.parameters["likelihood"]
+    assert abs(wide.amount - wide.target) <= 0.02 * wide.target
+    assert wide.configuration.network.width == 16  # the encoder stays
+
+
+def test_the_solution_is_the_nearest_size():
+    planned = plan(
+        study([FLOW, {"name": "more", "solve": "latent_dim"}], {"hold": "decoder_and_prior", "like": "flow"})
+    )
+    more = planned.arms[1]
+    size = more.solved["latent_dim"]
+    for other in (size - 1, size + 1):
+        configuration = planned.study.configuration(planned.study.arms[1], 0, [f"latent_dim={other}"])
+        amount = Workshop().amount(configuration, "decoder_and_prior")
+        assert abs(amount - more.target) >= abs(more.amount - more.target)
+
+
+def test_runs_carry_the_solved_sizes_for_every_seed():
+    planned = plan(study([FLOW, {"name": "more", "solve": "latent_dim"}], {"hold": "model", "like": "flow"}))
+    runs = [run for run in planned.runs if run.arm == "more"]
+    assert [run.folder for run in runs] == ["runs/more-seed0", "runs/more-seed1"]
+    size = planned.arms[1].solved["latent_dim"]
+    assert all(run.configuration.latent_dim == size for run in runs)
+    assert [run.configuration.seed for run in runs] == [0, 1]
+
+
+def test_training_flops_are_held_by_epochs_over_all_stages():
+    arms = [
+        FLOW,
+        {
+            "name": "two",
+            "overrides": [*FLOW["overrides"], "training.plan=two_stage", "training.prior_epochs=3"],
+        },
+    ]
+    base = {"base": BASE | {"training": {"epochs": 60, "batch_size": 50}}}
+    planned = plan(
+        study(arms, {"hold": "training_flops", "like": "flow", "solve": "training.epochs"}, **base)
+    )
+    one, two = planned.arms
+    points = len(Workshop().data(one.configuration).train)
+    points -= points % 50  # an incomplete last batch is left out
+    assert one.cost.training_flops == 60 * points * one.cost.stage_flops[0]
+    epochs = two.solved["training.epochs"]
+    first, second = two.cost.stage_flops
+    assert two.cost.training_flops == points * (epochs * first + 3 * second)
+    assert first < one.cost.stage_flops[0]  # N(0, I) stands in the flow's place
+    assert abs(two.cost.training_flops / one.cost.training_flops - 1) < 0.02
+
+
+def test_seconds_are_measured_and_held(monkeypatch):
+    monkeypatch.setattr(
+        budget_room, "_seconds_per_step", lambda *_: 0.001
+    )  # a clock that does not depend on load
+    arms = [FLOW, {"name": "long", "overrides": ["training.batch_size=100"]}]
+    base = {"base": BASE | {"training": {"epochs": 30, "batch_size": 50}}}
+    planned = plan(study(arms, {"hold": "seconds", "like": "flow", "solve": "training.epochs"}, **base))
+    assert planned.arms[1].solved["training.epochs"] in range(58, 66)  # half as many steps an epoch
+
+
+def test_a_step_is_timed_for_real():
+    seconds = Workshop().seconds(study([FLOW], None).configuration(study([FLOW], None).arms[0], 0))
+    assert 0 < seconds < 600
+
+
+def test_the_counterpart_in_a_crossed_study_sets_the_amount():
+    raw = {
+        "name": "s",
+        "base": BASE,
+        "factors": [
+            {"name": "latents", "key": "latent_dim", "values": [4, 6]},
+            {"name": "prior", "levels": [FLOW, {"name": "none", "solve": "network.decoder_width"}]},
+        ],
+        "seeds": [0],
+        "baseline": {"prior": "none"},
+        "budget": {"hold": "decoder_and_prior", "like": {"prior": "flow"}, "tolerance": 0.05},
+    }
+    planned = {arm.name: arm for arm in plan(Study.model_validate(raw)).arms}
+    for latents in ("latents4", "latents6"):
+        assert planned[f"{latents}-none"].target == planned[f"{latents}-flow"].amount
+    assert planned["latents4-none"].target != planned["latents6-none"].target
+
+
+def test_an_arm_may_be_left_out_of_the_budget():
+    planned = plan(
+        study([FLOW, {"name": "free", "solve": "nothing"}], {"hold": "decoder_and_prior", "like": "flow"})
+    )
+    free = planned.arms[1]
+    assert (free.solved, free.target) == ({}, None)
+    assert free.amount == free.cost.parameters["likelihood"]
+
+
+def test_faults_of_all_arms_are_named_at_once():
+    arms = [
+        FLOW,
+        {"name": "unmet"},
+        {"name": "typo", "overrides": ["prior=realnvp"]},
+        {
+            "name": "unbuilt",
+            "overrides": ["posterior=iaf", "latent_dim=40", "posterior.width=2"],
+            "solve": "nothing",
+        },
+        {"name": "coarse", "solve": "network.depth"},
+        {"name": "none", "solve": "network.wdith"},
+        {"name": "idle", "solve": "training.epochs"},
+    ]
+    with pytest.raises(ConfigurationError) as error:
+        plan(study(arms, {"hold": "decoder_and_prior", "like": "flow", "tolerance": 0.001}))
+    text = str(error.value)
+    for part in (
+        "6 arms have faults",
+        "Arm 'unmet': it has",
+        "`solve: nothing`",
+        "Arm 'typo'",
+        "Did you mean real_nvp",
+        "Arm 'unbuilt'",
+        "Arm 'coarse': no value of `network.depth` meets",
+        "Arm 'none': no value of `network.wdith` can be built",
+        "Arm 'idle': `training.epochs` changes nothing",
+    ):
+        assert part in text
+
+
+def test_a_size_to_solve_for_without_a_budget_is_refused():
+    with pytest.raises(
+        ConfigurationError, match="Arm 'more': it solves for `latent_dim`, and the study has no"
+    ):
+        plan(study([FLOW, {"name": "more", "solve": "latent_dim"}], None))
+
+
+def test_a_flow_on_the_budget_of_an_unreachable_target_is_refused():
+    with pytest.raises(ConfigurationError, match="no value of `latent_dim` meets 100 parameters"):
+        plan(study([{"name": "a", "solve": "latent_dim"}], {"hold": "model", "target": 100}))
+
+
+def test_sizes_that_cannot_be_built_are_stepped_over():
+    class Odd(Workshop):
+        def amount(self, configuration, hold):
+            if configuration % 4:
+                raise ConfigurationError("must be a multiple of 4")
+            return 10.0 * configuration
+
+    found = solve(lambda size: size, "k", Budget(hold="model", target=990, tolerance=0.05), 990, Odd())
+    assert (found.value, found.amount) == (100, 1000.0)
+
+
+def test_the_solver_needs_few_builds():
+    calls = []
+
+    class Counting(Workshop):
+        def amount(self, configuration, hold):
+            calls.append(configuration)
+            return float(configuration)
+
+    assert solve(lambda size: size, "k", Budget(hold="model", target=5000), 5000, Counting()).value == 5000
+    assert len(calls) < 30
+
+
+def test_settled_sizes_are_taken_as_they_are(tmp_path):
+    arms = [FLOW, {"name": "more", "solve": "latent_dim"}]
+    wide = {"hold": "decoder_and_prior", "like": "flow", "tolerance": 0.5}
+    first = plan(study(arms, wide))
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(first.to_json()))
+    other = first.arms[1].solved["latent_dim"] + 1
+    path.write_text(path.read_text().replace(f'"latent_dim": {other - 1}', f'"latent_dim": {other}'))
+    again = plan(study(arms, wide), read_solved(path))
+    assert again.arms[1].solved == {"latent_dim": other}
+    assert again.runs[-1].configuration.latent_dim == other
+    assert read_solved(tmp_path / "none.json") == {}
+
+
+def test_a_crash_leaves_no_plan_of_another_study(tmp_path, monkeypatch):
+    """Between `study.json` and `plan.json`: whoever goes on plans anew."""
+    prepare_folder(plan(study([FLOW], None)), tmp_path, "", overwrite=False)
+    whole, written = study_folder._write, []
+
+    def write(path, content):
+        if written:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        whole(path, content)
+
+    monkeypatch.setattr(study_folder, "_write", write)
+    other = study([FLOW], None, name="other")
+    with pytest.raises(KeyboardInterrupt):
+        prepare_folder(plan(other), tmp_path, "", overwrite=True)
+    assert written == ["study.json"]
+    assert not (tmp_path / "plan.json").exists()
+    check_folder(other, tmp_path, resume=True, overwrite=False)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"arms": [{"name": "a"}]}', '{"arms": 3}'])
+def test_a_damaged_plan_is_named(tmp_path, text):
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=r"plan\.json cannot be read"):
+        read_solved(path)
+
+
+def test_every_ready_study_can_be_planned_small():
+    small = ["seeds=0", "training.epochs=2", "evaluation.num_importance_samples=5"]
+    for name in ready_studies():
+        if name == "stages":  # its epochs are what is solved for
+            continue
+        assert plan(find_study(name, small)).runs, name
+
+
+def test_the_stages_study_spends_equal_flops():
+    planned = plan(find_study("stages", ["seeds=0"]))
+    flops = {arm.name: arm.cost.training_flops for arm in planned.arms}
+    assert max(flops.values()) / min(flops.values()) < 1.06
+    assert planned.arms[1].solved["training.epochs"] > 100  # what the second stage saves goes into the first
+
+
+def test_an_unknown_study_is_named_with_the_known_ones():
+    with pytest.raises(ConfigurationError, match="Did you mean stages"):
+        find_study("stage")
+    with pytest.raises(ConfigurationError, match="no such file"):
+        find_study("nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "override", ["data.seed=1", "data.test=100", "data.preparation=fixed_binary", "data=shapes2d"]
+)
+def test_arms_on_other_data_are_refused(override):
+    arms = [{"name": "a"}, {"name": "b", "overrides": [override]}]
+    with pytest.raises(ConfigurationError, match=r"`data\.\w+` differs between arms"):
+        plan(study(arms, None))

@@ -1,0 +1,219 @@
+"""The file of a study: crossing, references, and every fault named at once."""
+
+import pytest
+
+from latentflows.core.errors import ConfigurationError
+from latentflows.studies.planning.plan import plan
+from latentflows.studies.planning.study import Study
+from latentflows.studies.planning.study_file import checked, read_study
+
+LISTED = {
+    "name": "s",
+    "arms": [{"name": "a"}, {"name": "b", "overrides": ["prior=real_nvp"]}],
+    "seeds": [0, 1],
+    "baseline": "a",
+}
+CROSSED = {
+    "name": "s",
+    "factors": [
+        {"name": "latents", "key": "latent_dim", "values": [2, 8]},
+        {
+            "name": "prior",
+            "levels": [
+                {"name": "none"},
+                {"name": "flow", "overrides": ["prior=real_nvp"], "solve": "prior.width"},
+            ],
+        },
+    ],
+    "seeds": [0],
+    "baseline": {"prior": "none"},
+}
+
+
+def test_factors_are_crossed_in_order():
+    study = Study.model_validate(CROSSED)
+    arms = {arm.name: arm for arm in study.all_arms()}
+    assert list(arms) == ["latents2-none", "latents2-flow", "latents8-none", "latents8-flow"]
+    assert arms["latents8-flow"].overrides == ["latent_dim=8", "prior=real_nvp"]
+    assert arms["latents8-flow"].solve == "prior.width"
+    assert arms["latents2-none"].solve is None
+    assert arms["latents8-flow"].label == "latent_dim=8, flow"
+    configuration = study.configuration(arms["latents8-flow"], 3, ["prior.width=7"])
+    assert (configuration.latent_dim, configuration.prior.width, configuration.seed) == (8, 7, 3)
+    assert configuration.name == "latents8-flow-seed3"
+
+
+def test_arms_are_crossed_with_factors():
+    raw = CROSSED | {"arms": [{"name": "x", "overrides": ["objective.beta=2"]}, {"name": "y"}]}
+    study = Study.model_validate(raw)
+    assert len(study.all_arms()) == 8
+    assert study.all_arms()[0].overrides == ["objective.beta=2", "latent_dim=2"]
+    assert study.counterparts({"prior": "none"})["y-latents8-flow"] == "y-latents8-none"
+
+
+def test_a_level_as_baseline_pairs_arms_that_differ_in_that_factor_alone():
+    study = Study.model_validate(CROSSED)
+    assert study.pairs() == [("latents2-flow", "latents2-none"), ("latents8-flow", "latents8-none")]
+    both = study.counterparts({"prior": "none", "latents": "latents2"})
+    assert both == dict.fromkeys(("latents2-flow", "latents8-none", "latents8-flow"), "latents2-none")
+
+
+def test_a_listed_baseline_is_compared_with_every_other_arm():
+    study = Study.model_validate(LISTED | {"arms": [*LISTED["arms"], {"name": "c"}]})
+    assert study.pairs() == [("b", "a"), ("c", "a")]
+    assert Study.model_validate(LISTED | {"comparisons": [("a", "b")]}).pairs() == [("a", "b")]
+
+
+def test_the_listed_form_reads_as_the_same_arms():
+    listed = Study.model_validate(CROSSED).listed()
+    assert [arm["name"] for arm in listed["arms"]][:2] == ["latents2-none", "latents2-flow"]
+    assert listed["baseline"] == "latents2-none"
+    assert listed["comparisons"][0] == ["latents2-flow", "latents2-none"]
+    assert "factors" not in listed
+
+
+FAULTS = {
+    "seed twice": (LISTED | {"seeds": [0, 1, 0]}, "a seed must be listed once; got 0"),
+    "negative seed": (LISTED | {"seeds": [-1]}, "at least 0"),
+    "unknown baseline": (LISTED | {"baseline": "c"}, "`baseline` must be one of a, b; got 'c'"),
+    "unknown level": (CROSSED | {"baseline": {"prior": "x"}}, "names the level 'x' of prior"),
+    "unknown factor": (CROSSED | {"baseline": {"p": "x"}}, "names the factor 'p'"),
+    "no factor": (CROSSED | {"baseline": {}}, "must name a factor and its level"),
+    "arm twice": (LISTED | {"arms": [{"name": "a"}, {"name": "a"}]}, "names of arms must differ; got a"),
+    "label twice": (
+        LISTED | {"arms": [{"name": "a", "label": "L"}, {"name": "b", "label": "L"}]},
+        "labels of arms must differ; got L",
+    ),
+    "no arms": ({"name": "s", "seeds": [0], "baseline": "a"}, "needs `arms`, `factors`, or both"),
+    "unknown pair": (LISTED | {"comparisons": [("a", "z")]}, "`comparisons` names z"),
+    "pair with itself": (LISTED | {"comparisons": [("a", "a")]}, "compares a with itself"),
+    "budget without amount": (LISTED | {"budget": {"hold": "model"}}, "give either `target`"),
+    "budget like nothing": (
+        LISTED | {"budget": {"hold": "model", "like": "z"}},
+        "`budget.like` must be one of a, b",
+    ),
+    "unknown key": (LISTED | {"sedes": [1]}, "`sedes` is no key here; the keys are name"),
+    "unknown key of an arm": (
+        LISTED | {"arms": [{"name": "a", "override": []}]},
+        "the keys are name, label, overrides",
+    ),
+    "two forms of a factor": (
+        CROSSED | {"factors": [{"name": "f", "key": "latent_dim", "values": [1], "levels": [{"name": "x"}]}]},
+        "give either `levels`, or a `key` and its `values`",
+    ),
+    "key without values": (
+        CROSSED | {"factors": [{"name": "f", "key": "latent_dim"}]},
+        "give either `levels`",
+    ),
+    "value twice": (
+        CROSSED | {"factors": [{"name": "f", "key": "latent_dim", "values": [2, 2]}]},
+        "levels must differ; got f2, f2",
+    ),
+    "two axes set one key": (
+        CROSSED | {"arms": [{"name": "x", "overrides": ["latent_dim=3"]}]},
+        "`latent_dim` is set by x and by latents2, which are crossed",
+    ),
+    "solved and set": (
+        CROSSED
+        | {
+            "factors": [
+                CROSSED["factors"][0],
+                {"name": "f", "levels": [{"name": "n", "solve": "latent_dim"}]},
+            ],
+            "baseline": {"latents": "latents2"},
+        },
+        "n solves for `latent_dim`, which latents2 sets",
+    ),
+    "no list": (LISTED | {"seeds": 3}, "`seeds`: Input should be a valid list; got 3"),
+    "a level that is none": (
+        CROSSED | {"baseline": {"latents": 4}},
+        "`baseline.latents`: Input should be a valid string; got 4",
+    ),
+    "two axes solve": (
+        CROSSED | {"arms": [{"name": "x", "solve": "latent_dim"}]},
+        "`solve` must stand in one of arms and factors; got it in arms, prior",
+    ),
+    "factor twice": (CROSSED | {"factors": [CROSSED["factors"][0]] * 2}, "factors must differ"),
+    "a seed of its own": (
+        LISTED | {"arms": [{"name": "a", "overrides": ["seed=5"]}, {"name": "b"}]},
+        "`seed` cannot be an override of an arm: list `seeds`; given by a",
+    ),
+    "a name by override": (
+        LISTED | {"arms": [{"name": "a"}, {"name": "b", "overrides": ["name=x"]}]},
+        "`name` cannot be an override of an arm",
+    ),
+    "name with a slash": (LISTED | {"arms": [{"name": "a/b"}]}, "`arms.0.name`"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_bad_study_is_refused(name):
+    raw, message = FAULTS[name]
+    with pytest.raises(ConfigurationError, match="is no study") as error:
+        checked(raw, "file.yaml")
+    assert message in str(error.value)
+
+
+def test_all_faults_are_named_at_once():
+    raw = LISTED | {"sedes": 1, "seeds": [1, 1], "budget": {"hold": "money"}}
+    with pytest.raises(ConfigurationError) as error:
+        checked(raw, "file.yaml")
+    assert all(key in str(error.value) for key in ("`sedes`", "`seeds`", "`budget.hold`", "3 faults"))
+
+
+def test_overrides_reach_every_arm_and_the_studys_own_keys(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "name: s\nbase: {latent_dim: 3, training: {epochs: 9, batch_size: 10}}\narms: [{name: a}, {name: b, overrides: "
+        "[training.epochs=2]}]\nseeds: [0]\nbaseline: a\nbudget: {hold: model, like: a}\n"
+    )
+    study = read_study(path, ["seeds=4, 5", "training.epochs=7", "data=mnist", "budget.tolerance=0.5"])
+    assert study.seeds == [4, 5]
+    assert study.budget.tolerance == 0.5
+    a, b = (study.configuration(arm, 4) for arm in study.all_arms())
+    assert (a.training.epochs, b.training.epochs) == (7, 2)  # an arm's own override stays
+    assert (a.latent_dim, a.training.batch_size, a.data.name) == (3, 10, "mnist")
+    assert (a.name, a.seed) == ("a-seed4", 4)
+
+
+def test_the_listed_form_of_a_study_with_a_single_level():
+    one = {"factors": [{"name": "f", "key": "latent_dim", "values": [2]}], "baseline": {"f": "f2"}}
+    listed = Study.model_validate(CROSSED | one).listed()
+    assert (listed["baseline"], listed["comparisons"]) == ("f2", [])
+
+
+def test_a_bad_override_of_a_study_is_named_once_for_all_arms(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("name: s\narms: [{name: a}, {name: b}]\nseeds: [0]\nbaseline: a\n")
+    with pytest.raises(ConfigurationError, match="key=value"):
+        read_study(path, ["training"])
+    with pytest.raises(ConfigurationError, match=r"`sedes=0`: .* Did you mean seeds"):
+        read_study(path, ["sedes=0"])
+    with pytest.raises(
+        ConfigurationError, match=r"`seed=7`: every arm runs with each of `seeds`. Give seeds=7"
+    ):
+        read_study(path, ["seed=7"])
+    with pytest.raises(ConfigurationError) as error:
+        plan(read_study(path, ["training.epoch=7"]))
+    assert str(error.value).startswith("Arms 'a', 'b': `training.epoch`")
+
+
+def test_an_override_fits_what_the_arms_make_of_the_base(tmp_path):
+    """A base may be complete with its arms alone, and what is filled in for it must not become the arms' own."""
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "name: s\nbase: {training: {plan: two_stage}}\narms: [{name: a, overrides: [prior=real_nvp]}, {name: b, "
+        "overrides: [prior=mixture]}, {name: c, overrides: [model=flow, prior=real_nvp, training.plan=one_stage]}]\n"
+        "seeds: [0]\nbaseline: a\n"
+    )
+    study = read_study(path, ["training.epochs=7"])
+    a, b, c = (study.configuration(arm, 0) for arm in study.all_arms())
+    assert (a.training.epochs, b.training.epochs, c.training.epochs) == (7, 7, 7)
+    assert (a.data.preparation, c.data.preparation) == ("dynamic_binary", "dequantized")
+
+
+def test_published_figures_belong_to_arms():
+    published = {"source": "A paper, 2020", "epochs": 10, "figures": {"a": "1.0 ± 0.1"}}
+    assert Study.model_validate(LISTED | {"published": published}).published.figures == {"a": "1.0 ± 0.1"}
+    with pytest.raises(ConfigurationError, match="`published` names z; the arms are a, b"):
+        checked(LISTED | {"published": published | {"figures": {"z": "1"}}}, "file.yaml")

@@ -1,0 +1,155 @@
+"""Results of a study in Python: rows, curves, comparisons by any figure, and what is refused."""
+
+import json
+import sys
+
+import pytest
+
+from latentflows.core.errors import ConfigurationError, DataError
+from latentflows.studies.results.results import read_results
+
+
+@pytest.fixture
+def study(fake, tmp_path):
+    folder = fake.write_comparison(
+        tmp_path / "study", gains={"gaussian": 0.0, "flow": 3.0}, sizes={"flow": 512}
+    )
+    for run in (folder / "runs").iterdir():
+        fake.add_groups(run, holes={}, samples={})
+    return folder
+
+
+def test_the_frame_has_a_row_for_every_run(study, fake):
+    fake.write_plan(study, flow={"solved": {"network.width": 31}})
+    frame = read_results(study).frame()
+    assert frame.shape[0] == 6
+    assert list(frame["arm"]) == ["gaussian"] * 3 + ["flow"] * 3
+    assert list(frame["seed"]) == [0, 1, 2, 0, 1, 2]
+    assert set(frame["status"]) == {"finished"}
+    line = json.loads((study / "study.jsonl").read_text().splitlines()[4])
+    row = frame.iloc[4]
+    assert row["nll"] == line["figures"]["nll"]["mean"]
+    assert row["nll.standard_error"] == 0.4
+    assert row["holes.mmd_rbf"] == 0.00123
+    assert row["holes.mmd_rbf.p_value"] == 0.012
+    assert row["parameters.total"] == line["parameters"]["total"] == 290_384 + 512
+    assert (row["steps"], row["epochs"], row["seconds"]) == (360, 30, line["seconds"])
+    assert row["folder"] == "runs/flow-seed1"
+    assert row["solved.network.width"] == 31
+
+
+def test_runs_that_are_missing_or_failed_have_a_row(study, fake):
+    lines = (study / "study.jsonl").read_text().splitlines()
+    failed = json.loads(lines[1]) | {"status": "failed", "reason": "out of memory", "figures": None}
+    (study / "study.jsonl").write_text("\n".join([lines[0], json.dumps(failed)]) + "\n")
+    rows = read_results(study).rows()
+    assert [row["status"] for row in rows] == ["finished", "failed"] + ["not run"] * 4
+    assert rows[1]["reason"] == "out of memory"
+    assert "nll" not in rows[1]
+
+
+def test_curves_are_long_and_count_flops_by_stage(study, fake):
+    fake.write_run(study / "runs" / "flow-seed0", epochs=6, stages=("vae", "prior"))
+    fake.write_plan(study)
+    frame = read_results(study).curves()
+    assert set(frame["split"]) == {"train", "validation"}
+    one = frame.query("arm == 'gaussian' and seed == 1 and split == 'validation' and metric == 'elbo'")
+    assert list(one["flops"]) == [100 * 1437 * (epoch + 1) for epoch in range(30)]
+    assert list(one["samples"]) == [1437 * (epoch + 1) for epoch in range(30)]
+    assert list(one["step"])[-1] == 360
+    unknown = frame.query("arm == 'flow' and seed == 0")
+    assert unknown["flops"].isna().all()  # the plan names no stage "vae"
+    fake.write_plan(study, flow={"stage_flops": {"vae": 10, "prior": 1}})
+    staged = read_results(study).curves().query("arm == 'flow' and seed == 0 and metric == 'loss'")
+    staged = staged.query("split == 'train'")
+    assert list(staged["flops"]) == [1437 * flops for flops in (10, 20, 30, 31, 32, 33)]
+
+
+def test_without_a_plan_flops_are_not_known(study):
+    assert read_results(study).curves()["flops"].isna().all()
+
+
+def test_comparisons_by_any_figure(study):
+    results = read_results(study)
+    nll = results.comparisons()
+    assert list(nll["arm"]) == ["flow"]
+    assert nll.loc[0, "difference"] < 0
+    assert bool(nll.loc[0, "better"])
+    elbo = results.compare("elbo")[0]
+    assert elbo.lower_is_better is False
+    assert elbo.better
+    nll_of = {(run.arm, run.seed): run.figures["nll"].mean for run in results.runs.values()}
+    assert results.compare("nll")[0].by_seed == pytest.approx(
+        {seed: nll_of["flow", seed] - nll_of["gaussian", seed] for seed in range(3)}
+    )
+    assert results.compare("holes.mmd_rbf")[0].lower_is_better is True
+    assert results.compare("kl")[0].lower_is_better is None
+    assert results.compare("kl", lower_is_better=True)[0].lower_is_better is True
+    assert results.compare("seconds")[0].difference.mean == 100.0
+    assert (results.unit("elbo"), results.unit("seconds"), results.unit("samples.frechet_distance")) == (
+        "nats",
+        "s",
+        "squared feature units",
+    )
+
+
+def test_the_comparisons_of_the_study_take_the_place_of_the_baseline(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 1.0, "c": 2.0})
+    assert [(c.arm, c.other) for c in read_results(folder).compare()] == [("b", "a"), ("c", "a")]
+    fake.edit_json(folder / "study.json", comparisons=[["c", "b"]], smallest_difference=0.5)
+    (found,) = read_results(folder).compare()
+    assert (found.arm, found.other, found.num_comparisons) == ("c", "b", 1)
+    assert found.power.smallest_difference == 0.5
+    assert read_results(folder).compare("elbo")[0].power.smallest_difference is None
+    fake.edit_json(folder / "study.json", comparisons=[["c", "d"]])
+    with pytest.raises(DataError, match=r"study\.json: `comparisons` must hold pairs"):
+        read_results(folder)
+
+
+def test_a_figure_that_no_run_has_is_refused_with_those_that_there_are(study):
+    with pytest.raises(DataError, match=r"'fid'\. There are: elbo, .*holes\.mmd_rbf.*seconds"):
+        read_results(study).compare("fid")
+
+
+def test_figures_by_different_protocols_do_not_compare(study, fake):
+    fake.add_groups(study / "runs" / "flow-seed2", holes={"protocol": {"num_images": 5}})
+    results = read_results(study)
+    with pytest.raises(DataError, match=r"num_images: 200 \(Gaussian, seed 0\) and 5 \(Flow, seed 2\)"):
+        results.compare("holes.mmd_rbf")
+    assert results.compare("nll")
+
+    def other_seed(line):
+        return line | {"protocol": line["protocol"] | {"seed": line["seed"]}}
+
+    fake.edit_lines(study / "study.jsonl", other_seed)
+    assert read_results(study).compare("nll")
+
+    def fewer(line):
+        return line | {"protocol": line["protocol"] | {"num_importance_samples": 5 + line["seed"]}}
+
+    fake.edit_lines(study / "study.jsonl", fewer)
+    with pytest.raises(DataError, match="num_importance_samples"):
+        read_results(study).compare("nll")
+
+
+def test_seconds_on_different_hardware_do_not_compare(study, fake):
+    fake.edit_json(study / "runs" / "flow-seed0" / "run.json", hardware={"cpu": "other"})
+    with pytest.raises(DataError, match="cpu: "):
+        read_results(study).compare("seconds")
+
+
+def test_runs_that_did_not_finish_do_not_count(study, fake):
+    fake.edit_lines(
+        study / "study.jsonl",
+        lambda line: line | {"status": "diverged"} if (line["arm"], line["seed"]) == ("flow", 1) else line,
+    )
+    assert sorted(read_results(study).compare()[0].by_seed) == [0, 2]
+
+
+def test_pandas_is_asked_for_by_name_where_it_is_missing(study, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    results = read_results(study)
+    for frame in (results.frame, results.curves, results.comparisons):
+        with pytest.raises(ConfigurationError, match=r"pip install 'latentflows\[pandas\]'"):
+            frame()
+    assert len(results.rows()) == 6
