@@ -70,8 +70,8 @@ MODES = {
 
 NOTES = """\
 Wall and processor seconds of `fit_together` for 8 seeds, without imports and the building of models; of several
-repeats the smallest of each, since the machine was shared. `x wall` and `x CPU` are ratios to one after another with 1
-thread in one process: for two processes the wall time is that of the slower one, both started at the same moment, and
+repeats the smallest of each, since the machine was shared. `x wall` and `x CPU` are ratios to the first row that
+trains one after another: for two processes the wall time is that of the slower one, both started at the same moment, and
 processor time is their sum. Below 1 is faster.
 """
 
@@ -244,7 +244,7 @@ def section(case: str, modes: list[str], runs: list[dict]) -> list[str]:
         mode: {key: min(each[key] for each in runs if each["mode"] == mode) for key in ("wall", "cpu")}
         for mode in modes
     }
-    reference = best.get("alone")
+    reference = next((best[mode] for mode in modes if MODES[mode].way == "alone"), None)
     rows = []
     for mode in modes:
         ratios = (
