@@ -71,8 +71,8 @@ MODES = {
 NOTES = """\
 Wall and processor seconds of `fit_together` for 8 seeds, without imports and the building of models; of several
 repeats the smallest of each, since the machine was shared. `x wall` and `x CPU` are ratios to the first row that
-trains one after another: for two processes the wall time is that of the slower one, both started at the same moment, and
-processor time is their sum. Below 1 is faster.
+trains one after another: for two processes the wall time is that of the slower one, both started at the same moment,
+and processor time is their sum. Below 1 is faster.
 """
 
 

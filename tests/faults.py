@@ -222,7 +222,17 @@ FAULTS: dict[str, list[Fault]] = {
         ("last layer does not start at zero", "            nn.init.zeros_(self.linear.weight)\n", ""),
     ],
     "core/checks.py": [
-        ("checks: infinity counts as finite", "value.isfinite().all()", "(~value.isnan()).all()"),
+        (
+            "checks: a look breaks the capture of a CUDA graph",
+            " or torch.cuda.is_current_stream_capturing()",
+            "",
+        ),
+        ("checks: infinity counts as finite", "bool(value.isfinite().all())", "bool((~value.isnan()).all())"),
+        (
+            "checks: no look is noted",
+            "noted.append(value.isfinite().all())",
+            "noted.append(value.isnan().any() >= 0)",
+        ),
         ("checks: vmap behind another transform is not seen", "value = get_unwrapped(value)", "break"),
     ],
     "transforms/affine.py": [
@@ -261,6 +271,33 @@ FAULTS: dict[str, list[Fault]] = {
             "(slope / whole * (chord / whole)).log()",
         ),
     ],
+    "bijections/inputs.py": [
+        (
+            "align: context rows out of step with values",
+            "if suffix != rows:",
+            "if suffix != rows and len(rows) > 1:",
+        ),
+        ("half precision is not promoted", "    value = at_least_float32(value)\n", ""),
+        (
+            "lengths: finer frames in the wrong order",
+            "valid.repeat_interleave(frames // valid.shape[-1], -1)",
+            "valid.repeat(1, 1, frames // valid.shape[-1])",
+        ),
+        ("lengths: a mask is taken for lengths", " or lengths.dtype == torch.bool)", ")"),
+        (
+            "lengths: one frame too many is accepted",
+            "(lengths <= frames), 0.0",
+            "(lengths <= frames + 1), 0.0",
+        ),
+        ("a context keeps its type", "context = context.to(value.dtype)", "pass"),
+        (
+            "a context that is not finite passes",
+            "if context is not None and not all_finite(context):",
+            "if False:",
+        ),
+        ("what is no tensor meets torch", "if not isinstance(value, Tensor):", "if False:"),
+        ("parameters of another type are not told", "    if not own:\n", "    if True:\n"),
+    ],
     "bijections/base.py": [
         (
             "chain: log-dets are not added",
@@ -285,34 +322,21 @@ FAULTS: dict[str, list[Fault]] = {
             "at_least_float32(self.head(context * 0))",
         ),
         (
-            "align: context rows out of step with values",
-            "if suffix != rows:",
-            "if suffix != rows and len(rows) > 1:",
-        ),
-        ("half precision is not promoted", "align(at_least_float32(value), shape", "align(value, shape"),
-        (
             "actnorm: initialized anew after a load",
             'self.register_buffer("initialized", torch.tensor(False))',
             'self.register_buffer("initialized", torch.tensor(False), persistent=False)',
-        ),
-        (
-            "lengths: finer frames in the wrong order",
-            "valid.repeat_interleave(frames // valid.shape[-1], -1)",
-            "valid.repeat(1, 1, frames // valid.shape[-1])",
         ),
         (
             "lengths: an inverse passes the mask of its own event on",
             "tuple(fit_frames(mask, self.bijection.event_shape[-1]) for mask in valid)",
             "valid",
         ),
-        ("lengths: a mask is taken for lengths", " or lengths.dtype == torch.bool)", ")"),
-        (
-            "lengths: one frame too many is accepted",
-            "(lengths <= frames), 0.0",
-            "(lengths <= frames + 1), 0.0",
-        ),
-        ("a context keeps its type", "context = context.to(at_least_float32(value).dtype)", "pass"),
         ("parameters of float32 whatever the default", ".to(torch.get_default_dtype()) for", ".float() for"),
+        (
+            "lengths: a chain is blamed for its member",
+            "if not isinstance(layer, Chain | Inverse)), self)",
+            "), self)",
+        ),
         ("actnorm: flag is never raised", "            self.initialized.fill_(True)\n", ""),
         (
             "actnorm: initialized by every pass",
@@ -490,13 +514,23 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "zuko: networks in low precision under autocast",
-            "with full_precision(value):\n            made",
-            "if True:\n            made",
+            "with full_precision(value), _solver_that_ends(self.transform):",
+            "with _solver_that_ends(self.transform):",
         ),
         (
             "zuko: a graph is kept under no_grad",
             "        if torch.is_grad_enabled():\n            return out, log_det\n",
             "        if True:\n            return out, log_det\n",
+        ),
+        (
+            "zuko: a solver that diverged ends a training run",
+            "            if not all_finite(value.new_tensor(torch.nan)):\n                raise\n",
+            "            raise\n",
+        ),
+        (
+            "zuko: rows of a solver that diverged have no gradient",
+            "torch.nan * (total + sum(parameter.sum() for parameter in self.parameters()))",
+            "torch.nan * total.detach()",
         ),
         (
             "passes: parts of a network count as networks",
@@ -596,6 +630,11 @@ FAULTS: dict[str, list[Fault]] = {
         ("sylvester: a new layer cannot learn", "torch.ones(num_layers, m)", "torch.zeros(num_layers, m)"),
     ],
     "bijections/matrix.py": [
+        (
+            "matrix: no rows leave a size open",
+            "columns.reshape(rows, channels, samples * positions)",
+            "columns.reshape(rows, channels, -1)",
+        ),
         ("lu: log-det forgets the frames", "return out, log_det * self.positions", "return out, log_det"),
         ("matrix: log-det counts padding", "log_det * valid.sum(-1)", "log_det * self.positions"),
         ("matrix: gradients meet padding", "inverse=False), hide_padding(u, valid))", "inverse=False), u)"),
@@ -767,13 +806,23 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "batch-optimal: fits to what it evaluates",
-            "fit = self._fit if self.training else None",
+            "fit = self._fit if self.training and torch.is_grad_enabled() else None",
             "fit = self._fit",
         ),
         (
+            "batch-optimal: fits where no gradient is recorded",
+            "fit = self._fit if self.training and torch.is_grad_enabled() else None",
+            "fit = self._fit if self.training else None",
+        ),
+        (
             "batch-optimal: a bad step stays in the average",
-            "torch.where(finite, (mean_square - self.mean_square) * weight, 0.0)",
-            "(mean_square - self.mean_square) * weight",
+            "torch.where(finite, (fresh - self.mean_square) * weight, 0.0)",
+            "(fresh - self.mean_square) * weight",
+        ),
+        (
+            "batch-optimal: a piece counts as a step",
+            "fresh = torch.stack(self._gathered).mean()",
+            "fresh = self._gathered[-1]",
         ),
     ],
     "distributions/base.py": [
@@ -893,6 +942,11 @@ FAULTS: dict[str, list[Fault]] = {
             "    if isinstance(level, Flow):\n        return _sources(level.base, temperature)\n",
             "",
         ),
+        (
+            "hierarchy: the class of a level that reads decides whether it can be weighed",
+            "all(source.weighable for source in sources)",
+            "all(getattr(source, 'distribution_type', source).weighable for source in sources)",
+        ),
         ("hierarchy: a level is not scored", "log_p = log_p + log_q", "log_p = log_p + 0 * log_q"),
         (
             "hierarchy: the lower levels stay warm",
@@ -987,6 +1041,13 @@ FAULTS: dict[str, list[Fault]] = {
             "]",
         ),
     ],
+    "training/stacked_program.py": [
+        (
+            "together: validation takes what a part refuses",
+            "sums = torch.where(torch.stack(noted).all(), sums, torch.nan)",
+            "pass",
+        ),
+    ],
     "training/stacked_member.py": [
         (
             "together: a run with a skipped step stays in step",
@@ -995,6 +1056,11 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "training/stacked.py": [
+        (
+            "together: of blocks nobody is told",
+            "        self._tell_of_blocks(ready, choice)\n",
+            "",
+        ),
         ("together: measuring moves the first run", "session.learner.restore(before)", "pass"),
         ("together: an early stop waits for nobody", "stage = min(", "stage = max("),
         (
@@ -1015,6 +1081,7 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "training/stacked_recorder.py": [
         ("together: writing in place is left out", "if node.target in _RESHAPING and", "if"),
+        ("together: attention is said to draw", '"dropout_p" not in names or', "True or"),
     ],
     "training/learner.py": [
         (
@@ -1200,6 +1267,7 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "models/presets.py": [
         ("real_nvp: every layer moves the same half", "even = i % 2 == 0", "even = True"),
+        ("real_nvp: a mask of one's own never changes", "== (1 if even else 0)", "== 1"),
         (
             "real_nvp: permutations change from one build to the next",
             "            layers.append(Permutation.random(dim, seed=i))",
@@ -1580,6 +1648,25 @@ FAULTS: dict[str, list[Fault]] = {
             "return self.p_value is not None and self.p_value <= self.level",
         ),
     ],
+    "studies/results/images.py": [
+        (
+            "error over images: that of one arm",
+            "total, num = one - two if total is None else total + one - two, num + 1",
+            "total, num = one if total is None else total + one, num + 1",
+        ),
+        (
+            "error over images: of another evaluation",
+            " or not math.isclose(values.mean(), figure.mean, rel_tol=1e-9)",
+            "",
+        ),
+    ],
+    "studies/results/verdicts.py": [
+        (
+            "verdict: half of the interval passes for all of it",
+            "-smallest < found.low and found.high < smallest",
+            "found.high < smallest",
+        ),
+    ],
     "studies/results/rows.py": [
         (
             "results: FLOPs of another stage",
@@ -1593,6 +1680,7 @@ FAULTS: dict[str, list[Fault]] = {
             "if len(found) == len(runs):",
             "if found:",
         ),
+        ("curves: stages run into each other", "stages.setdefault(key[0], [])", 'stages.setdefault("", [])'),
     ],
     "reporting/latex.py": [
         (
@@ -1618,6 +1706,11 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "reporting/compared_groups.py": [
+        (
+            "comparison: an error over data passes for a deviation over seeds",
+            "found.standard_deviation if over_seeds else",
+            "found.standard_deviation if len(quantities) > 1 else",
+        ),
         (
             "comparison: runs that did not finish count",
             'run is None or run.status != "finished"',
@@ -1658,6 +1751,32 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         ("shapes2d: hearts upside down", "q = 1.2 * u, -1.2 * v + 0.1", "q = 1.2 * u, 1.2 * v + 0.1"),
     ],
+    "data/energies.py": [
+        ("energy: no wall", " + ((x.abs() - _BOX).clamp_min(0) / _WALL).square().sum(1) / 2", ""),
+        ("energy: draws are cut where two bumps meet", "points[2 * noise", "points[noise"),
+        (
+            "energy: the normalizer of the box's unit",
+            "2 * math.log(2 * _EDGE / _CELLS)",
+            "math.log(2 * _EDGE)",
+        ),
+    ],
+    "data/unlabeled.py": [
+        ("unlabeled: the others are left out", "like=labels) >= self.share", "like=labels) < self.share"),
+    ],
+    "evaluation/target.py": [
+        ("target: log Z is forgotten", ".double() + log_normalizer", ".double()"),
+        ("target: weights turned over", "log_mean_weight(-self.reverse", "log_mean_weight(self.reverse"),
+    ],
+    "generation/steering.py": [
+        ("guidance: away from nothing", "part(torch.zeros_like(context))", "part(context)"),
+        (
+            "guidance: a velocity towards what has no label",
+            "given + weight * (given - without)",
+            "given - weight * (given - without)",
+        ),
+        ("guidance: no temperature", "p.base if temperature == 1 else", "p.base if True else"),
+        ("steps: the prior keeps them", "            prior.solver = solver\n", "            pass\n"),
+    ],
     "data/ambiguous_shapes.py": [
         (
             "ambiguous shapes: every mask as likely as any",
@@ -1692,6 +1811,11 @@ FAULTS: dict[str, list[Fault]] = {
         ("overrides: those of one arm reach the others", "copy.deepcopy(dict(raw))", "dict(raw)"),
     ],
     "reporting/table.py": [
+        (
+            "table: the bound is as loose as the mean is noisy",
+            "run.protocol.num_images * quantity.monte_carlo_error**2 / 2",
+            "quantity.monte_carlo_error**2 / 2",
+        ),
         (
             "table: FLOPs that were planned pass for those that were spent",
             'if budget is None or budget.hold != "training_flops":',
@@ -1738,7 +1862,7 @@ FAULTS: dict[str, list[Fault]] = {
     "studies/planning/plan.py": [
         (
             "plan: arms may be measured by different protocols",
-            "    _check_protocols(settled)\n",
+            "    _check_protocols(whole)\n",
             "",
         ),
         (
@@ -1747,12 +1871,57 @@ FAULTS: dict[str, list[Fault]] = {
             "study.configuration(arm, seed)",
         ),
         (
+            "plan: seconds are measured anew when a study goes on",
+            "            self.amounts = {name: arm.amount for name, arm in settled.items()}",
+            "            pass",
+        ),
+        (
+            "plan: faults of an arm stand beside the arms",
+            '.replace("\\n", "\\n  ") for text in texts)',
+            " for text in texts)",
+        ),
+        (
             "plan: an amount is not checked",
             "    if abs(amount - target) > budget.within * target:",
             "    if abs(amount - target) > budget.within * target * 1e9:",
         ),
     ],
+    "studies/running/together.py": [
+        (
+            "together: memory that lacks beside others is final",
+            " or result.reason == OUT_OF_MEMORY):",
+            "):",
+        ),
+        (
+            "together: an error of the group is everybody's",
+            "each.error, each.failed_as_group = error, isinstance(error, Exception)",
+            "each.error = error",
+        ),
+        (
+            "together: who goes alone hears of no stop",
+            '        stopped = stopped or result.status == "interrupted"\n        end(',
+            "        end(",
+        ),
+    ],
+    "studies/planning/study_file.py": [
+        (
+            "study: an override is one of an arm that solves for it",
+            "    if study.solves_for(arm) in keys:\n        return False\n",
+            "",
+        ),
+        (
+            "study: a wrong key hides what the others say",
+            "        faults += _validated(rest)[1]\n",
+            "        pass\n",
+        ),
+        ("study: nobody looks what an override reaches", "    if lost:\n", "    if False:\n"),
+    ],
     "studies/planning/study.py": [
+        (
+            "study: the arm that others meet solves for a size",
+            "if arm.name not in held and arm.solve not in (None, NOT_HELD)",
+            "if False",
+        ),
         ("study: no arm has a counterpart", "(place | of).items()", "(of | place).items()"),
         (
             "study: what is changed for all wins over an arm",
@@ -1769,6 +1938,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/building/levels.py": [
         (
+            "levels: the label passes for a level",
+            "read = (classes or 0) + sum(dims[:index])",
+            "read = sum(dims[:index])",
+        ),
+        (
             "levels: each reads the top",
             "select, network = Select(read - above, read)",
             "select, network = Select(0, above)",
@@ -1781,12 +1955,27 @@ FAULTS: dict[str, list[Fault]] = {
             "places[inside, 1]",
         ),
     ],
+    "studies/settings/combinations.py": [
+        (
+            "combinations: Gaussians of classes pass for one Gaussian",
+            'by_class = _labels_prior(c) and prior != "standard"',
+            "by_class = False",
+        ),
+        (
+            "combinations: the prior of two stages is looked at in the first",
+            '"standard" if c.training.plan == "two_stage" else tag_of(type(c.prior))',
+            "tag_of(type(c.prior))",
+        ),
+    ],
     "studies/settings/model_combinations.py": [
         (
             "model: settings that it does not look at are ignored",
             "if getattr(c, key) != _default(key)",
             "if False",
         ),
+    ],
+    "studies/settings/posteriors.py": [
+        ("settings: Gaussians of classes learn from their draws", "return not labels", "return True"),
     ],
     "studies/settings/models.py": [
         ("codes: one pixel is halved again", "    if asked <= most:\n", "    if asked <= most + 1:\n"),
@@ -1825,6 +2014,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "generation/pictures.py": [
         (
+            "class means: data leave their class twice",
+            "own + z - z[(kinds",
+            "own + z + z[(kinds",
+        ),
+        (
             "beside: what was given comes last",
             "torch.cat([first, rest], 1)",
             "torch.cat([rest, first], 1)",
@@ -1835,6 +2029,13 @@ FAULTS: dict[str, list[Fault]] = {
             "classes: rows and columns change places",
             "torch.tensor(labels).repeat_interleave(num_each)",
             "torch.tensor(labels).repeat(num_each)",
+        ),
+    ],
+    "training/loop.py": [
+        (
+            "seconds: of the first run torch's imports",
+            "    torch.optim.SGD([torch.zeros(1)], lr=0.1)",
+            "    pass",
         ),
     ],
     "training/session.py": [
@@ -1862,14 +2063,29 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/execution/locks.py": [
         (
+            "lock: one of the dead passes for held",
+            "return _lives(_read(path)) if free is None else not free",
+            "return True",
+        ),
+        (
             "lock: a file that was removed is held",
-            "return path.exists() and os.path.samestat(os.fstat(file), path.stat())",
+            "return os.path.samestat(os.fstat(file), path.stat())",
             "return True",
         ),
         (
             "lock: a dead holder counts",
             "ProcessLookupError:\n        return False",
             "ProcessLookupError:\n        return True",
+        ),
+        (
+            "lock: two take over from one dead holder",
+            "if _lives(_read(path)):  # by now it is another one's",
+            "if False:",
+        ),
+        (
+            "lock: without locks whoever opens the file holds it",
+            "if granted is None and not is_new:",
+            "if granted is None and not is_new and not _lives(_read(path)):",
         ),
     ],
     "studies/execution/engines/local.py": [
@@ -1903,6 +2119,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/execution/compare.py": [
         (
+            "study: the estimate knows no work",
+            "self.work = plan.work()",
+            "self.work = dict.fromkeys(plan.work(), 1.0)",
+        ),
+        (
             "study: a run has two lines",
             "        if (run.arm, run.seed) in self.told:\n            return\n",
             "",
@@ -1911,11 +2132,19 @@ FAULTS: dict[str, list[Fault]] = {
         ("study: a worker is idle", "len(groups) < workers", "len(groups) < 1"),
     ],
     "studies/execution/job.py": [
-        ("job: memory that lacks together is final", "if result.reason != OUT_OF_MEMORY:", "if True:"),
         ("job: an interrupt ends one run alone", '== "interrupted" for outcome', '== "" for outcome'),
     ],
     "studies/execution/progress.py": [
-        ("estimate: every run counts alike", "per_run.get(arm, usual)", "usual"),
+        (
+            "estimate: every run counts by its work",
+            "per_run.get(arm, pace * self.work[arm])",
+            "pace * self.work[arm]",
+        ),
+        (
+            "estimate: an arm of which nothing is known counts as the mean",
+            "pace * self.work[arm])",
+            "sum(per_run.values()) / len(per_run))",
+        ),
         (
             "estimate: what an earlier process did counts as speed",
             "/ (self.fraction - before)",

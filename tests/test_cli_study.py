@@ -47,6 +47,13 @@ def test_plan_shows_sizes_and_trains_nothing(capsys, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
 
 
+def test_what_does_not_reach_every_arm_is_said(capsys):
+    assert main(["study", "plan", "study.yaml", "network.decoder_width=20", "latent_dim=4"]) == 0
+    captured = capsys.readouterr()
+    assert "Note: `network.decoder_width=20` does not reach wide: what an arm sets" in captured.err
+    assert "latent_dim" not in captured.err
+
+
 def test_plan_of_a_study_without_a_budget(capsys, tmp_path):
     (tmp_path / "plain.yaml").write_text(
         "name: s\narms: [{name: a}, {name: b, overrides: [latent_dim=2]}]\nseeds: [0]\nbaseline: a\n"
@@ -54,7 +61,7 @@ def test_plan_of_a_study_without_a_budget(capsys, tmp_path):
     assert main(["study", "plan", "plain.yaml"]) == 0
     out = capsys.readouterr().out
     assert "Held equal" not in out
-    assert "2 arms x 1 seeds: 2 runs." in out
+    assert "2 arms x 1 seed: 2 runs." in out
 
 
 def test_plan_of_a_budget_of_nothing(capsys, tmp_path):
@@ -73,8 +80,10 @@ def test_a_study_runs_with_settled_sizes_and_is_exported(capsys, tmp_path, tiny)
     changes = [
         text for text in tiny if not text.startswith(("name=", "training.trackers", "latent_dim", "network"))
     ]
-    assert main(["study", "run", "study.yaml", *changes, "--out", "s", "--workers", "1", "--quiet"]) == 0
+    again = ["study", "run", "study.yaml", *changes, "--out", "s", "--workers", "1", "--quiet"]
+    assert main([*again, "--resume"]) == 0
     captured = capsys.readouterr()
+    assert "--resume: there is nothing in s yet, so it starts from the beginning.\n" in captured.err
     assert "Report: s/report.html" in captured.out
     settled = {arm["name"]: arm for arm in json.loads((tmp_path / "s" / "plan.json").read_text())["arms"]}
     size = settled["wide"]["solved"]["network.decoder_width"]
@@ -91,10 +100,10 @@ def test_a_study_runs_with_settled_sizes_and_is_exported(capsys, tmp_path, tiny)
         assert len(list(csv.DictReader(file))) == 6
     assert list((tmp_path / "files").rglob("*.tex"))
     assert list((tmp_path / "files").rglob("*.pdf"))
-    again = ["study", "run", "study.yaml", *changes, "--out", "s", "--workers", "1", "--quiet"]
     assert main(again) == 2
     assert "--resume" in capsys.readouterr().err
     assert main([*again, "--resume"]) == 0
+    assert "--resume" not in capsys.readouterr().err
     assert len((tmp_path / "s" / "study.jsonl").read_text().splitlines()) == 6
 
 

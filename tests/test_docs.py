@@ -245,12 +245,15 @@ def accepted(override):
     part = override.partition("=")[0].split(".")[0]
     kinds = [f"{part}={kind}" for kind in parts().get(part, {}) if kind and "." in override.partition("=")[0]]
     # Parts that fit almost everything, so that only the setting itself is judged; levels fit their like alone, models
-    # with parts of their own what is not set, or masks.
+    # with parts of their own what is not set, or masks; some settings go with few latents, labels or known densities.
     grounds = [
         ["prior=real_nvp"],
         [],
         ["model=segmentation_vae", "data=ambiguous_shapes"],
         ["prior=real_nvp", "training.plan=two_stage"],
+        ["prior=real_nvp", "latent_dim=4"],
+        ["prior=real_nvp", "condition.on=labels"],
+        ["model=flow", "prior=real_nvp", "data=energy"],
         *([f"posterior={kind}", f"prior={kind}"] for kind in ("two_level", "dlgm")),
     ]
     for ground, kind in itertools.product(grounds, [[], *([kind] for kind in kinds)]):

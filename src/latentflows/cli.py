@@ -30,6 +30,7 @@ from latentflows.cli_common import (
     given_command,
     interrupted,
     run_study,
+    say_if_new,
     write_report,
 )
 from latentflows.core.errors import ConfigurationError, DataError, LatentFlowsError
@@ -163,6 +164,8 @@ def train(
     from latentflows.training import ProgressBar
     from latentflows.training.parallel import is_first
 
+    if is_first():
+        say_if_new(folder, resume)
     quiet = quiet or not is_first()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     result = run(
@@ -273,6 +276,21 @@ def sample(
     ] = None,
     temperature: Annotated[float, typer.Option(help="Scale of the prior's base noise.")] = 1.0,
     mean: Annotated[bool, typer.Option("--mean", help="Show E[x|z] instead of a draw of x.")] = False,
+    guidance: Annotated[
+        float,
+        typer.Option(
+            help="Weight that pushes draws away from those without a label; prior=tarflow or flow_matching."
+        ),
+    ] = 0.0,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1_000_000,
+            help="Of a draw from prior=flow_matching, or noise_contrastive with langevin.",
+            show_default="as in the run",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help=".png or .npy.", show_default="RUN/samples/drawn.png")
@@ -304,6 +322,8 @@ def sample(
             seed=seed,
             out=out,
             labels=label or (),
+            guidance=guidance,
+            steps=steps,
         )
     )
     if out is None:

@@ -41,6 +41,12 @@ def check_choice(resume: bool, overwrite: bool) -> None:
         )
 
 
+def say_if_new(folder: Path, resume: bool) -> None:
+    """Say that there is nothing to go on with, where that was asked for: a script may always ask."""
+    if resume and not (folder.exists() and (folder.is_file() or any(folder.iterdir()))):
+        typer.echo(f"--resume: there is nothing in {folder} yet, so it starts from the beginning.", err=True)
+
+
 def interrupted(command: str) -> NoReturn:
     """End with the command that goes on."""
     typer.echo(f"Interrupted; everything so far is saved. Continue with:\n  {command}", err=True)
@@ -74,6 +80,7 @@ def run_study(
         typer.Exit: 130 after an interruption, with the command `again` to go on; 1 if every run failed.
     """
     check_choice(resume, overwrite)
+    say_if_new(out, resume)
     from latentflows.studies.execution.compare import compare
 
     bar = None if quiet else terminal.ComparisonBar()

@@ -56,6 +56,7 @@ def plan(study: Source, changes: Changes = None, data_root: DataRoot = None) -> 
     from latentflows.studies.planning.plan import plan as make_plan
 
     terminal.show_plan(make_plan(found))
+    terminal.show_untaken(found, changes or [])
 
 
 @app.command()
@@ -104,6 +105,7 @@ def run(
         *([] if together else ["--one-by-one"]),
         *([] if data_root is None else ["--data-root", str(data_root)]),
     ]
+    terminal.show_untaken(found, changes or [])
     run_study(
         found,
         out or Path("runs") / Path(study).stem,

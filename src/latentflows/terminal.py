@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,12 +123,14 @@ def show_table(folder: Path) -> None:
     console = Console(markup=False, highlight=False)
     console.print(_arm_table(found))
     console.print(
-        f"\n{found.quantity[0].upper()}{found.quantity[1:]} in nats: mean over seeds ± standard error over data "
-        "points; 95% t interval of the mean over seeds. Epochs: over all stages.\n"
+        f"\n{found.quantity[0].upper()}{found.quantity[1:]} in nats: mean over seeds with its 95% t interval. Epochs: "
+        "over all stages.\n"
     )
     if found.comparisons:
+        num = len(found.comparisons)
+        corrected = f", corrected for {num} comparisons by Holm's procedure" if num > 1 else ""
         console.print(_comparison_table(found))
-        console.print("\nPaired t-test; corrected by Holm's procedure for all comparisons of the study.\n")
+        console.print(f"\nDifferences at the same seed. p: paired t-test{corrected}.\n")
     for compared in found.comparisons:
         console.print(f"{compared.verdict}\n")
     for difference in found.protocol_differences:
@@ -136,18 +139,16 @@ def show_table(folder: Path) -> None:
 
 
 def _arm_table(found: StudyTable) -> Table:
-    from latentflows.studies.statistics.means import format_interval
+    from latentflows.studies.statistics.means import format_interval, format_mean
 
-    table = _plain_table("arm", ("parameters", "epochs", found.quantity, "95% over seeds", "seconds"))
+    table = _plain_table("arm", ("parameters", "epochs", found.quantity, "95% interval"))
     for row in found.rows:
-        error = "" if row.nll_standard_error is None else f" ± {row.nll_standard_error:.2f}"
         table.add_row(
-            row.label,
+            row.name,
             "" if row.parameters is None else f"{row.parameters.total:,}",
             "" if row.epochs is None else f"{row.epochs.mean:.0f}",
-            "none" if row.nll is None else f"{row.nll.mean:.2f}{error}",
-            "" if row.nll is None else format_interval(row.nll),
-            "" if row.seconds is None else f"{row.seconds.mean:.0f}",
+            "none" if row.nll is None else format_mean(row.nll, found.decimals),
+            "" if row.nll is None else format_interval(row.nll, found.decimals),
         )
     return table
 
@@ -155,17 +156,15 @@ def _arm_table(found: StudyTable) -> Table:
 def _comparison_table(found: StudyTable) -> Table:
     from latentflows.studies.statistics.means import format_interval, format_mean, format_p_value
 
-    heading = f"difference to {found.baseline or 'another arm'}"
-    table = _plain_table(heading, ("mean", "95% interval", "p", "corrected p"))
+    heading = f"difference to {found.baseline}" if found.baseline else "difference"
+    table = _plain_table(heading, ("mean", "95% interval", "p"))
     for compared in found.comparisons:
-        comparison = compared.comparison
-        difference = comparison.difference
+        difference, decimals = compared.comparison.difference, found.difference_decimals
         table.add_row(
             compared.label if found.baseline else f"{compared.label} − {compared.other_label}",
-            "none" if difference is None else format_mean(difference),
-            "" if difference is None else format_interval(difference),
-            format_p_value(comparison.p_value),
-            format_p_value(comparison.corrected_p_value),
+            "none" if difference is None else format_mean(difference, decimals),
+            "" if difference is None else format_interval(difference, decimals),
+            format_p_value(compared.comparison.corrected_p_value),
         )
     return table
 
@@ -174,7 +173,7 @@ def _plain_table(first: str, headings: tuple[str, ...]) -> Table:
     """A table whose first column alone wraps in a narrow terminal, so that no figure is cut."""
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), collapse_padding=True)
+    table = Table(box=None, padding=(0, 2, 0, 0), collapse_padding=True, pad_edge=False)
     table.add_column(first)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -208,7 +207,23 @@ def show_plan(plan: Plan) -> None:
         typer.echo(f"Held equal: {what}, at {' or '.join(targets)}, within {100 * budget.within:.3g}%.")
     shown = "; ".join(f"{arm} with {other}" for arm, other in study.pairs())
     typer.echo(f"Compared: {shown or 'nothing'}.")
-    typer.echo(f"{len(plan.arms)} arms x {len(study.seeds)} seeds: {len(plan.runs)} runs.")
+    arms, seeds, runs = _number(plan.arms, "arm"), _number(study.seeds, "seed"), _number(plan.runs, "run")
+    typer.echo(f"{arms} x {seeds}: {runs}.")
+
+
+def _number(what: Sequence[object], name: str) -> str:
+    return f"{len(what)} {name}" if len(what) == 1 else f"{len(what)} {name}s"
+
+
+def show_untaken(study: Study, overrides: Sequence[str]) -> None:
+    """Say on stderr which changes do not reach every arm."""
+    from latentflows.studies.planning.study_file import untaken
+
+    for text, arms in untaken(study, overrides).items():
+        typer.echo(
+            f"Note: `{text}` does not reach {', '.join(arms)}: what an arm sets or solves for comes after it.",
+            err=True,
+        )
 
 
 def _held(arm: PlannedArm, study: Study) -> str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
-from torch import Tensor
 
 from latentflows.bijections import (
     ActNorm,
@@ -13,6 +12,7 @@ from latentflows.bijections import (
     AffineCoupling,
     Bijection,
     Chain,
+    Coupling,
     Elementwise,
     HeightAutoregressive,
     Inverse,
@@ -50,7 +50,6 @@ from latentflows.testing import Settings, Subject, randomize
 from latentflows.transforms import Additive, Affine, CircularSpline, Leaky, RationalQuadraticSpline
 
 FEATURES = 3  # of the context, where there is one
-SCALES = (0.01, 1.0, 3.0)  # of randomized parameters
 
 
 def mlp(in_shape, out_shape, context):
@@ -228,6 +227,11 @@ CASES = {
             context_shape=c,
         ),
     ),
+    "circular_coupling": Case(
+        lambda c: Coupling(
+            4, mask=half_mask(4, first=True), network=mlp, transform=CircularSpline(3), context_shape=c
+        ),
+    ),
     "elementwise_affine": Case(lambda c: Elementwise((2, 3), Affine(), context_shape=c)),
     "elementwise_spline": Case(lambda c: Elementwise(3, RationalQuadraticSpline(4), context_shape=c)),
     "elementwise_spline_channels": Case(
@@ -301,6 +305,7 @@ CASES = {
     "transformer_sequence": Case(transformer((2, 3)), settings=steps(2)),
     "transformer_image": Case(transformer((1, 2, 4), patch=2), settings=steps(4)),
     "transformer_reversed": Case(transformer((2, 2), reverse=True), settings=steps(2)),
+    "transformer_spline": Case(transformer((2, 2), transform=RationalQuadraticSpline(3)), settings=steps(2)),
     "transformer_inverse": Case(lambda c: Inverse(transformer(3)(c)), settings=steps(1)),
     "planar": Case(lambda c: Planar(4, context_shape=c)),
     "planar_3_layers": Case(lambda c: Planar(4, num_layers=3, context_shape=c)),
@@ -333,6 +338,9 @@ CASES = {
     "height_reversed": Case(
         lambda c: HeightAutoregressive((1, 6), height=3, width=3, depth=2, reverse=True, context_shape=c),
     ),
+    "height_map": Case(
+        lambda c: HeightAutoregressive((2, 4), height=2, width=3, depth=1, context_shape=c and (2, 4)),
+    ),
     "reshape": Case(lambda c: Reshape(6, (1, 2, 3)), identity=False, context=False),
     "rescale": Case(lambda c: Rescale((2, 3), scale=-2.5, shift=0.3), identity=False, context=False),
     "squeeze_image": Case(lambda c: Squeeze((2, 4, 2)), identity=False, context=False),
@@ -352,6 +360,9 @@ CASES = {
             context_shape=c,
         )
     ),
+    "split_sequence": Case(
+        lambda c: Split((3, 2), LULinear((2, 2)), network=wavenet, context_shape=c and (2, 2)),
+    ),
     "split_noise": Case(lambda c: Split(5, LULinear(3, context_shape=c), network=None)),
     "multiscale": Case(factored, identity=False),
     "chain": Case(mixed, identity=False),
@@ -369,25 +380,6 @@ def build(name: str, context: bool, *, scale: float | None = 1.0, dtype=torch.fl
     if scale is not None:
         randomize(bijection, scale)
     return bijection
-
-
-def context_of(bijection: Bijection, *batch: int, dtype=torch.float64) -> Tensor | None:
-    return torch.randn(*batch, *bijection.context_shape, dtype=dtype) if bijection.context_shape else None
-
-
-def run(bijection: Bijection, direction: str, value: Tensor, context: Tensor | None = None):
-    return bijection(value, context) if direction == "forward" else bijection.inverse(value, context)
-
-
-def value_of(bijection: Bijection, direction: str, *batch: int, context=None, dtype=torch.float64) -> Tensor:
-    """Draw what a direction reads; for an inverse that has a forward, a point that noise maps to."""
-    if direction == "forward":
-        return torch.randn(*batch, *bijection.base_shape, dtype=dtype)
-    if bijection.passes[0] is None:
-        return torch.randn(*batch, *bijection.event_shape, dtype=dtype)
-    u = torch.randn(*batch, *bijection.base_shape, dtype=dtype)
-    with torch.no_grad():
-        return bijection(u, context)[0]
 
 
 @lru_cache

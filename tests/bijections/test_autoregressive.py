@@ -338,7 +338,10 @@ def test_a_network_too_narrow_is_refused():
     ("settings", "message"),
     [
         ({"inversion": "newton"}, r"`inversion` must be one of \('auto', .*\); got 'newton'"),
-        ({"order": "backwards"}, "`order` must be None, \"reversed\" or a permutation; got 'backwards'"),
+        (
+            {"order": "backwards"},
+            "`order` must be None, \"reversed\", or a permutation as a tensor of integers; got 'backwards'",
+        ),
         (
             {"order": torch.tensor([0, 0, 1])},
             r"`order` must be a permutation of 0 to 2; got torch.int64 \[0, 0, 1\]",

@@ -1,14 +1,33 @@
 """How batch axes, chains, inverses and amortized parameters behave, apart from any one bijection."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from latentflows.bijections import ActNorm, Chain, Inverse, InverseAutoregressive, Permutation, Planar
-from latentflows.bijections.base import ParameterSource, align
-from latentflows.core.errors import CombinationError, MissingDirectionError, ShapeError
+from latentflows.bijections import (
+    ActNorm,
+    Chain,
+    Inverse,
+    InverseAutoregressive,
+    Permutation,
+    Planar,
+    Radial,
+    Sylvester,
+)
+from latentflows.bijections.base import ParameterSource
+from latentflows.bijections.inputs import align
+from latentflows.core.checks import values_unchecked
+from latentflows.core.errors import (
+    CombinationError,
+    ConfigurationError,
+    DataError,
+    MissingDirectionError,
+    NonFiniteError,
+    ShapeError,
+)
 from tests.bijections.cases import build, randomize
 
 SHAPES = [
@@ -93,6 +112,9 @@ def test_inverse_swaps_directions_and_shapes():
             lambda: Chain([Planar(3, context_shape=2), Planar(3, context_shape=4)]),
             "Members of a `Chain` must share one context shape",
         ),
+        (lambda: Chain(Planar(3)), "`Chain` needs a list of bijections; got Planar("),
+        (lambda: Chain([Planar(3), 3]), "`Chain` needs a list of bijections; got [Planar("),
+        (lambda: Inverse(Planar), "`Inverse` swaps the directions of a bijection; got <class"),
         (
             lambda: Planar(3, context_shape=(2, 2)),
             "Amortized parameters need a vector context; got shape (2, 2)",
@@ -102,6 +124,54 @@ def test_inverse_swaps_directions_and_shapes():
 def test_what_does_not_fit_is_refused_when_built(make, message):
     with pytest.raises(CombinationError, match=re.escape(message)):
         make()
+
+
+@pytest.mark.parametrize("make", [Planar, Radial, partial(Sylvester, kind="triangular")])
+def test_layers_over_vectors_take_a_number_of_variables(make):
+    with pytest.raises(ConfigurationError, match=re.escape("`dim` must be a positive integer; got (3, 4)")):
+        make((3, 4))
+
+
+@pytest.mark.parametrize(
+    ("layer", "value", "message"),
+    [
+        (ActNorm(4), [1.0, 2.0, 3.0, 4.0], "`ActNorm` expects a tensor; got a list. Use `torch.as_tensor`."),
+        (ActNorm(4), torch.ones(4, dtype=torch.long), "expects floating-point values; got torch.int64"),
+        (
+            Chain([ActNorm(4), Planar(4)]),
+            torch.ones(2, 4).double(),
+            "`Chain` has parameters in torch.float32; got values in torch.float64. Bring the values or",
+        ),
+    ],
+)
+def test_values_that_no_layer_can_read_are_refused(layer, value, message):
+    with pytest.raises(DataError, match=re.escape(message)):
+        layer(value)
+
+
+class Fails(Planar):
+    def _forward(self, u, context):
+        raise RuntimeError("the wrong type of day")
+
+
+def test_an_error_is_explained_by_the_type_of_values_only_where_that_differs():
+    with pytest.raises(RuntimeError, match=r"^the wrong type of day$"):
+        Fails(4)(torch.ones(4))
+    with pytest.raises(DataError, match=r"`Fails` has parameters in torch\.float32") as caught:
+        Fails(4)(torch.ones(4).double())
+    assert str(caught.value.__cause__) == "the wrong type of day"
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_context_that_is_not_finite_is_named(bad):
+    layer, context = Planar(3, context_shape=2), torch.zeros(5, 2)
+    context[3, 1] = bad
+    with pytest.raises(
+        NonFiniteError, match="`Planar` expects finite contexts; got NaN or infinity in 1 of 5"
+    ):
+        layer(torch.zeros(7, 5, 3), context)
+    with values_unchecked():
+        layer(torch.zeros(7, 5, 3), context)
 
 
 @pytest.mark.parametrize("shape", [0, -2, (3, 0), (2.0,)])

@@ -18,7 +18,7 @@ from latentflows.bijections import (
     Squeeze,
     TriangularLinear,
 )
-from latentflows.bijections.base import fit_frames
+from latentflows.bijections.inputs import fit_frames
 from latentflows.core.checks import values_unchecked
 from latentflows.core.errors import DataError, NonFiniteError, ShapeError
 from latentflows.testing import check_bijection, randomize
@@ -138,7 +138,7 @@ def test_values_under_vmap_are_not_looked_at():
 def test_lengths_beyond_the_frames_are_refused_where_values_are_looked_at(lengths, got):
     layer, u, lengths = FrameShift(2, 5), torch.zeros(3, 2, 5), torch.tensor(lengths)
     with pytest.raises(
-        ShapeError, match=re.escape(f"`lengths` must lie in 0 ... 5, the frames of (2, 5); {got}")
+        ShapeError, match=re.escape(f"`lengths` must lie in 0 ... 5, the frames of the event; {got}")
     ):
         layer(u, lengths=lengths)
     with values_unchecked():

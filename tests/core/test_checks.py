@@ -7,7 +7,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from latentflows.core.checks import all_finite, values_unchecked
+from latentflows.core.checks import all_finite, values_noted, values_unchecked
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
@@ -32,6 +32,20 @@ def test_under_vmap_nothing_is_looked_at():
     seen = []
     torch.func.vmap(lambda v: (seen.append(all_finite(v)), v)[1])(torch.full((3, 1), torch.nan))
     assert seen == [True]
+
+
+def test_looks_at_vectorized_values_are_noted():
+    """One answer for each of the models that `vmap` runs."""
+
+    def model(value):
+        with values_noted() as noted:
+            assert all_finite(value)
+            assert all_finite(2 * value)
+        return torch.stack(noted).all()
+
+    rows = torch.tensor([[0.0, 1.0], [torch.nan, 1.0], [0.0, 2e38]])  # twice the last is infinite
+    assert torch.func.vmap(model)(rows).tolist() == [True, False, False]
+    assert not all_finite(rows)
 
 
 def looked(run):
@@ -84,6 +98,19 @@ def test_values_that_do_not_exist_are_not_looked_at():
     with FakeTensorMode():
         assert all_finite(torch.full((3,), torch.nan))
     assert looked(lambda look: make_fx(look)(torch.full((3,), torch.nan))) == {True}
+
+
+class OnGPU(torch.Tensor):
+    is_cuda = True
+
+
+@pytest.mark.parametrize(("gradients", "capturing"), [(True, False), (False, True), (False, False)])
+def test_a_gpu_is_not_waited_for_in_training_and_not_asked_while_a_graph_is_captured(
+    monkeypatch, gradients, capturing
+):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    with torch.set_grad_enabled(gradients):
+        assert all_finite(torch.full((3,), torch.nan).as_subclass(OnGPU)) == (gradients or capturing)
 
 
 def test_other_errors_are_not_hidden():

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from latentflows.core.errors import ShapeError
+from latentflows.core.errors import DataError, ShapeError
 from latentflows.core.shapes import (
     as_shape,
     batch_shape,
@@ -23,7 +23,7 @@ def test_as_shape(given, expected):
     assert as_shape(given) == expected
 
 
-@pytest.mark.parametrize("bad", [0, -1, (2, 0), (1.5,), ("3",)])
+@pytest.mark.parametrize("bad", [0, -1, (2, 0), (1.5,), ("3",), 3.0, None])
 def test_as_shape_refuses_what_is_not_positive_integers(bad):
     with pytest.raises(ShapeError, match=r"`latent` must hold positive integers; got \("):
         as_shape(bad, "latent")
@@ -52,6 +52,9 @@ def test_contexts_are_wanted_or_not():
         check_context(None, (3,), "Part")
     with pytest.raises(ShapeError, match=re.escape("`context` must end in (4,); got shape (2, 3)")):
         check_context(torch.zeros(2, 3), (4,), "Part")
+    for shape in (None, (2,)):
+        with pytest.raises(DataError, match="The context of `Part` must be a tensor; got a list"):
+            check_context([1.0, 2.0], shape, "Part")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("axes", [0, 1, 2, 3])

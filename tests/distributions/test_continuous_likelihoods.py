@@ -179,6 +179,14 @@ def data(*batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.randn(*batch, 2).double(), torch.randn(batch[-1], 4).double()
 
 
+def step(likelihood: BatchOptimalGaussian, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Score a batch as a training step does."""
+    likelihood.begin()
+    log_p = likelihood(z).log_prob(x)
+    likelihood.commit()
+    return log_p
+
+
 @pytest.mark.parametrize("batch", [(6,), (3, 6)], ids=["B", "KB"])
 def test_in_training_no_other_scale_has_a_higher_likelihood(batch):
     likelihood = optimal()
@@ -217,7 +225,7 @@ def test_evaluation_uses_what_training_left_behind():
     errors = []
     for shift in (0.0, 1.0, 2.0, 3.0, 5.0, 8.0):
         errors.append((x + shift - likelihood(z).mean).square().mean().item())
-        likelihood(z).log_prob(x + shift)
+        step(likelihood, z, x + shift)
     average = sum(errors[:4]) / 4  # a plain average until its weights are below the momentum
     for error in errors[4:]:
         average += 0.25 * (error - average)
@@ -232,15 +240,46 @@ def test_evaluation_uses_what_training_left_behind():
         torch.testing.assert_close(drawn, expected.sample((3,)))
 
 
+def test_scoring_alone_moves_nothing():
+    """In any mode, with gradients or without; and what a step gathered is forgotten when the next one begins."""
+    likelihood = optimal()
+    z, x = data(6)
+    step(likelihood, z, x)
+    before = {name: value.clone() for name, value in likelihood.state_dict().items()}
+    scale = 0.5 * likelihood.mean_square.log()
+    for mode in (True, False):
+        likelihood.train(mode)
+        with torch.no_grad():
+            expected = DiagonalNormal(likelihood(z).mean, scale).log_prob(3 * x)
+            torch.testing.assert_close(likelihood(z).log_prob(3 * x), expected)
+    likelihood.train()
+    likelihood(z).log_prob(3 * x)  # as in a step that is skipped
+    likelihood.begin()
+    likelihood.commit()
+    assert all(torch.equal(value, before[name]) for name, value in likelihood.state_dict().items())
+
+
+def test_pieces_of_a_batch_count_once():
+    likelihood, whole = optimal(), optimal()
+    z, x = data(6)
+    likelihood.begin()
+    for piece in (slice(0, 3), slice(3, 6)):
+        likelihood(z[piece]).log_prob(x[piece])
+    likelihood.commit()
+    step(whole, z, x)
+    torch.testing.assert_close(likelihood.mean_square, whole.mean_square)
+    assert likelihood.num_steps == 1
+
+
 def test_the_state_is_saved_and_follows_the_module():
     likelihood = optimal()
     z, x = data(6)
-    likelihood(z).log_prob(x)
+    step(likelihood, z, x)
     other = optimal()
     other.load_state_dict(copy.deepcopy(likelihood.state_dict()))
     for _ in range(3):  # both go on alike
-        likelihood(z).log_prob(2 * x)
-        other(z).log_prob(2 * x)
+        step(likelihood, z, 2 * x)
+        step(other, z, 2 * x)
     assert torch.equal(likelihood.mean_square, other.mean_square)
     assert likelihood.mean_square.dtype == torch.float64
     assert set(likelihood.state_dict()) >= {"mean_square", "num_steps"}
@@ -250,9 +289,9 @@ def test_the_state_is_saved_and_follows_the_module():
 def test_a_step_that_is_not_finite_leaves_no_trace(bad):
     likelihood = optimal()
     z, x = data(6)
-    likelihood(z).log_prob(x)
+    step(likelihood, z, x)
     before = likelihood.mean_square.clone()
-    assert not torch.isfinite(likelihood(z).log_prob(x + bad)).any()
+    assert not torch.isfinite(step(likelihood, z, x + bad)).any()
     assert torch.equal(likelihood.mean_square, before)
     assert likelihood.num_steps == 1
 

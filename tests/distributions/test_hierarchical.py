@@ -148,6 +148,11 @@ def test_settings_and_state_of_a_level_decide_what_its_class_cannot():
             assert (prior.weighable, prior.density) == (expected, "approximate")
             assert prior.log_normalizer_error is None
 
+    for divergence, expected in (("hutchinson", False), ("exact", True)):
+        reading = FlowMatchingPrior(2, network, divergence=divergence, context_shape=1)
+        prior = Hierarchical([StandardGaussian(1), reading]).eval()()
+        assert (prior.weighable, prior.density) == (expected, "approximate")
+
     def tilted():
         return ResampledPrior(StandardGaussian(1), MLP(1, 1, width=4, depth=1), max_attempts=5)
 

@@ -7,7 +7,7 @@ from PIL import Image
 from latentflows.core.errors import DataError, ShapeError
 from latentflows.data import ArraySplit
 from latentflows.distributions import AmortizedGaussian
-from latentflows.generation import beside, save_grid, write_pictures
+from latentflows.generation import beside, class_means, save_grid, write_pictures
 from tests.generation.parts import flow_prior, images, network, small_vae
 
 FILES = [
@@ -162,3 +162,27 @@ def test_what_was_given_stands_before_what_was_drawn_for_it():
     assert rows.shape == (8, 3, 2, 2)
     torch.testing.assert_close(rows[:, 0, 0, 0], torch.tensor([0.2, 0.0, 0.1, 0.2, 0.4, 0.3, 0.4, 0.5]))
     assert beside(given - 1, drawn).min() == 0
+
+
+def test_classes_that_the_data_have_are_shown_by_their_mean_latents(tmp_path):
+    model, labels = small_vae(), torch.arange(70) % 3
+    source = ArraySplit(images().x, values="binary", labels=labels)
+    entries = {entry.file: entry.caption for entry in write_pictures(model, source, tmp_path, seed=2)}
+    assert "at the mean latent of each class, 0, 1, 2, of 70 data points" in entries["class_means.png"]
+    shown = class_means(model, source.x, labels, seed=2)
+    with torch.no_grad():
+        own = model.encode(source.x[1:2]).mean
+        moved = model.decode_mean(own + shown.latents - shown.latents[1])  # the second point, of class 1
+    expected = torch.cat([shown.images, moved])
+    save_grid(expected, tmp_path / "expected.png", columns=3)
+    found, wanted = pixels(tmp_path / "class_means.png"), pixels(tmp_path / "expected.png")
+    assert found.shape[0] == 2 + 6 * 58
+    assert torch.equal(found[:60], wanted[:60])
+    assert torch.equal(found[2 + 2 * 58 : 2 + 3 * 58], wanted[60 : 60 + 58])
+
+
+def test_classes_are_not_shown_where_there_are_none_or_many(tmp_path):
+    for name, labels in (("none", None), ("one", torch.zeros(70).long()), ("many", torch.arange(70))):
+        source = ArraySplit(images().x, values="binary", labels=labels)
+        files = [entry.file for entry in write_pictures(small_vae(), source, tmp_path / name)]
+        assert "class_means.png" not in files

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from latentflows.core.batches import Batch
+from latentflows.data import ArraySplit
 from latentflows.distributions import AmortizedBernoulli, AmortizedGaussian, StandardGaussian
 from latentflows.generation import write_pictures
-from latentflows.generation.plane import latent_plane
-from latentflows.models import VAE
+from latentflows.generation.plane import data_plane, latent_plane
+from latentflows.models import VAE, DensityModel
 
 
 class Source:
@@ -76,3 +77,27 @@ def test_runs_of_two_latents_have_the_picture(tmp_path, latents):
     assert (tmp_path / "latents.png").is_file() == (latents == 2)
     if latents == 2:
         assert "Left q(z)" in entries["latents.png"]["caption"]
+
+
+def points(count=3000):
+    x = torch.randn(count, 2, generator=torch.Generator().manual_seed(0)) * 0.5
+    return ArraySplit(x + torch.tensor([2.0, -1.0]), values="continuous")
+
+
+def test_data_in_the_plane_lie_beside_draws_of_the_model():
+    images, square, count = data_plane(DensityModel(StandardGaussian(2)), points(), seed=1)
+    assert count == 3000
+    assert center(images[0], square) == pytest.approx((2.0, -1.0), abs=0.1)
+    assert center(images[1], square) == pytest.approx((0.0, 0.0), abs=0.15)
+
+
+def test_runs_on_points_in_the_plane_have_their_picture(tmp_path):
+    write_pictures(DensityModel(StandardGaussian(2)), points(200), tmp_path, what="test data points")
+    entries = {entry["file"]: entry for entry in json.loads((tmp_path / "index.json").read_text())}
+    assert (tmp_path / "plane.png").is_file()
+    assert (
+        "Left test data points, right draws of the model at temperature 1" in entries["plane.png"]["caption"]
+    )
+    assert entries["samples.png"]["caption"].startswith("Not drawn: the data are no images")
+    write_pictures(model(), Source(), tmp_path / "pictures")
+    assert not (tmp_path / "pictures" / "plane.png").exists()

@@ -1,5 +1,6 @@
 """Named flows: how many layers, which direction is cheap, and how they start."""
 
+import inspect
 import re
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from latentflows.bijections import (
     AdditiveCoupling,
     AffineCoupling,
+    Coupling,
     Inverse,
     InverseAutoregressive,
     LULinear,
@@ -32,6 +34,21 @@ PASSES = {
     "nsf_autoregressive": (24, 6),
 }
 ORTHOGONAL_START = [name for name in PASSES if not name.startswith("nsf")]  # the others to rounding
+
+
+@pytest.mark.parametrize("name", presets.__all__)
+def test_every_preset_says_which_direction_is_cheap(name):
+    preset = getattr(presets, name)
+    text = inspect.getdoc(getattr(preset, "func", preset))
+    assert re.search(r"cheap (to|both)|both directions cost the same", text.lower())
+
+
+@pytest.mark.parametrize(
+    "make", [presets.sylvester_orthogonal, presets.sylvester_householder, presets.planar]
+)
+def test_a_flow_over_vectors_takes_a_number_of_variables(make):
+    with pytest.raises(ConfigurationError, match=re.escape("`dim` must be a positive integer; got (3, 4)")):
+        make((3, 4))
 
 
 @pytest.mark.parametrize("context", [None, 3])
@@ -79,6 +96,16 @@ def test_spline_couplings_move_alternating_entries():
         m.partition.stay.tolist() for m in presets.nsf_coupling(4).modules() if isinstance(m, SplineCoupling)
     ]
     assert stays == [[0, 2], [1, 3], [0, 2], [1, 3], [0, 2]]
+
+
+@pytest.mark.parametrize("name", ["real_nvp", "nice"])
+def test_a_mask_of_ones_own_takes_turns_with_its_opposite(name):
+    flow = getattr(presets, name)(4, num_layers=3, own_mask=[1, 0, 0, 0])
+    stays = [m.partition.stay.tolist() for m in flow.modules() if isinstance(m, Coupling)]
+    assert stays == [[0], [1, 2, 3], [0]]
+    for own in ([1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 2]):
+        with pytest.raises(ConfigurationError, match="`own_mask` must hold 0 or 1 for each of 4 variables"):
+            getattr(presets, name)(4, own_mask=own)
 
 
 def test_planar_layers_are_one_bijection():

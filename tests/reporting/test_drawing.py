@@ -14,6 +14,7 @@ from latentflows.reporting.drawing import (
     finish,
     series_style,
     styled_axes,
+    wrap,
 )
 
 DARK_SURFACE = "#15181c"
@@ -124,3 +125,19 @@ def test_drawing_changes_no_setting_of_matplotlib():
 def test_each_color_has_one_variable():
     assert len(set(CSS_VARIABLES.values())) == len(CSS_VARIABLES) == 4 + len(SERIES_LIGHT)
     assert len(SERIES_DARK) == len(SERIES_LIGHT)
+
+
+@pytest.mark.parametrize(
+    ("label", "lines"),
+    [
+        ("Gaussian posterior, N(0, I)", ["Gaussian posterior,", "N(0,\N{NO-BREAK SPACE}I)"]),
+        ("IAF posterior, Real NVP prior", ["IAF posterior,", "Real NVP prior"]),
+        ("N(0, I), same sizes", ["N(0,\N{NO-BREAK SPACE}I), same sizes"]),
+        ("a rather long name of an arm", ["a rather long", "name of an arm"]),
+        ("one, two, three, four, five, six", ["one, two, three,", "four, five, six"]),
+        ("antidisestablishmentarianism", ["antidisestablishmentaria", "nism"]),
+        ("", [""]),
+    ],
+)
+def test_labels_break_where_a_reader_would(label, lines):
+    assert wrap(label).split("\n") == lines

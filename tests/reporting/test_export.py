@@ -50,6 +50,8 @@ def test_every_file_is_written_and_listed(exported):
         "table.tex"
     ]
     expected += [f"figures/{name}.{ending}" for name in figures for ending in ("svg", "pdf")]
+    expected += [f"samples/{name}-seed0-samples.png" for name in ("gaussian", "flow", "same")]
+    expected.insert(-3, "samples/gaussian-seed0-data.png")
     expected.append("export.json")
     assert [path.relative_to(out).as_posix() for path in paths] == expected
     assert sorted(paths) == sorted(path for path in out.rglob("*") if path.is_file())
@@ -105,13 +107,13 @@ def test_the_table_is_well_formed(exported):
     assert len(re.findall(r"(?<!\\)\{", text)) == len(re.findall(r"(?<!\\)\}", text))
     begun, ended = re.findall(r"\\begin\{(\w+)\}", text), re.findall(r"\\end\{(\w+)\}", text)
     assert begun == ended[::-1] == ["table", "tabular"]
-    columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", text)
+    columns = re.search(r"\\begin\{tabular\}\{@\{\}(?:p\{[^}]*\}|l)(r+)@\{\}\}", text)
     assert columns is not None
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     rows = [line for line in body.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 4
     for row in rows:
-        assert len(re.findall(r"(?<!\\)&", row)) == len(columns[1]) - 1
+        assert len(re.findall(r"(?<!\\)&", row)) == len(columns[1])
     assert not re.search(r"(?<!\\)[%#_]", text.replace("% Needs", "", 1))
     assert len(re.findall(r"(?<!\\)\$", text)) % 2 == 0
 
@@ -121,12 +123,16 @@ def test_the_table_names_protocol_and_marks_only_what_the_test_finds(exported):
     text = (out / "table.tex").read_text(encoding="utf-8")
     for words in (
         "test split, 360 images, K = 500 importance samples per image",
-        "Holm's procedure corrected for 2 comparisons",
+        "corrected for 2 comparisons by Holm's procedure",
         r"mean with its 95\% t interval over 3 seeds",
         "The study holds nothing equal but the configuration",
     ):
         assert words in text
-    lines = {line.split(" &")[0]: line for line in text.splitlines() if line.endswith(r"\\")}
+    lines = {
+        line.split(" &")[0].removeprefix(r"\raggedright "): line
+        for line in text.splitlines()
+        if line.endswith(r"\\")
+    }
     assert r"\textbf{$-$" in lines[escape(LABEL)]
     assert "textbf" not in lines["Same"]
     assert lines["Gaussian"].endswith(r"& -- & -- & -- \\")
@@ -208,11 +214,11 @@ def test_neither_pandas_nor_every_run_is_needed(fake, tmp_path, monkeypatch):
     lines = (folder / "study.jsonl").read_text().splitlines(keepends=True)
     (folder / "study.jsonl").write_text(lines[0])
     export_study(folder, tmp_path / "out")
-    assert [row["status"] for row in rows_of(tmp_path / "out" / "runs.csv")] == ["finished", "not run"]
+    assert [row["status"] for row in rows_of(tmp_path / "out" / "runs.csv")] == ["finished", "started"]
     text = (tmp_path / "out" / "table.tex").read_text()
     assert "B & -- &" in text
-    assert "Runs that did not finish are left out, of: ``B''." in text
-    assert "Difference: to ``A'', at the same seed." in text
+    assert "Of ``B'', 0 of 1 runs count." in text
+    assert "Difference: paired to ``A'', at the same seed;" in text
 
 
 def test_a_study_without_a_finished_run_is_refused(fake, tmp_path):
@@ -247,15 +253,21 @@ def test_files_that_no_export_wrote_are_never_replaced(fake, tmp_path):
     assert export_study(folder, out) == fewer
 
 
-def test_pairs_name_the_other_arm_in_a_column(fake, tmp_path):
+def test_every_pair_has_a_row_where_arms_are_not_all_compared_with_one(fake, tmp_path):
     folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 2.0, "c": 2.1})
-    fake.edit_json(folder / "study.json", comparisons=[["c", "b"], ["b", "a"]])
+    fake.edit_json(folder / "study.json", comparisons=[["c", "b"], ["c", "a"], ["b", "a"]])
     export_study(folder, tmp_path / "out")
     text = (tmp_path / "out" / "table.tex").read_text(encoding="utf-8")
-    assert r"\begin{tabular}{lrrrlrrr}" in text
-    assert "Difference: to the arm that is named, at the same seed." in text
-    cells = {line.split(" & ")[0]: line.split(" & ")[4] for line in text.splitlines() if line.endswith(r"\\")}
-    assert cells == {"Arm": "To", "A": "--", "B": "A", "C": "B"}
+    assert "Difference: paired, at the same seed;" in text
+    rows = [line.split(" & ") for line in text.splitlines() if line.endswith(r"\\")]
+    assert [(row[0], len(row)) for row in rows] == [
+        ("Arm", 4),
+        *((name, 4) for name in "ABC"),
+        ("Comparison", 4),
+        ("``C'' against ``B''", 4),
+        ("``C'' against ``A''", 4),
+        ("``B'' against ``A''", 4),
+    ]
 
 
 def test_a_place_that_cannot_be_written_and_no_study_are_refused(fake, tmp_path):

@@ -9,8 +9,10 @@ from latentflows.reporting import write_comparison_report, write_run_report
 from latentflows.reporting.base import read_run
 from latentflows.reporting.compared_groups import compared_groups
 from latentflows.reporting.groups import TOPICS, group_tables, protocol_in_words, words_of
+from latentflows.reporting.page import uncertainty
 from latentflows.studies.measuring.groups import GROUPS
 from latentflows.studies.results.reading import read_evaluation
+from latentflows.studies.results.records import Quantity
 from latentflows.studies.results.results import read_results
 from tests.reporting.test_pages import Page
 
@@ -167,7 +169,7 @@ def test_an_arm_without_a_group_has_a_dash_and_its_reason(fake, study):
         study / "runs" / "flow-seed0", holes={"reason": "no inverse", "figures": {}, "protocol": {}}
     )
     group = only_group(study)
-    assert group.rows == [("Gaussian", ["0.00123 ± 0.00045", "0.610 ± 0.020"]), ("Flow", ["–", "–"])]
+    assert group.rows == [("Gaussian", ["0.00123", "0.610"]), ("Flow", ["–", "–"])]  # one seed: no deviation
     assert group.reasons == ["Flow: no inverse"]
     assert "Not measured: Flow: no inverse" in Page(write_comparison_report(study)).text
 
@@ -182,3 +184,23 @@ def test_groups_of_runs_that_did_not_finish_are_left_out(fake, study):
     add_to_all(fake, study, "holes")
     fake.edit_lines(study / "study.jsonl", lambda line: line | {"status": "diverged"})
     assert compared_groups(read_results(study)) == []
+
+
+def test_a_figure_that_is_not_finite_is_left_out_of_the_mean(fake, study):
+    def change(arm, seed):
+        mean = None if (arm, seed) == ("flow", 1) else 2.0 + seed
+        figures = {"frechet_distance": {"mean": mean, "standard_error": 0.5, "unit": "u"}}
+        return {"figures": figures, "protocol": {"split": "test"}}
+
+    add_to_all(fake, study, "samples", change)
+    assert only_group(study).rows == [("Gaussian", ["2.50 ± 0.71"]), ("Flow", ["2.00"])]
+    fake.edit_json(study / "study.json", seeds=[0])
+    assert only_group(study).rows == [("Gaussian", ["2.00 ± 0.50"]), ("Flow", ["2.00 ± 0.50"])]
+
+
+def test_an_error_that_rounds_to_zero_is_not_shown_as_none():
+    quantity = Quantity(mean=0.4, monte_carlo_error=9.7e-6, p_value=1e-9, standard_error=0.0)
+    assert uncertainty(quantity, "monte_carlo_error", 4) == "< 0.0001"
+    assert uncertainty(quantity, "p_value") == "< 0.001"
+    assert uncertainty(quantity, "standard_error") == "0.00"
+    assert uncertainty(Quantity(mean=0.4, monte_carlo_error=0.0053), "monte_carlo_error") == "0.01"

@@ -84,10 +84,14 @@ def test_run_dots_show_every_run_and_arms_without_one():
     assert run_dots({"Flow": {}}, {}) is None
 
 
+def of_stage(points, name="joint"):
+    return {(name, epoch): point for epoch, point in enumerate(points, 1)}
+
+
 def test_curves_are_means_over_all_seeds_of_position_and_value():
     arms = {
-        "A": [[(1.0, -10.0), (2.0, -8.0), (3.0, -6.0)], [(3.0, -12.0), (6.0, -10.0)]],
-        "B": [[(1.0, -5.0), (2.0, math.nan), (math.nan, -1.0), (4.0, -4.0)]],
+        "A": [of_stage([(1.0, -10.0), (2.0, -8.0), (3.0, -6.0)]), of_stage([(3.0, -12.0), (6.0, -10.0)])],
+        "B": [of_stage([(1.0, -5.0), (2.0, math.nan), (math.nan, -1.0), (4.0, -4.0)])],
         "C": [],
     }
     drawing = validation_curves(arms, SECONDS)
@@ -97,13 +101,22 @@ def test_curves_are_means_over_all_seeds_of_position_and_value():
     assert "C" not in drawing.alt.split("seeds: ")[1]
     assert "seconds of training" in words(drawing)
     assert "higher is better" in words(drawing)
-    assert validation_curves({"A": [[(1.0, math.nan)]], "B": []}, STEPS) is None
+    assert validation_curves({"A": [of_stage([(1.0, math.nan)])], "B": []}, STEPS) is None
+
+
+def test_a_mean_is_over_one_stage_where_seeds_end_the_first_at_different_epochs():
+    short = of_stage([(1.0, -10.0), (2.0, -8.0)]) | of_stage([(3.0, -4.0), (4.0, -2.0)], "prior")
+    long = of_stage([(1.0, -10.0), (2.0, -8.0), (3.0, -6.0), (4.0, -6.0)]) | of_stage([(5.0, -4.0)], "prior")
+    drawing = validation_curves({"A": [short, long]}, STEPS)
+    assert drawing is not None
+    lines = [line.get_xydata().tolist() for line in drawing.figure.axes[0].lines if len(line.get_xdata())]
+    assert lines == [[[1.0, -10.0], [2.0, -8.0]], [[4.0, -4.0]]]  # the second stage starts at step 3 or 5
 
 
 @pytest.mark.parametrize(("num", "banded"), [(6, True), (7, False)])
 def test_bands_are_left_out_where_they_would_hide_each_other(num, banded):
-    run = [(1.0, -3.0), (2.0, -2.0)]
-    drawing = validation_curves({f"arm {i}": [run, [(1.0, -3.5), (2.0, -2.5)]] for i in range(num)}, STEPS)
+    runs = [of_stage([(1.0, -3.0), (2.0, -2.0)]), of_stage([(1.0, -3.5), (2.0, -2.5)])]
+    drawing = validation_curves({f"arm {i}": runs for i in range(num)}, STEPS)
     assert drawing is not None
     assert ("fill-opacity: 0.18" in drawing.svg) is banded
 
@@ -111,7 +124,7 @@ def test_bands_are_left_out_where_they_would_hide_each_other(num, banded):
 @pytest.mark.parametrize(("axis", "unit"), [(FLOPS, "G"), (SAMPLES, "G"), (STEPS, None), (SECONDS, None)])
 def test_large_numbers_of_samples_and_flops_are_shortened(axis, unit):
     points = [(1e9 * epoch, -1.0 / epoch) for epoch in range(1, 10)]
-    drawing = validation_curves({"A": [points]}, axis)
+    drawing = validation_curves({"A": [of_stage(points)]}, axis)
     assert drawing is not None
     assert drawing.name == f"curves_{axis.name}"
     assert ("2\N{NARROW NO-BREAK SPACE}G" in words(drawing)) is (unit is not None)
@@ -120,10 +133,10 @@ def test_large_numbers_of_samples_and_flops_are_shortened(axis, unit):
 @pytest.mark.parametrize(("num", "clipped"), [(9, False), (12, True)])
 def test_curves_of_few_epochs_are_shown_whole(num, clipped):
     points = [(float(epoch), -1e4 if epoch == 1 else -100.0 - epoch) for epoch in range(1, num + 1)]
-    drawing = validation_curves({"A": [points]}, STEPS)
+    drawing = validation_curves({"A": [of_stage(points)]}, STEPS)
     assert drawing is not None
     assert ("outside the axis" in words(drawing)) is clipped
-    short = validation_curves({"A": [points[:2]]}, STEPS)
+    short = validation_curves({"A": [of_stage(points[:2])]}, STEPS)
     assert short is not None
     assert all(tick == round(tick) for tick in short.figure.axes[0].get_xticks())
 

@@ -3,14 +3,18 @@
 import json
 import os
 import re
+import shutil
 import time
 
+import numpy as np
 import pytest
 
 from latentflows.reporting import write_comparison_report, write_run_report
 from latentflows.reporting.base import resume_command
+from latentflows.reporting.comparison_page import study_drawings
 from latentflows.reporting.published import published_rows
 from latentflows.reporting.table import table_of
+from latentflows.studies.execution.locks import locked
 from latentflows.studies.results.records import Published
 from latentflows.studies.results.results import read_results
 from tests.reporting.test_pages import Page
@@ -180,12 +184,40 @@ def test_an_incomplete_comparison_names_what_is_left_out(fake, tmp_path):
     lines = [json.loads(line) for line in (folder / "study.jsonl").read_text().splitlines()]
     lines = [lines[0], lines[2] | {"status": "diverged", "reason": "the loss was not finite"}, lines[3]]
     (folder / "study.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shutil.rmtree(folder / "runs" / "a-seed1")
     text = Page(write_comparison_report(folder)).text
     assert "2 of 4 runs finished" in text
     assert "Left out: “A”, seed 1 (not run yet)." in text
     assert "Left out: “B”, seed 0 (diverged: the loss was not finite)." in text
     assert "nothing to compare" in text
-    assert "flatters an arm that diverges" in text
+    assert "1 run of “B” diverged and is left out, which flatters it." in text
+    assert "B (1 of 2 seeds, 1 diverged)" in text
+    assert "… Incomplete" in text
+    assert "A (1 of 2 seeds)" in (folder / "figures" / "every_run.svg").read_text(encoding="utf-8")
+
+
+def test_runs_under_way_are_told_from_those_that_stopped(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", seeds=(0, 1, 2), gains={"a": 0.0, "b": 1.0})
+    lines = (folder / "study.jsonl").read_text().splitlines(keepends=True)
+    (folder / "study.jsonl").write_text("".join(lines[:2]))
+    shutil.rmtree(folder / "runs" / "b-seed2")
+    fake.edit_lines(folder / "runs" / "a-seed2" / "metrics.jsonl", lambda line: line | {"max_epochs": 40})
+    staged = folder / "runs" / "b-seed0"
+    fake.write_run(staged, epochs=9, stages=("vae", "prior"), status="running")
+    with locked(folder / "runs" / ".b-seed0.lock", "The run"):
+        text = Page(write_comparison_report(folder)).text
+    assert "Left out: “A”, seed 2 (stopped, at epoch 30 of 40)." in text
+    assert "Left out: “B”, seed 0 (under way, at epoch 4 of “prior”)." in text
+    assert "Left out: “B”, seed 1 (stopped, at epoch 30)." in text
+    assert "Left out: “B”, seed 2 (not run yet)." in text
+    assert "… Under way" in text
+    assert "--resume" not in text
+    (staged / "metrics.jsonl").unlink()
+    (folder / "study.jsonl").write_text(lines[0])
+    text = Page(write_comparison_report(folder)).text
+    assert "Left out: “A”, seeds 1, 2 (stopped" not in text  # at different epochs of a known number
+    assert "Left out: “B”, seed 0 (stopped)." in text
+    assert "To finish what is missing" in text
 
 
 def test_a_comparison_without_runs_has_a_page(fake, tmp_path):
@@ -195,7 +227,7 @@ def test_a_comparison_without_runs_has_a_page(fake, tmp_path):
     assert "No run has finished with an NLL yet, so there is nothing to compare." in text
     assert "study.jsonl is missing" not in text
     assert "0 of 2 runs finished" in text
-    assert text.count("not run yet") == 4  # what is left out, and the table of runs
+    assert text.count("stopped, at epoch 30") == 4  # what is left out, and the table of runs
 
 
 def test_an_interrupted_study_says_how_to_go_on(fake, tmp_path):
@@ -307,3 +339,52 @@ def test_published_figures_stand_beside_what_was_reached(fake, tmp_path):
     assert "A paper, 2020" in section
     assert "84.45 ± 0.12" in section
     assert f"{100 * rows[0].share:.1f}%" in section
+
+
+def test_errors_over_images_and_of_monte_carlo_are_told_from_those_over_seeds(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 5.0})
+    text = Page(write_comparison_report(folder)).text
+    assert "Monte Carlo error of one run, from finite K: 0.031 nats at most." in text
+    assert "Error over images: how much" not in text
+    rng = np.random.default_rng(0)
+    for line in (folder / "study.jsonl").read_text().splitlines():
+        run = json.loads(line)
+        values = rng.standard_normal(360)
+        nll = run["figures"]["nll"]["mean"]
+        np.save(folder / run["run"] / "nll.npy", values - values.mean() + nll)
+    text = Page(write_comparison_report(folder)).text
+    assert "Error over images: how much the mean would vary with other images" in text
+    error = table_of(read_results(folder)).comparisons[0].comparison.error_over_images
+    assert error is not None
+    assert f" {error:.2f} " in text
+
+
+def test_curves_go_on_through_a_stage_of_the_prior_alone(fake, tmp_path):
+    """It logs no ELBO: that is the reconstruction of the best epoch before it less the KL."""
+    folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 1.0}, seeds=(0,))
+    run = fake.write_run(folder / "runs" / "b-seed0", epochs=6, stages=("vae", "prior"))
+
+    def of_prior(line):
+        if line["stage"] == "prior":
+            return line | {"validation": {"loss": 7.0, "prior_nll": 7.0, "kl": 3.0 - line["epoch"]}}
+        validation = {
+            "elbo": -10.0 - abs(line["epoch"] - 2),
+            "reconstruction": -8.0 - line["epoch"],
+            "kl": 1.0,
+        }
+        return line | {"validation": validation}
+
+    fake.edit_lines(run / "metrics.jsonl", of_prior)
+    results = read_results(folder)
+    (drawing,) = (
+        found for found in study_drawings(results, table_of(results)) if found.name == "curves_step"
+    )
+    assert "B ends at −10.00 after 72" in drawing.alt  # -8 - 2 at the second epoch, the best, and a KL of 0
+
+
+def test_uneven_seconds_come_with_a_caution(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 1.0})
+    assert "the machine had other work" not in Page(write_comparison_report(folder)).text
+    fake.edit_json(folder / "runs" / "b-seed1" / "run.json", seconds=500.0, steps=720)
+    text = Page(write_comparison_report(folder)).text
+    assert "A step took up to 2.0 times as long in one run of “B” as in another" in text

@@ -171,7 +171,12 @@ def test_the_terminal_shows_both_tables_and_the_words(study, capsys, monkeypatch
     show_table(study)
     shown = capsys.readouterr().out
     comparison = table_of(read_results(study)).comparisons[0]
-    for words in ("difference to Gaussian", "corrected p", "What does not follow.", comparison.verdict):
+    for words in (
+        "difference to Gaussian",
+        "Differences at the same seed",
+        "What does not follow.",
+        comparison.verdict,
+    ):
         assert " ".join(words.split()) in " ".join(shown.split())
 
 
@@ -186,3 +191,34 @@ def test_a_list_says_how_many_runs_of_a_study_finished(study, capsys):
     (study / "study.json").write_text("{")
     list_runs(study.parent)
     assert capsys.readouterr().out.startswith(f"{study}  unreadable")
+
+
+def test_figures_that_rest_on_fewer_seeds_say_so_in_the_terminal_and_in_the_forest_plot(study, fake, capsys):
+    fake.edit_lines(
+        study / "study.jsonl",
+        lambda line: line | {"status": "diverged"} if (line["arm"], line["seed"]) == ("flow", 1) else line,
+    )
+    assert [row.name for row in comparison_table(study)] == ["Gaussian", "Flow (2 of 3 seeds)"]
+    assert [row.num_diverged for row in comparison_table(study)] == [0, 1]
+    show_table(study)
+    assert "Flow (2 of 3 seeds)" in capsys.readouterr().out
+    page = write_comparison_report(study).read_text(encoding="utf-8")
+    assert "Flow (2 of 3 seeds)" in (study / "figures" / "paired_differences.svg").read_text(encoding="utf-8")
+    assert "! All runs have ended, not all count" in page
+
+
+def test_how_loose_the_bound_is_at_least_is_said_of_the_tightest_and_the_loosest_arm(study, fake):
+    def noisier(line):
+        nll = line["figures"]["nll"] | {"monte_carlo_error": 0.01 if line["arm"] == "flow" else 0.02}
+        return line | {"figures": line["figures"] | {"nll": nll}}
+
+    fake.edit_lines(study / "study.jsonl", noisier)
+    said = " ".join(limits(read_results(study)))
+    assert (
+        "by at least about 0.018 (“Flow”) to 0.072 nats (“Gaussian”)" in said
+    )  # 360 images: 360 * 0.01^2 / 2
+    fake.edit_lines(
+        study / "study.jsonl",
+        lambda line: line | {"figures": {"nll": {"mean": 1.0, "unit": "nats"}}},
+    )
+    assert "fits badly." in " ".join(limits(read_results(study)))

@@ -34,9 +34,9 @@ SIZES = {
     "num_proposals": 20, "num_steps": 3, "num_normalizer_samples": 30, "num_features": 4,
 }  # fmt: skip
 USUAL = {"posterior": "gaussian", "prior": "standard", "likelihood": "bernoulli", "objective": "elbo"}
-OWN_STAGE = ("noise_contrastive", "adversarial")
+OWN_STAGE = tuple(name for name, kind in parts()["prior"].items() if kind.stage_of_its_own)
 LEVELS = ("two_level", "dlgm")  # posterior and prior share them
-WITHOUT_PRIOR = ("autoencoder", "regularized_autoencoder", "sparse_autoencoder")
+WITHOUT_PRIOR = tuple(name for name, kind in parts()["objective"].items() if kind.without_prior)
 
 
 def overrides(**kinds: str) -> list[str]:

@@ -81,6 +81,9 @@ PLANTED = {
     "branch_on_a_value": Planted(wrong.Branching, ("compilation",), "raised"),
     "folding": Planted(wrong.Folding, ("orientation",), "expected a determinant of one sign at all points"),
     "view": Planted(wrong.Viewing, ("strides",), "raised RuntimeError: view size is not compatible"),
+    "no_rows": Planted(
+        wrong.Counted, ("shapes",), "raised RuntimeError: cannot reshape tensor of 0 elements"
+    ),
     "mean_of_the_batch": Planted(wrong.Mixing, ("rows",), "within a batch, against that row alone"),
     "deaf": Planted(wrong.Deaf, ("context", "gradients"), "with another context, got changes"),
     "not_the_identity": Planted(

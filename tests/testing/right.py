@@ -177,7 +177,10 @@ class Sequences(Bijection):
         if context is not None:
             frames = context.to(value.dtype).expand_as(reads)
             reads = torch.cat([reads, self._hide_context(frames, mask)], -2)
-        raw = at_least_float32(self.network(reads.flatten(0, 1))).view(*value.shape[:2], 2, -1) * mask
+        raw = (
+            at_least_float32(self.network(reads.flatten(0, 1))).view(*value.shape[:2], 2, value.shape[-1])
+            * mask
+        )
         return raw[..., :1, :], raw[..., 1:, :].tanh()
 
     def _hide(self, frames, mask):

@@ -10,6 +10,7 @@ import torch
 from latentflows.bijections import Bijection, Inverse, Sigmoid
 from latentflows.core.errors import ConfigurationError
 from latentflows.testing import PROPERTIES, PropertyError, Settings, Subject, check_bijection
+from latentflows.testing.check import Report
 from tests.testing.planted import PLANTED
 from tests.testing.right import RIGHT, Halves
 from tests.testing.wrong import ForgetfulNormalizing, UntransposedSylvester, WrongSign
@@ -93,6 +94,8 @@ def test_all_that_fail_are_reported_together():
     text = str(caught.value)
     assert text.count("raised RuntimeError: not written yet") == 1  # one fault, all that it breaks before it
     assert "shapes, rows, strides, log_det" in text
+    assert text.endswith("return: the value and a log-determinant that broadcasts to (K, B).")
+    assert "hooks" not in str(PropertyError(Report("A", (), {"shapes": "raised TypeError: no"}, {})))
     assert isinstance(caught.value, AssertionError)
 
 

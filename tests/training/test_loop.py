@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import random
 import signal
+import subprocess
+import sys
 from itertools import chain
 from typing import Any
 
@@ -432,6 +434,27 @@ def test_nothing_is_written_without_a_folder(tmp_path: Any, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     fit(vae(), one_stage(), Images(), options=Options(checkpoint_every=1))
     assert list(tmp_path.iterdir()) == []
+
+
+IMPORTS = """
+import sys
+from latentflows.training import Callback, fit
+from tests.training.tiny import Images, one_stage, vae
+
+class Look(Callback):
+    def on_start(self, model, stages):
+        self.before = set(sys.modules)
+    def on_end(self, history):
+        print(len(set(sys.modules) - self.before))
+
+fit(vae(), one_stage(max_epochs=1), Images(), validation=Images(24), callbacks=[Look()])
+"""
+
+
+def test_seconds_hold_no_imports() -> None:
+    """The clock starts after `on_start`: of a run that is the first of its process, too, it measures training."""
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 10
 
 
 def test_an_objective_of_ones_own_needs_only_a_call() -> None:

@@ -8,7 +8,7 @@ import torch
 from latentflows.core.batches import Batch
 from latentflows.objectives import ELBO, GECO
 from latentflows.training import Options, Stage, fit
-from tests.training.tiny import Fixed, geco_vae, lars_vae, state
+from tests.training.tiny import Fixed, geco_vae, lars_vae, optimal_vae, state
 
 
 class SecondPieceSpoiled(Fixed):
@@ -22,6 +22,7 @@ class SecondPieceSpoiled(Fixed):
 CASES = {
     "geco": (geco_vae, GECO(0.4), ("auxiliary.average", "auxiliary.started")),
     "lars": (lars_vae, ELBO(), ("prior.normalizer.log_mean", "prior.normalizer.known")),
+    "batch-optimal": (optimal_vae, ELBO(), ("likelihood.mean_square", "likelihood.num_steps")),
 }
 
 

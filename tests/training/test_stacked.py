@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from latentflows.core import noise
 from latentflows.core.batches import Batch
 from latentflows.models import VAE, Trace
-from latentflows.objectives import ELBO, Objective, Value
+from latentflows.objectives import ELBO, IWAE, Objective, Value
 from latentflows.training import (
     Callback,
     History,
@@ -106,6 +106,19 @@ CASES: dict[str, tuple[Callable[[], list[Stage]], Make]] = {
     "flow posterior": (one_stage, lambda seed: seeded(seed, "iaf")),
     "two stages, moving average, warm-up, adamax": (two_stages, flowed),
     "clipping": (lambda: one_stage(gradient_clip_val=3.0), seeded),
+    "linear schedule with warm-up, L2, cut short": (
+        lambda: one_stage(schedule="linear", warmup_steps=3, weight_decay=0.05, max_steps=10),
+        flowed,
+    ),
+    "moving average of clipped steps, warm-up of beta": (
+        lambda: one_stage(ELBO(warmup_epochs=1.3), ema_decay=0.7, gradient_clip_val=3.0, schedule="cosine"),
+        flowed,
+    ),
+    "importance weighted, early stop, moving average": (
+        lambda: one_stage(IWAE(3), ema_decay=0.5, patience=1, max_epochs=6, learning_rate=0.05),
+        seeded,
+    ),
+    "frozen encoder": (lambda: one_stage(train=("prior", "likelihood")), flowed),
 }
 
 

@@ -43,6 +43,19 @@ def test_writing_in_place_is_repeated() -> None:
         assert torch.equal(found, expected)
 
 
+def attention(x: Tensor, dropout: float = 0.0) -> Tensor:
+    heads = x.expand(1, 2, 4, 3)
+    return nn.functional.scaled_dot_product_attention(heads, heads, heads, dropout_p=dropout)
+
+
+def test_attention_without_dropout_draws_nothing() -> None:
+    """PyTorch marks it as an operation that draws."""
+    x = torch.randn(3)
+    function = recorded_operations(lambda: (attention(x),), [x])
+    x = torch.randn(3)
+    assert torch.equal(function(x)[0], attention(x))
+
+
 def test_other_tensors_are_kept() -> None:
     table, x = torch.randn(3), torch.randn(3)
     order = torch.tensor([2, 0, 1])
@@ -63,6 +76,7 @@ def test_other_tensors_are_kept() -> None:
         (lambda x: (x[x > 0],), "depends on values"),
         (lambda x: (x + torch.rand(3),), "random numbers"),
         (lambda x: (nn.functional.dropout(x, 0.5),), "random numbers"),
+        (lambda x: (attention(x, dropout=0.5),), "random numbers"),
     ],
 )
 def test_what_a_list_of_operations_cannot_say_is_refused(code: Any, reason: str) -> None:

@@ -19,6 +19,7 @@ from latentflows.core.shapes import Shape
 from latentflows.distributions import (
     AmortizedBernoulli,
     AmortizedGaussian,
+    BatchOptimalGaussian,
     Conditional,
     Flow,
     GaussianMixture,
@@ -128,6 +129,14 @@ def lars_vae() -> VAE:
         network = MLP(2, 1, width=4, depth=1)
         model.prior = ResampledPrior(StandardGaussian(2), network, max_attempts=5, num_normalizer_samples=32)
         return model
+
+
+def optimal_vae() -> VAE:
+    """A VAE whose likelihood follows the error of the training steps."""
+    with noise.stream(7):
+        posterior = vae().posterior
+        likelihood = BatchOptimalGaussian(SHAPE, 2, MLP((2,), SHAPE, width=8, depth=1))
+        return VAE(posterior, StandardGaussian(2), likelihood)
 
 
 def geco_vae() -> VAE:

@@ -18,7 +18,8 @@ from torch.distributions import Transform
 
 from latentflows.bijections.base import Bijection
 from latentflows.core import noise
-from latentflows.core.errors import CombinationError, LatentFlowsError, ShapeError
+from latentflows.core.checks import all_finite
+from latentflows.core.errors import CombinationError, LatentFlowsError, NonFiniteError, ShapeError
 from latentflows.core.precision import at_least_float32, check_positive, full_precision
 from latentflows.core.shapes import Shape, as_shape, sum_event
 
@@ -40,6 +41,10 @@ class FromZuko(Bijection):
     In eval mode zuko gives no gradient to the parameters of numerically inverted or integrated layers; train in train
     mode. Most of zuko does not compile with `fullgraph=True`.
 
+    zuko's adaptive ODE solver shrinks its step for ever once a velocity is NaN or infinite: weights, context or a path
+    that diverged. So velocities are looked at as they come, and the solver is stopped; in a training step, where
+    `fit` skips what is not finite, all rows are then NaN.
+
     Args:
         transform: A `zuko.lazy.LazyTransform` (for a flow of zuko its `.transform`), or a
             `torch.distributions.Transform`, whose tensors are constants that do not follow `.to`.
@@ -55,6 +60,7 @@ class FromZuko(Bijection):
         CombinationError: if what is given makes no bijective transform, needs a context that is not given, or is a
             constant and gets one.
         ShapeError: if the transform works on larger events.
+        NonFiniteError: here or in use, if an ODE's velocity is NaN or infinite.
 
     Example:
         >>> import torch
@@ -88,7 +94,7 @@ class FromZuko(Bijection):
         module = copy.deepcopy(transform).eval() if isinstance(transform, nn.Module) else transform
         with torch.no_grad(), noise.stream(0):
             context = None if features is None else _draw(module, features)[0]
-            with _explained(module, event, features):
+            with _explained(module, event, features), _solver_that_ends(module):
                 made = _transform_of(module, context)
                 self._check(made, event)
                 base = tuple(made.forward_shape(torch.Size(event)))
@@ -111,7 +117,21 @@ class FromZuko(Bijection):
             )
 
     def _run(self, value: Tensor, context: Tensor | None, *, inverted: bool) -> tuple[Tensor, Tensor]:
-        with full_precision(value):
+        try:
+            return self._solved(value, context, inverted=inverted)
+        except NonFiniteError:
+            if not all_finite(value.new_tensor(torch.nan)):
+                raise
+            return self._nowhere(value, context, self.event_shape if inverted else self.base_shape)
+
+    def _nowhere(self, value: Tensor, context: Tensor | None, shape: Shape) -> tuple[Tensor, Tensor]:
+        """Return NaN in every row, with a gradient, which is NaN too, to whatever has one."""
+        total = value.flatten(2).sum(2) + (0 if context is None else context.flatten(1).sum(1))
+        log_det = torch.nan * (total + sum(parameter.sum() for parameter in self.parameters()))
+        return log_det.reshape(*log_det.shape, *[1] * len(shape)).expand(*log_det.shape, *shape), log_det
+
+    def _solved(self, value: Tensor, context: Tensor | None, *, inverted: bool) -> tuple[Tensor, Tensor]:
+        with full_precision(value), _solver_that_ends(self.transform):
             made = _transform_of(self.transform, context)
             used = made.inv if inverted else made
             out, ladj = _apply(used, value)
@@ -147,6 +167,29 @@ def _explained(source: nn.Module | Transform, event: Shape, context: Shape | Non
             f"`{type(source).__name__}` cannot be applied to events {event} with {given}. It must be a transform, or a "
             f"lazy transform of zuko (`MAF(...).transform`); it says: {error}"
         ) from error
+
+
+@contextmanager
+def _solver_that_ends(source: nn.Module | Transform) -> Iterator[None]:
+    """Stop zuko's solver where a velocity is NaN or infinite: it would shrink its step for ever."""
+    parts = source.modules() if isinstance(source, nn.Module) else ()
+    solved = [part for part in parts if type(part).__name__ == "FFJTransform"]
+    handles = [
+        network.register_forward_hook(_check_velocity) for part in solved for network in part.children()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_velocity(network: nn.Module, arguments: object, velocity: Tensor) -> None:
+    if not bool(velocity.isfinite().all()):
+        raise NonFiniteError(
+            "The velocity of a continuous flow is NaN or infinite, so its ODE has no solution: its weights, its "
+            "context or the path have diverged. Take an earlier checkpoint, or a smaller learning rate."
+        )
 
 
 def _transform_of(source: nn.Module | Transform, context: Tensor | None) -> Transform:

@@ -61,7 +61,7 @@ class InverseAutoregressive(Bijection):
 
     References:
         Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016, arXiv 1606.04934,
-        eq. 6-10; Papamakarios et al., Masked Autoregressive Flow, 2017, arXiv 1705.07057, eq. 3-6; Durkan et al.,
+        sections 3-4; Papamakarios et al., Masked Autoregressive Flow, 2017, arXiv 1705.07057, section 3; Durkan et al.,
         Neural Spline Flows, 2019, arXiv 1906.04032, section 3.1; Song et al., Accelerating Feedforward Computation
         via Parallel Nonlinear Equation Solving, 2021, arXiv 2002.03629, algorithm 1 (Jacobi).
     """
@@ -185,5 +185,7 @@ def _permutation(order: Tensor | str | None, dim: int) -> Tensor | None:
     if order is None or isinstance(order, Tensor):
         return order
     if order != "reversed":
-        raise ConfigurationError(f'`order` must be None, "reversed" or a permutation; got {order!r}.')
+        raise ConfigurationError(
+            f'`order` must be None, "reversed", or a permutation as a tensor of integers; got {order!r}.'
+        )
     return torch.arange(dim - 1, -1, -1)

@@ -22,43 +22,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from latentflows.core.checks import all_finite
-from latentflows.core.errors import (
-    CombinationError,
-    DataError,
-    MissingDirectionError,
-    NonFiniteError,
-    ShapeError,
-)
+from latentflows.bijections.inputs import checked, fit_frames, other_type, valid_frames
+from latentflows.core.errors import CombinationError, MissingDirectionError, ShapeError
 from latentflows.core.precision import at_least_float32
-from latentflows.core.shapes import Shape, as_shape, batch_shape, broadcast_shape, check_context, size
+from latentflows.core.shapes import Shape, as_shape, size
 
 Passes = tuple[int | None, int | None]
 Hook = Callable[..., tuple[Tensor, Tensor]]  # _forward or _inverse
-
-
-def align(
-    value: Tensor, value_shape: Shape, context: Tensor | None, context_shape: Shape | None
-) -> tuple[Tensor, Tensor | None, Shape]:
-    """Bring values to (K, B, *event) and their context to (B, *context); return the batch shape too.
-
-    The context is never copied for the K samples, so that a network projects it once. Batch axes broadcast
-    right-aligned; a context whose batch axes are not the last ones of the value's is expanded.
-    """
-    batch = batch_shape(value, value_shape, "value")
-    if context is None or context_shape is None:
-        return value.reshape(1, size(batch), *value_shape), None, batch
-    rows = batch_shape(context, context_shape, "context")
-    full = broadcast_shape(batch, rows, "value and context")
-    suffix = full[len(full) - len(rows) :] if rows else ()
-    if suffix != rows:
-        context = context.expand(*full, *context_shape)
-        rows = full
-    if batch != full:
-        value = value.expand(*full, *value_shape)
-    samples = size(full[: len(full) - len(rows)])
-    value = value.reshape(samples, size(rows), *value_shape)
-    return value, context.reshape(size(rows), *context_shape), full
 
 
 class Bijection(nn.Module, ABC):
@@ -99,7 +69,8 @@ class Bijection(nn.Module, ABC):
 
         Raises:
             ShapeError: if a shape is not the declared one, or `lengths` are given to a layer that takes none.
-            DataError: for integers; a NonFiniteError for NaN or infinity, where `core.checks.all_finite` looks.
+            DataError: for integers, or values of another type than the parameters; a NonFiniteError for NaN or
+                infinity in a value or a context, where `core.checks.all_finite` looks.
             MissingDirectionError: if there is no such direction.
         """
         if self.passes[0] is None:
@@ -117,7 +88,8 @@ class Bijection(nn.Module, ABC):
 
         Raises:
             ShapeError: if a shape is not the declared one, or `lengths` are given to a layer that takes none.
-            DataError: for integers; a NonFiniteError for NaN or infinity, where `core.checks.all_finite` looks.
+            DataError: for integers, or values of another type than the parameters; a NonFiniteError for NaN or
+                infinity in a value or a context, where `core.checks.all_finite` looks.
             MissingDirectionError: if there is no such direction.
         """
         if self.passes[1] is None:
@@ -138,55 +110,32 @@ class Bijection(nn.Module, ABC):
         context: Tensor | None,
         lengths: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        check_context(context, self.context_shape, type(self).__name__)
-        if not value.is_floating_point():
-            name = type(self).__name__
-            raise DataError(f"`{name}` expects floating-point values; got {value.dtype}. Use `.float()`.")
-        if context is not None and context.dtype not in (torch.float16, torch.bfloat16):
-            context = context.to(at_least_float32(value).dtype)  # half precision is left to autocast
-        value, context, batch = align(at_least_float32(value), shape, context, self.context_shape)
-        if not all_finite(value):
-            raise self._not_finite(value)
-        if lengths is None:
-            out, log_det = hook(value, context)
-        else:
-            out, log_det = hook(value, context, self._valid(lengths, value, batch))
+        value, context, batch = checked(type(self).__name__, value, shape, context, self.context_shape)
+        masks = () if lengths is None else (self._valid(lengths, value, batch),)
+        try:
+            out, log_det = hook(value, context, *masks)
+        except RuntimeError as error:
+            explained = other_type(self, value) if "type" in str(error) else None
+            if explained is None:
+                raise
+            raise explained from error
         log_det = log_det.expand(out.shape[:2])
         return out.reshape(*batch, *out_shape), log_det.reshape(batch)
 
-    def _not_finite(self, value: Tensor) -> NonFiniteError:
-        count = int((~value.isfinite()).flatten(2).any(2).sum())
-        return NonFiniteError(
-            f"`{type(self).__name__}` expects finite values; got NaN or infinity in {count} of "
-            f"{value.shape[0] * value.shape[1]} rows. Remove or repair those rows, or find the step that made them."
-        )
-
     def _valid(self, lengths: Tensor, value: Tensor, batch: Shape) -> Tensor:
         """Return the mask (K, B, T) of frames that are no padding."""
-        wanted = f"`lengths` must be integers of the batch shape {tuple(batch)}, or of its last axes; got "
-        if not isinstance(lengths, Tensor):
-            raise ShapeError(f"{wanted}a {type(lengths).__name__}. Make it a tensor with `torch.tensor`.")
         if not self.variable_lengths:
-            refusing = [m for m in self.modules() if isinstance(m, Bijection) and not m.variable_lengths]
-            raise ShapeError(  # the last one has no other inside
-                f"`{type(refusing[-1]).__name__}` takes no `lengths`: it cannot leave padding untouched. Call it "
+            raise ShapeError(
+                f"`{type(self._refusing()).__name__}` takes no `lengths`: it cannot leave padding untouched. Call it "
                 "without, or use layers with `variable_lengths` (in a coupling: layout 'channels', a network such as "
                 "`WaveNet`)."
             )
-        frames = self.event_shape[-1]
-        counts = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
-        if not counts or lengths.shape != torch.Size(batch)[max(len(batch) - lengths.ndim, 0) :]:
-            raise ShapeError(
-                f"{wanted}{lengths.dtype} of shape {tuple(lengths.shape)}. Count the frames: `mask.sum(-1)` of a mask."
-            )
-        # `all_finite` knows where values may be looked at
-        if not all_finite(torch.where((lengths >= 0) & (lengths <= frames), 0.0, torch.nan)):
-            raise ShapeError(
-                f"`lengths` must lie in 0 ... {frames}, the frames of {self.event_shape}; got {lengths.min()} to "
-                f"{lengths.max()}. Crop the sequences, or pad all of them to more frames."
-            )
-        valid = torch.arange(frames, device=lengths.device) < lengths[..., None]
-        return valid.expand(*batch, frames).reshape(*value.shape[:2], frames)
+        return valid_frames(lengths, self.event_shape[-1], batch, *value.shape[:2])
+
+    def _refusing(self) -> Bijection:
+        """Return the layer for whose sake no lengths are taken: the outermost that is not made of others alone."""
+        layers = [m for m in self.modules() if isinstance(m, Bijection) and not m.variable_lengths]
+        return next((layer for layer in layers if not isinstance(layer, Chain | Inverse)), self)
 
     @abstractmethod
     def _forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]: ...
@@ -262,18 +211,24 @@ def waiting_layers(module: nn.Module) -> list[DataDependent]:
 
 
 class Chain(Bijection):
-    """Apply bijections one after the other: forward runs the list from the first to the last.
+    r"""Apply bijections one after the other: forward runs the list from the first to the last.
 
-    Passes and log-determinants add. A direction exists where every member has it.
+    .. math:: x = f_n(\cdots f_1(u)), \qquad \log|\det| = \sum_i \log|\det f_i|
+
+    A direction exists where every member has it.
+
+    Cost: the sum of the members', in passes and in time.
 
     Args:
         bijections: At least one; each one's base shape is the event shape of the one before.
 
     Raises:
-        CombinationError: if shapes do not follow, or members ask for different contexts.
+        CombinationError: if shapes do not follow, members ask for different contexts, or are no bijections.
     """
 
     def __init__(self, bijections: Sequence[Bijection]) -> None:
+        if isinstance(bijections, nn.Module) or not all(isinstance(b, Bijection) for b in bijections):
+            raise CombinationError(f"`Chain` needs a list of bijections; got {bijections!r}.")
         if not bijections:
             raise CombinationError("`Chain` needs at least one bijection; got an empty list.")
         for before, after in pairwise(bijections):
@@ -319,28 +274,24 @@ class Chain(Bijection):
         return value, total
 
 
-def fit_frames(valid: Tensor, frames: int) -> Tensor:
-    """Bring a mask (K, B, T) to `frames` frames; a coarser one that holds any padding is padding."""
-    if valid.shape[-1] == frames:
-        return valid
-    if valid.shape[-1] < frames:
-        return valid.repeat_interleave(frames // valid.shape[-1], -1)
-    return valid.view(*valid.shape[:-1], frames, -1).all(-1)
-
-
-def hide_padding(value: Tensor, valid: Tensor | None) -> Tensor:
-    """Return (K, B, C, T) with zeros on padding: no arithmetic and no gradient shall meet what lies there."""
-    return value if valid is None else value.masked_fill(~valid.unsqueeze(2), 0.0)
-
-
 def _total(passes: list[int | None]) -> int | None:
     return None if None in passes else sum(p for p in passes if p is not None)
 
 
 class Inverse(Bijection):
-    """Swap the two directions: `Inverse(InverseAutoregressive(...))` is a masked autoregressive flow."""
+    r"""Swap the two directions: `Inverse(InverseAutoregressive(...))` is a masked autoregressive flow.
+
+    .. math:: x = f^{-1}(u)
+
+    Cost: that of the other direction of f.
+
+    Raises:
+        CombinationError: for what is no bijection.
+    """
 
     def __init__(self, bijection: Bijection) -> None:
+        if not isinstance(bijection, Bijection):
+            raise CombinationError(f"`Inverse` swaps the directions of a bijection; got {bijection!r}.")
         super().__init__(
             bijection.base_shape,
             base_shape=bijection.event_shape,

@@ -204,7 +204,7 @@ class Coupling(Bijection):
         valid: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         samples, rows = value.shape[:2]
-        padding = None if valid is None else ~valid.reshape(samples * rows, 1, -1)
+        padding = None if valid is None else ~valid.flatten(0, 1).unsqueeze(1)
         stay, move = self.partition.split(value.reshape(samples * rows, *self.partition.shape))
         raw, fixed = self._raw(stay, context, padding), _either(self.partition.fixed, padding)
         if fixed is None:

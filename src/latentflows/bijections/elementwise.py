@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from latentflows.bijections.base import Bijection, ParameterSource
+from latentflows.core.checks import all_finite
 from latentflows.core.errors import ConfigurationError, DataError
 from latentflows.core.precision import check_positive
 from latentflows.core.shapes import Shape, size, sum_event
@@ -99,8 +100,8 @@ class Sigmoid(Bijection):
 
     Raises:
         ConfigurationError: if the interval is empty or infinite.
-        DataError: from the inverse, if a value lies outside the interval; while training, where no value is
-            looked at, it counts as one on the border, with gradient 0.
+        DataError: from the inverse, if a value lies outside the interval. Where `core.checks.all_finite` does not look,
+            as in a step of `fit`, it counts as one on the border, with gradient 0.
 
     References:
         Dinh et al., Density estimation using Real NVP, 2017, arXiv 1605.08803, section 4.1 (the logit of data).
@@ -128,8 +129,9 @@ class Sigmoid(Bijection):
         self, x: Tensor, context: Tensor | None, valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         inner = _without_padding(x, valid, 0.5 * (self.lower + self.upper))
-        if not (self.training and torch.is_grad_enabled()) and not torch.compiler.is_compiling():
-            self._check_inside(inner)
+        inside = (inner >= self.lower) & (inner <= self.upper)
+        if not all_finite(torch.where(inside, 0.0, torch.nan)):  # it knows where values may be looked at
+            raise self._outside(inner)
         inner, number = inner.clamp(self.lower, self.upper), torch.finfo(x.dtype)
         above = (inner - self.lower).clamp_min(max(number.tiny, number.eps * abs(self.lower)))
         below = (self.upper - inner).clamp_min(max(number.tiny, number.eps / 2 * abs(self.upper)))
@@ -139,16 +141,11 @@ class Sigmoid(Bijection):
     def _log_slope(self, u: Tensor) -> Tensor:
         return math.log(self.upper - self.lower) + functional.logsigmoid(u) + functional.logsigmoid(-u)
 
-    def _check_inside(self, x: Tensor) -> None:
-        try:
-            inside = bool(((x >= self.lower) & (x <= self.upper)).all())
-        except RuntimeError:  # under vmap no single value can be looked at
-            return
-        if not inside:
-            raise DataError(
-                f"The inverse of `Sigmoid` expects values between {self.lower:g} and {self.upper:g}; got values from "
-                f"{x.min().item():g} to {x.max().item():g}. Set `lower` and `upper` to the range of the data."
-            )
+    def _outside(self, x: Tensor) -> DataError:
+        return DataError(
+            f"The inverse of `Sigmoid` expects values between {self.lower:g} and {self.upper:g}; got values from "
+            f"{x.min().item():g} to {x.max().item():g}. Set `lower` and `upper` to the range of the data."
+        )
 
 
 class LeakyReLU(Bijection):
@@ -169,6 +166,9 @@ class LeakyReLU(Bijection):
 
     Raises:
         ConfigurationError: if the slope is not positive and finite.
+
+    References:
+        He et al., Delving Deep into Rectifiers, 2015, arXiv 1502.01852, eq. 1 (there the slope is learned).
     """
 
     def __init__(self, event_shape: int | Shape, *, slope: float = 0.1) -> None:

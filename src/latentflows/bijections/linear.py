@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from latentflows.bijections.base import Bijection, DataDependent, hide_padding
+from latentflows.bijections.base import Bijection, DataDependent
+from latentflows.bijections.inputs import hide_padding
 from latentflows.core.errors import ConfigurationError, DataError, NonFiniteError
 from latentflows.core.shapes import Shape, as_shape, size
 

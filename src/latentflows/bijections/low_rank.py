@@ -63,7 +63,7 @@ class Planar(Bijection):
 
     def __init__(self, dim: int, *, num_layers: int = 1, context_shape: int | Shape | None = None) -> None:
         super().__init__(dim, passes=(0, None), context_shape=context_shape)
-        check_sizes(num_layers=num_layers)
+        check_sizes(dim=dim, num_layers=num_layers)
         start = {
             "v": torch.zeros(num_layers, dim),
             "w": torch.randn(num_layers, dim) / math.sqrt(dim),
@@ -120,7 +120,7 @@ class Radial(Bijection):
 
     def __init__(self, dim: int, *, num_layers: int = 1, context_shape: int | Shape | None = None) -> None:
         super().__init__(dim, passes=(0, 0), context_shape=context_shape)
-        check_sizes(num_layers=num_layers)
+        check_sizes(dim=dim, num_layers=num_layers)
         start = {
             "center": torch.randn(num_layers, dim),
             "radius": torch.zeros(num_layers, 1),

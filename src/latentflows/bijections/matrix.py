@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from latentflows.bijections.base import Bijection, ParameterSource, hide_padding
+from latentflows.bijections.base import Bijection, ParameterSource
+from latentflows.bijections.inputs import hide_padding
 from latentflows.core.errors import ConfigurationError
 from latentflows.core.precision import full_precision, soft_bound
 from latentflows.core.shapes import Shape, as_shape, size
@@ -83,14 +84,14 @@ def _over_positions(shift: Tensor, value: Tensor) -> Tensor:
 
 def _mix(weight: Tensor, value: Tensor) -> Tensor:
     """Multiply W (C, C) or (B, C, C) with every position of (K, B, C, *space)."""
-    samples, rows, channels = value.shape[:3]
+    (samples, rows, channels), positions = value.shape[:3], size(tuple(value.shape[3:]))
     if weight.ndim == 2:
         if value.ndim == 3:
             return nn.functional.linear(value, weight)
-        maps = value.reshape(samples * rows, channels, -1)
+        maps = value.reshape(samples * rows, channels, positions)
         return torch.bmm(weight.expand(len(maps), channels, channels), maps).view(value.shape)
-    columns = value.reshape(samples, rows, channels, -1).permute(1, 2, 0, 3)
-    mixed = torch.bmm(weight, columns.reshape(rows, channels, -1))
+    columns = value.reshape(samples, rows, channels, positions).permute(1, 2, 0, 3)
+    mixed = torch.bmm(weight, columns.reshape(rows, channels, samples * positions))
     return mixed.view(columns.shape).permute(2, 0, 1, 3).reshape(value.shape)
 
 
@@ -122,7 +123,7 @@ class LULinear(_ChannelMixing):
 
     References:
         Kingma & Dhariwal, Glow, 2018, arXiv 1807.03039, section 3.2, eq. 9-11;
-        Oliva et al., Transformation Autoregressive Networks, 2018, arXiv 1801.09819, section 3.2, for vectors.
+        Oliva et al., Transformation Autoregressive Networks, 2018, arXiv 1801.09819, for vectors.
     """
 
     order: Tensor
@@ -177,7 +178,7 @@ class TriangularLinear(_ChannelMixing):
 
     References:
         Papamakarios et al., Normalizing Flows for Probabilistic Modeling and Inference, 2021, arXiv 1912.02762,
-        section 3.4.
+        section 3.2.
     """
 
     places: Tensor
@@ -233,8 +234,8 @@ class OrthogonalLinear(_ChannelMixing):
         ConfigurationError: for an odd number of reflections, a single channel, or an unknown start.
 
     References:
-        Tomczak & Welling, Improving Variational Auto-Encoders using Householder Flow, 2016, arXiv 1611.09630,
-        section 3; Bischof & Van Loan, The WY Representation for Products of Householder Matrices, 1987.
+        Tomczak & Welling, Improving Variational Auto-Encoders using Householder Flow, 2016, arXiv 1611.09630;
+        Bischof & Van Loan, The WY Representation for Products of Householder Matrices, 1987.
     """
 
     def __init__(

@@ -73,7 +73,7 @@ class Squeeze(Bijection):
 
     References:
         Dinh et al., Density estimation using Real NVP, 2017, arXiv 1605.08803, section 3.6.
-        Kingma & Dhariwal, Glow, 2018, arXiv 1807.03039, section 3.6 and figure 2.
+        Kingma & Dhariwal, Glow, 2018, arXiv 1807.03039, figure 2.
         Prenger et al., WaveGlow, 2018, arXiv 1811.00002, section 2, for frames.
     """
 
@@ -143,7 +143,7 @@ class Split(Bijection):
 
     References:
         Dinh et al., Density estimation using Real NVP, 2017, arXiv 1605.08803, section 3.6, eq. 13-16.
-        Kingma & Dhariwal, Glow, 2018, arXiv 1807.03039, section 3.6; the learned Gaussian is in its code.
+        Kingma & Dhariwal, Glow, 2018, arXiv 1807.03039, figure 2; the learned Gaussian is in its code.
     """
 
     def __init__(
@@ -220,6 +220,8 @@ class Rescale(Bijection):
 
     For the units of data, so that their part of the log-determinant is in the density: a model of y in [0, 255]
     given as a flow of u in [0, 1] ends in `Rescale(shape, scale=255.0)`.
+
+    Cost: no network, O(D).
 
     Args:
         event_shape: Shape of one event.

@@ -71,7 +71,7 @@ class Sylvester(Bijection):
         context_shape: int | Shape | None = None,
     ) -> None:
         super().__init__(dim, passes=(0, None), context_shape=context_shape)
-        check_sizes(num_layers=num_layers)
+        check_sizes(dim=dim, num_layers=num_layers)
         self.kind, self.rank = kind, dim if rank is None else rank
         reflections = _count_reflections(dim, kind, rank, num_householder)
         m = self.rank

@@ -12,11 +12,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from latentflows.bijections.base import Bijection, align, fit_frames
-from latentflows.core.checks import all_finite
+from latentflows.bijections.base import Bijection
+from latentflows.bijections.inputs import checked, fit_frames, other_type
 from latentflows.core.errors import CombinationError, ConfigurationError
-from latentflows.core.precision import at_least_float32, check_positive, full_precision
-from latentflows.core.shapes import Shape, as_shape, batch_shape, check_context, size
+from latentflows.core.precision import check_positive, full_precision
+from latentflows.core.shapes import Shape, as_shape, batch_shape, size
 from latentflows.networks.base import check_sizes
 from latentflows.networks.tokens import cut, join, num_tokens
 from latentflows.networks.transformer import CausalTransformer
@@ -209,7 +209,6 @@ class TransformerAutoregressive(Bijection):
         check_sizes(max_passes=max_passes)
         if tolerance is not None:
             check_positive("tolerance", tolerance)
-        check_context(context, self.context_shape, type(self).__name__)
         value, context, valid, batch = self._aligned(u, context, self.context_shape, lengths)
         tokens, piece, keep = self._tokens(value, context, valid)
         with full_precision(value):
@@ -296,9 +295,10 @@ class TransformerAutoregressive(Bijection):
         self, u: Tensor, context: Tensor | None, context_shape: Shape | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Shape]:
         """Return noise (K, B, ...), context (B, ...), mask (K, B, frames) and the batch shape."""
-        value, context, batch = align(at_least_float32(u), self.base_shape, context, context_shape)
-        if not all_finite(value):
-            raise self._not_finite(value)
+        value, context, batch = checked(type(self).__name__, u, self.base_shape, context, context_shape)
+        mismatch = other_type(self, value)
+        if mismatch is not None:
+            raise mismatch
         return value, context, None if lengths is None else self._valid(lengths, value, batch), batch
 
     def _tokens(

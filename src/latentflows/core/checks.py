@@ -16,6 +16,7 @@ from torch._C._functorch import (
 )
 
 _OFF: ContextVar[bool] = ContextVar("values_unchecked", default=False)
+_NOTED: ContextVar[list[Tensor] | None] = ContextVar("values_noted", default=None)
 
 
 @contextmanager
@@ -28,14 +29,34 @@ def values_unchecked() -> Iterator[None]:
         _OFF.reset(token)
 
 
+@contextmanager
+def values_noted() -> Iterator[list[Tensor]]:
+    """Let everything pass for a while, and note each look's answer, a bool tensor of no axes: for vectorized values."""
+    noted: list[Tensor] = []
+    token = _NOTED.set(noted)
+    try:
+        yield noted
+    finally:
+        _NOTED.reset(token)
+
+
 def all_finite(value: Tensor) -> bool:
     """Whether no entry is NaN or infinite; True wherever looking is not possible, or not wanted.
 
-    That is inside `values_unchecked`; for values that do not exist (a compiler, a tracer or another mode sees the
-    operations, or the device is "meta"); for vectorized values, as under `torch.func.vmap`; and on a GPU while
-    gradients are recorded, where every look would wait for the device. Any other error is not hidden.
+    That is inside `values_unchecked` and `values_noted`; for values that do not exist (a compiler, a tracer or another
+    mode sees the operations, or the device is "meta"); for vectorized values, as under `torch.func.vmap`; and on a GPU
+    while gradients are recorded, where every look would wait for the device, or a CUDA graph is captured, where no look
+    is allowed. Any other error is not hidden.
     """
-    if torch.compiler.is_compiling() or _OFF.get() or (value.is_cuda and torch.is_grad_enabled()):
+    if torch.compiler.is_compiling():  # which knows no context variables
+        return True
+    noted = _NOTED.get()
+    if noted is not None:
+        noted.append(value.isfinite().all())
+        return True
+    if _OFF.get() or (
+        value.is_cuda and (torch.is_grad_enabled() or torch.cuda.is_current_stream_capturing())
+    ):
         return True
     if (
         value.is_meta

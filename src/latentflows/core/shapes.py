@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from latentflows.core.errors import ShapeError
+from latentflows.core.errors import DataError, ShapeError
 
 Shape = tuple[int, ...]
 
@@ -18,7 +19,7 @@ def as_shape(size: int | Shape, name: str = "shape") -> Shape:
     Raises:
         ShapeError: if any entry is not a positive integer.
     """
-    shape = (size,) if isinstance(size, int) else tuple(size)
+    shape = tuple(size) if isinstance(size, Sequence) else (size,)
     if not all(isinstance(n, int) and n > 0 for n in shape):
         raise ShapeError(f"`{name}` must hold positive integers; got {shape}.")
     return shape
@@ -44,7 +45,11 @@ def check_context(context: Tensor | None, context_shape: Shape | None, owner: st
 
     Raises:
         ShapeError: naming the expected and the given shape.
+        DataError: for what is no tensor.
     """
+    if context is not None and not isinstance(context, Tensor):
+        kind = type(context).__name__
+        raise DataError(f"The context of `{owner}` must be a tensor; got a {kind}. Use `torch.as_tensor`.")
     if context_shape is None:
         if context is not None:
             raise ShapeError(

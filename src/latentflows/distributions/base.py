@@ -112,12 +112,14 @@ class Conditional(nn.Module, ABC):
         distribution_type: Class of the distributions it returns; the closed-form KL registry looks it up.
         learns_from_draws: Draws carry gradients to all parameters, where they carry any.
         may_idle: Some objectives give some of its parameters no gradient; data parallel training must know.
+        weighable: As for `Distribution`; False where its settings make its densities estimates in the logarithm.
         values: Kinds of data that it is a likelihood of, as for `Distribution`; here settings may decide.
     """
 
     distribution_type: type[Distribution]
     learns_from_draws: bool = True
     may_idle: bool = False
+    weighable: bool = True
     values: frozenset[str] = frozenset({"continuous"})
 
     def __init__(

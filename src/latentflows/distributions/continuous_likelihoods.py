@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from latentflows.core import noise
 from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.core.precision import at_least_float32, check_positive, soft_bound
+from latentflows.core.running import Running, gathered_over_processes
 from latentflows.core.shapes import Shape, batch_shape, size, sum_event
 from latentflows.distributions.base import Conditional, Distribution, network_output
 from latentflows.distributions.gaussian import DiagonalNormal, check_temperature, gaussian_raw_shape
@@ -294,21 +294,23 @@ class AmortizedStudentT(Conditional):
         return StudentTValues(location, log_scale, degrees, event_ndim=ndim)
 
 
-class BatchOptimalGaussian(Conditional):
+class BatchOptimalGaussian(Conditional, Running):
     r"""A Gaussian whose one variance is, in every training step, the best for the batch (optimal sigma-VAE).
 
     .. math:: \sigma^2 = \max\left(\frac1{K B D} \sum_{k, b, i} (x_{bi} - \mu_i(z_{kb}))^2, \sigma_{min}^2\right)
 
-    In train mode `log_prob` fits sigma to the data that it scores and takes no gradient through it: sigma maximizes
-    the likelihood of the batch, so that its derivative is zero and the gradient in the network's weights is that of
-    (K B D / 2) log sigma^2, as in the paper. At the bound sigma is a constant. In eval mode, and for draws, sigma^2
-    is the moving average over training steps in `mean_square`, a buffer saved with the weights; it starts as a plain
-    average and leaves out steps whose error is not finite. Until training it is 1.
+    In train mode with gradients `log_prob` fits sigma to the data that it scores and takes no gradient through it:
+    sigma maximizes the likelihood of the batch, so that its derivative is zero and the gradient in the network's
+    weights is that of (K B D / 2) log sigma^2, as in the paper. At the bound sigma is a constant. In eval mode, without
+    gradients, and for draws, sigma^2 is the moving average over training steps in `mean_square`, a buffer saved with
+    the weights; it starts as a plain average and leaves out steps whose error is not finite. Until training it is 1.
+    It moves by `commit` alone, which `fit` calls once the optimizer has moved (see `Running`): scoring data never moves
+    it. It is that of the weights that learn, also where a moving average of them (`ema_decay`) is what is validated.
 
     With K samples sigma is the best for the mean of log p(x|z_k), the ELBO; for IWAE's bound it is not the best, and
     its derivative is not zero but is left out. Over several processes the squared error is averaged over all (one
     number, one more exchange a step), so that the parallel run trains as one does. A batch run in accumulated pieces
-    fits one sigma for each piece: not the same as one batch.
+    fits one sigma for each piece, not the same as one batch; `mean_square` takes in their average.
 
     Args:
         event_shape: Shape of one data point.
@@ -347,10 +349,25 @@ class BatchOptimalGaussian(Conditional):
         self.raw_shape = self.event_shape
         self.register_buffer("mean_square", torch.ones(()))
         self.register_buffer("num_steps", torch.zeros(()))
+        self.begin()
+
+    def begin(self) -> None:
+        self._gathered: list[Tensor] = []
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        if self._gathered:
+            fresh = torch.stack(self._gathered).mean()  # each is that of all processes
+            finite = fresh.isfinite()
+            weight = (1 / (self.num_steps + 1)).clamp(min=self.momentum)
+            step = torch.where(finite, (fresh - self.mean_square) * weight, 0.0)
+            self.mean_square += step.to(self.mean_square.dtype)
+            self.num_steps += finite
+        self.begin()
 
     def _condition(self, context: Tensor | None) -> FittedNormal:
         mean = network_output(self, self.network, context, self.raw_shape)
-        fit = self._fit if self.training else None
+        fit = self._fit if self.training and torch.is_grad_enabled() else None
         log_scale = self._log_scale(self.mean_square)
         return FittedNormal(mean, log_scale, event_ndim=len(self.event_shape), fit=fit)
 
@@ -359,14 +376,7 @@ class BatchOptimalGaussian(Conditional):
 
     @torch.no_grad()
     def _fit(self, squares: Tensor) -> Tensor:
-        """Return the log-scale that fits these squared distances best, and remember them."""
-        mean_square = squares.mean()
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(mean_square)
-            mean_square = mean_square / dist.get_world_size()
-        finite = mean_square.isfinite()
-        weight = (1 / (self.num_steps + 1)).clamp(min=self.momentum)
-        step = torch.where(finite, (mean_square - self.mean_square) * weight, 0.0)
-        self.mean_square += step.to(self.mean_square.dtype)
-        self.num_steps += finite
+        """Return the log-scale that fits these squared distances best, and gather their mean for `commit`."""
+        mean_square = gathered_over_processes(squares.mean()).mean()
+        self._gathered.append(mean_square)
         return self._log_scale(mean_square)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -19,6 +20,8 @@ from latentflows.distributions.ode import Method, OdeSolver, Rows
 from latentflows.networks.base import NetworkMaker, check_sizes, made_network
 
 Divergence = Literal["exact", "hutchinson"]
+VelocityField = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""From points (N, *event), times (N,) and contexts (N, *context), or None, to velocities (N, *event)."""
 
 _TOGETHER = 1 << 15  # Jacobian-vector products computed together where no gradient is wanted
 
@@ -96,7 +99,7 @@ class ContinuousPushforward(Distribution):
 
     def __init__(
         self,
-        velocity: Velocity,
+        velocity: VelocityField,
         shift: Tensor,
         scale: Tensor,
         context: Tensor | None,
@@ -332,6 +335,7 @@ class FlowMatchingPrior(DataDependentPrior):
         check_sizes(num_probes=num_probes)
         self.solver = OdeSolver(solver, num_steps, tolerance)
         self.num_probes = num_probes if divergence == "hutchinson" else None
+        self.weighable = self.num_probes is None
         self.velocity = Velocity(
             self.event_shape, network, num_frequencies=num_frequencies, context_shape=self.context_shape
         )

@@ -48,9 +48,10 @@ class Ancestral(Distribution):
         self.batch_shape = broadcast_shape(top.batch_shape, rows, "the levels")
         sources = [top, *(source for level in levels for source in _sources(level, temperature))]
         self.weighable = all(source.weighable for source in sources)
-        self.reparameterized = all(source.reparameterized for source in sources)
-        self.normalized = all(source.normalized for source in sources)
-        self.density = _KINDS[max(_KINDS.index(source.density) for source in sources)]
+        kinds = [each.distribution_type if isinstance(each, Conditional) else each for each in sources]
+        self.reparameterized = all(kind.reparameterized for kind in kinds)
+        self.normalized = all(kind.normalized for kind in kinds)
+        self.density = _KINDS[max(_KINDS.index(kind.density) for kind in kinds)]
         errors = [each.log_normalizer_error for each in sources if isinstance(each, Distribution)]
         known = [error for error in errors if error is not None]  # independent of each other
         self.log_normalizer_error = torch.stack(known).square().sum().sqrt() if known else None
@@ -256,10 +257,10 @@ def _context(
     return join(own, joined, own_shape, stacked)
 
 
-def _sources(level: Conditional, temperature: float) -> list[Distribution | type[Distribution]]:
+def _sources(level: Conditional, temperature: float) -> list[Distribution | Conditional]:
     """Return what decides how the draws and densities of a level are to be read.
 
-    That is the value of each part that reads no context, whose settings and state may decide, and the class of others.
+    That is the value of each part that reads no context, whose state may decide, and of others the part itself.
     """
     if level.context_shape is None:
         with torch.no_grad():  # with gradients, in train mode, a normalizer would be estimated anew
@@ -269,7 +270,7 @@ def _sources(level: Conditional, temperature: float) -> list[Distribution | type
         return _sources(level.base, temperature)
     if isinstance(level, Hierarchical):
         return [source for member in level.members for source in _sources(member, temperature)]
-    return [level.distribution_type]
+    return [level]
 
 
 def _stacked(shapes: Sequence[Shape]) -> Shape:

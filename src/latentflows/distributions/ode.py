@@ -76,6 +76,11 @@ class OdeSolver:
             raise ConfigurationError(f"`num_steps` must be a positive integer; got {self.num_steps!r}.")
         check_positive("tolerance", self.tolerance)
 
+    @property
+    def num_evaluations(self) -> int | None:
+        """Evaluations of f in one solution; None where the tolerance decides."""
+        return None if self.method == "dopri5" else self.num_steps * _STAGES[self.method]
+
     def refined(self) -> OdeSolver:
         """Return the solver with half the step, or a tenth of the tolerance: their difference shows the error."""
         if self.method == "dopri5":
@@ -99,7 +104,8 @@ class OdeSolver:
         step = (end - start) / self.num_steps
         for i in range(self.num_steps):
             y = _step(self.method, field, y, start + i * step, step)
-        return y, torch.full((len(y),), self.num_steps * _STAGES[self.method], device=y.device)
+        assert self.num_evaluations is not None
+        return y, torch.full((len(y),), self.num_evaluations, device=y.device)
 
 
 def _step(method: str, field: Field, y: Tensor, time: float, step: float) -> Tensor:

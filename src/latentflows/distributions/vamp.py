@@ -178,11 +178,16 @@ class ExemplarPrior(SharesPosterior):
     the first stage that trains the prior; they are saved with the model.
 
     In training each step uses `num_components` of them, drawn anew: an unbiased estimate of p(z), whose logarithm is
-    low by about Var / (2 p^2). In eval mode all N are used. The paper leaves the exemplar of a data point out of that
-    point's prior in training, or the prior would learn to hold the encoder's latents apart. A prior does not see
-    which point a z came from, so here it is left out by chance alone: it is among the drawn with probability
-    num_components / N. Where N is a part of the training data, so much less often; the training figure is optimistic
-    by as much as its own exemplar gives a point, validation and test figures are not.
+    low by about Var / (2 p^2). In eval mode all N are used.
+
+    The paper leaves the exemplar of a data point out of that point's prior in training, or a narrow sigma would let
+    each point pay for its own exemplar alone: log p(z) of a point whose exemplar is drawn is at least
+    log N(z; mu(x), sigma^2 I) - log num_components, wherever all others are. Here a prior does not see which point a z
+    came from, so the own exemplar is **not** left out: it is drawn in a step with probability num_components / N for
+    the N training points that are exemplars, and never for the others; over N_train points num_components / N_train,
+    1 % for 500 of 50,000. By as much the training figure is optimistic and sigma is drawn to be narrow. Validation and
+    test points are no exemplars, so their figures, and the weights that are selected by them, are those of the paper's
+    prior. To keep the effect small, let N or `num_components` be a small part of the training data.
 
     Cost: `num_components` encoder passes in a training step, N once per evaluation; a density O(num_components D),
     or O(N D). Memory: 4 N |x| bytes in the model and in each checkpoint (31 MB for 10,000 MNIST images) and 8 N D for

@@ -44,6 +44,7 @@ from latentflows.evaluation.neighbors import Neighborhood, Neighbors, evaluate_n
 from latentflows.evaluation.protocol import SampleProtocol, check_same_protocol, comparable
 from latentflows.evaluation.samples import SampleQuality, compare_features, evaluate_samples
 from latentflows.evaluation.segmentation import Segmentation, compare_masks, evaluate_segmentation
+from latentflows.evaluation.target import TargetDivergence, evaluate_target
 
 __all__ = [
     "AnnealedEvidence",
@@ -70,6 +71,7 @@ __all__ = [
     "SampleProtocol",
     "SampleQuality",
     "Segmentation",
+    "TargetDivergence",
     "Units",
     "check_same_protocol",
     "classifier_test",
@@ -90,6 +92,7 @@ __all__ = [
     "evaluate_neighbors",
     "evaluate_samples",
     "evaluate_segmentation",
+    "evaluate_target",
     "evaluate_units",
     "frechet_distance",
     "frechet_distance_infinity",

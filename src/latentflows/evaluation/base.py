@@ -41,6 +41,7 @@ class Use(IntEnum):
     OPTIMIZATION = 7
     MOMENTS = 8
     SIMULATION = 9
+    TARGET = 10
 
 
 class DrawnOnce:

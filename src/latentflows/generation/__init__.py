@@ -18,6 +18,7 @@ from latentflows.generation.latents import (
     traverse,
 )
 from latentflows.generation.pictures import PictureEntry, beside, save_grid, write_pictures
+from latentflows.generation.steering import guided_draws, steps_of_draws
 
 __all__ = [
     "ClassMeans",
@@ -30,11 +31,13 @@ __all__ = [
     "beside",
     "class_means",
     "draws_discrete",
+    "guided_draws",
     "interpolate",
     "reconstruct",
     "sample",
     "sample_classes",
     "save_grid",
+    "steps_of_draws",
     "traverse",
     "write_pictures",
 ]

@@ -12,6 +12,7 @@ from latentflows.core import noise
 from latentflows.core.errors import CombinationError, ConfigurationError, ShapeError
 from latentflows.core.shapes import batch_shape
 from latentflows.distributions.flow import Flow, Pushforward
+from latentflows.generation.steering import guided_draws
 from latentflows.models.density import DensityModel, Model
 from latentflows.models.inference import evaluation_mode, to_model
 from latentflows.models.vqvae import VQVAE
@@ -31,6 +32,7 @@ def sample(
     seed: int = 0,
     mean: bool = False,
     context: Tensor | None = None,
+    guidance: float = 0.0,
 ) -> Tensor:
     """Draw z from the prior and x from p(x|z), or x from a density of the data: (num, *event).
 
@@ -43,10 +45,12 @@ def sample(
         seed: Seed of all noise.
         mean: Whether to return E[x|z] instead of a draw.
         context: (num, *context) for a conditional prior.
+        guidance: Weight that pushes draws of the prior away from those without a label, see `guided_draws`.
 
     Raises:
-        ConfigurationError: if `num` or `temperature` is not positive.
-        CombinationError: if the prior has no temperature, the likelihood no mean, or the model no likelihood.
+        ConfigurationError: if `num` or `temperature` is not positive, or `guidance` negative.
+        CombinationError: if the prior has no temperature, the likelihood no mean, or the model no likelihood; or if the
+            prior cannot be guided.
         ShapeError: if the context is missing, not wanted, or not of length `num`.
     """
     check_positive("num", num)
@@ -63,10 +67,16 @@ def sample(
             part = slice(start, min(start + PIECE, num))
             with noise.stream(seed, noise.Purpose.SAMPLE, start):
                 given = None if context is None else to_model(model, context[part])
+                count = part.stop - start
+                if guidance:
+                    z = guided_draws(model, count, given, weight=guidance, temperature=temperature)
+                elif isinstance(model, DensityModel):
+                    z = model.sample(count, temperature=temperature, context=given)
+                else:
+                    z = model.sample_latents(count, temperature=temperature, context=given)
                 if isinstance(model, DensityModel):
-                    pieces.append(model.sample(part.stop - start, temperature=temperature, context=given))
+                    pieces.append(z)
                     continue
-                z = model.sample_latents(part.stop - start, temperature=temperature, context=given)
                 pieces.append(model.decode_mean(z, given) if mean else model.decode(z, given).sample())
     return torch.cat(pieces)
 
@@ -79,6 +89,7 @@ def sample_classes(
     temperature: float = 1.0,
     seed: int = 0,
     mean: bool = False,
+    guidance: float = 0.0,
 ) -> Tensor:
     """Draw from a model that is given a label, class after class: (len(labels) * num_each, *event).
 
@@ -89,9 +100,10 @@ def sample_classes(
         temperature: Scale of the prior's base noise.
         seed: Seed of all noise.
         mean: Whether to return E[x|z] instead of a draw.
+        guidance: As for `sample`.
 
     Raises:
-        CombinationError: if the model is given no label.
+        CombinationError: if the model is given no label, or its prior cannot be guided.
         ConfigurationError: for a class that there is not, or a number that is not positive.
     """
     check_positive("num_each", num_each)
@@ -102,7 +114,9 @@ def sample_classes(
         raise ConfigurationError(f"`labels` must hold numbers from 0 to {shape[0] - 1}; got {list(labels)}.")
     rows = torch.tensor(labels).repeat_interleave(num_each)
     context = torch.nn.functional.one_hot(rows, shape[0]).float()
-    return sample(model, len(rows), temperature=temperature, seed=seed, mean=mean, context=context)
+    return sample(
+        model, len(rows), temperature=temperature, seed=seed, mean=mean, context=context, guidance=guidance
+    )
 
 
 @torch.no_grad()

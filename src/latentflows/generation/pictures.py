@@ -26,8 +26,8 @@ from latentflows.generation.drawing import (
     sample,
     sample_classes,
 )
-from latentflows.generation.latents import traverse
-from latentflows.generation.plane import latent_plane
+from latentflows.generation.latents import class_means, traverse
+from latentflows.generation.plane import Place, data_plane, latent_plane
 from latentflows.models.density import DensityModel, Model
 from latentflows.models.inference import evaluation_mode, posterior_mean, to_model
 from latentflows.models.vae import VAE
@@ -36,6 +36,11 @@ from latentflows.models.vqvae import VQVAE
 _PADDING = 2  # pixels around every image of a grid
 _GRAY = 128  # of the padding: neither ink nor paper, so that images at their edges stay apart
 _CELL = 56  # pixels; smaller images are enlarged to at least this
+_CLASSES, _LABELED, _MOVED = (
+    20,
+    2000,
+    5,
+)  # classes that are shown, points they are measured on, points that are moved
 
 
 def save_grid(images: Tensor, path: Path, *, columns: int) -> None:
@@ -150,12 +155,17 @@ def write_pictures(
         pictures["classes.png"] = ("Samples of each class", _classes)
     if task.model.context_shape is not None and len(task.model.context_shape) == 3:
         pictures["several.png"] = ("Several samples for one picture", _several)
+    if _known_classes(task) is not None:
+        pictures["class_means.png"] = ("Mean latents of the classes", _class_means)
     if isinstance(model, VAE) and tuple(model.posterior.event_shape) == (2,):
         pictures["latents.png"] = ("q(z) and p(z)", _plane)
+    if tuple(model.event_shape) == (2,):
+        pictures["plane.png"] = ("Data and draws", _data_plane)
     entries = []
     for file, (title, draw) in pictures.items():
         try:
-            _check_images(batch.x)
+            if draw not in (_plane, _data_plane):
+                _check_images(batch.x)
             images, columns, caption = draw(task)
             save_grid(images, folder / file, columns=columns)
         except (CombinationError, DataError, ShapeError) as reason:
@@ -203,6 +213,33 @@ def _classes(task: _Task) -> tuple[Tensor, int, str]:
     images, note = _in_range(task, drawn)
     caption = f"Draws from p(x|z, y), a row for each class y = {', '.join(map(str, labels))}, with z from the prior at "
     return images, columns, f"{caption}temperature {task.temperature:g}, seed {task.seed}.{note}"
+
+
+def _known_classes(task: _Task) -> Tensor | None:
+    """Return the labels of the points that a VAE's latents are looked at for; None where they are given, or many."""
+    labels = getattr(task.source, "labels", None)
+    if not isinstance(task.model, VAE) or task.model.context_shape is not None or labels is None:
+        return None
+    labels = labels[:_LABELED].cpu()
+    return labels if 2 <= len(labels.unique()) <= _CLASSES else None
+
+
+def _class_means(task: _Task) -> tuple[Tensor, int, str]:
+    labels, model = _known_classes(task), task.model
+    assert labels is not None
+    assert isinstance(model, VAE)
+    with noise.stream(task.seed, noise.Purpose.DATA):
+        x = task.source.batch(torch.arange(len(labels))).x
+    kinds, z, means = class_means(model, x, labels, seed=task.seed)
+    rows = [means]
+    for place in range(min(_MOVED, len(x))):
+        with noise.stream(task.seed, noise.Purpose.LATENTS, 11), evaluation_mode(model), torch.no_grad():
+            own = posterior_mean(model, to_model(model, x[place : place + 1]))
+            rows.append(model.decode_mean(own + z - z[(kinds == labels[place]).to(z.device)]))
+    images, note = _in_range(task, torch.cat(rows))
+    caption = f"First row: means of p(x|z) at the mean latent of each class, {', '.join(map(str, kinds.tolist()))}, of "
+    caption += f"{len(x)} {task.what}. Below: the first {len(rows) - 1} of them, each moved by the difference of the "
+    return images, len(kinds), f"{caption}mean latents from its own class to each; seed {task.seed}.{note}"
 
 
 def _several(task: _Task) -> tuple[Tensor, int, str]:
@@ -312,14 +349,25 @@ def _traversals(task: _Task) -> tuple[Tensor, int, str]:
 
 def _plane(task: _Task) -> tuple[Tensor, int, str]:
     assert isinstance(task.model, VAE)
-    images, (across, up, half), draws = latent_plane(
-        task.model, task.source, seed=task.seed, temperature=task.temperature
-    )
-    square = f"The first latent from {across - half:.2f} to {across + half:.2f}, upwards the second from "
-    square += f"{up - half:.2f} to {up + half:.2f}."
+    images, place, draws = latent_plane(task.model, task.source, seed=task.seed, temperature=task.temperature)
+    square = _square("latent", place)
     shown = f"Left q(z), the mean of the posteriors of {task.what}; right the prior p(z) at temperature "
     shown += f"{task.temperature:g}: histograms of {draws:,} draws, ink the root of the density on one scale."
     return images, 2, f"{square} {shown} Seed {task.seed}."
+
+
+def _data_plane(task: _Task) -> tuple[Tensor, int, str]:
+    images, place, draws = data_plane(task.model, task.source, seed=task.seed, temperature=task.temperature)
+    shown = f"Left {task.what}, right draws of the model at temperature {task.temperature:g}: histograms of {draws:,} "
+    shown += "points, ink the root of the density on one scale."
+    given = _given(task, "the data point in its place")
+    return images, 2, f"{_square('number', place)} {shown} Seed {task.seed}.{given}"
+
+
+def _square(what: str, place: Place) -> str:
+    across, up, half = place
+    sides = f"The first {what} from {across - half:.2f} to {across + half:.2f}, upwards the second from "
+    return f"{sides}{up - half:.2f} to {up + half:.2f}."
 
 
 def _in_range(task: _Task, images: Tensor) -> tuple[Tensor, str]:
@@ -338,7 +386,7 @@ def _labels(task: _Task) -> list[int] | None:
     context = _context(task)
     if context is None or context.ndim != 2 or not ((context == 0) | (context == 1)).all():
         return None
-    return list(range(min(context.shape[1], 20))) if (context.sum(1) == 1).all() else None
+    return list(range(min(context.shape[1], _CLASSES))) if (context.sum(1) == 1).all() else None
 
 
 def _check_images(x: Tensor) -> None:

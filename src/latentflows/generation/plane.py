@@ -1,4 +1,4 @@
-"""Two latents as a picture: where the posteriors of data lie, and where the prior puts its draws."""
+"""Points in the plane as a picture: posteriors of data beside the prior, or data beside draws of the model."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from torch.nn import functional
 
 from latentflows.core import noise
 from latentflows.core.batches import DataSource
+from latentflows.generation.drawing import sample
 from latentflows.models import VAE
+from latentflows.models.density import Model
 from latentflows.models.inference import evaluation_mode, to_model
 
 _POINTS, _DRAWS, _BINS = 2000, 40, 128
+_MOST = 20_000  # data points beside as many draws
+Place = tuple[float, float, float]  # the middle of a square, and half its side
 _BLUR = 1.8  # bins
 
 
 @torch.no_grad()
 def latent_plane(
     model: VAE, source: DataSource, *, seed: int = 0, temperature: float = 1.0
-) -> tuple[Tensor, tuple[float, float, float], int]:
+) -> tuple[Tensor, Place, int]:
     """Draw q(z), the mean of all q(z|x), and the prior p(z) as two pictures of ink on paper.
 
     Both are histograms of as many draws over one square that holds nearly all of both, blurred a little, with one
@@ -44,12 +48,41 @@ def latent_plane(
         posterior = model.encode(x, context).sample((_DRAWS,)).reshape(-1, 2)
         given = None if context is None else context.repeat(_DRAWS, *[1] * (context.ndim - 1))
         prior = model.sample_latents(len(posterior), temperature=temperature, context=given).reshape(-1, 2)
-    both = torch.cat([posterior, prior]).float().cpu()
+    return *_ink(posterior, prior), len(posterior)
+
+
+def data_plane(
+    model: Model, source: DataSource, *, seed: int = 0, temperature: float = 1.0
+) -> tuple[Tensor, Place, int]:
+    """Draw data points (2,) and as many draws of the model as two pictures, as `latent_plane` does.
+
+    Cost: up to 20,000 draws.
+
+    Args:
+        model: Of data points (2,).
+        source: Data points, of which the first 20,000 are taken; a conditional model is given their contexts.
+        seed: Of the draws.
+        temperature: Scale of the base noise, or of that of the prior.
+
+    Returns:
+        Images (2, 1, 128, 128) in [0, 1], first the data, the second number upwards; the middle of the square and half
+        its side; and how many points of each lie behind them.
+    """
+    with noise.stream(seed, noise.Purpose.DATA):
+        batch = source.batch(torch.arange(min(_MOST, len(source))))
+    given = None if model.context_shape is None else batch.context
+    drawn = sample(model, len(batch.x), temperature=temperature, seed=seed, context=given)
+    return *_ink(batch.x, drawn), len(drawn)
+
+
+def _ink(first: Tensor, second: Tensor) -> tuple[Tensor, Place]:
+    """Picture two sets of points (N, 2) in one square that holds nearly all of both."""
+    both = torch.cat([first.float().cpu(), second.float().cpu()])
     low, high = torch.quantile(both, 0.0025, 0), torch.quantile(both, 0.9975, 0)
     middle, half = (low + high) / 2, float((high - low).max()) * 0.55 or 1.0
-    densities = torch.stack([_histogram((each.float().cpu() - middle) / half) for each in (posterior, prior)])
+    densities = torch.stack([_histogram((each.float().cpu() - middle) / half) for each in (first, second)])
     ink = (densities / densities.max().clamp(min=1e-12)).sqrt()
-    return (1 - ink).unsqueeze(1), (float(middle[0]), float(middle[1]), half), len(posterior)
+    return (1 - ink).unsqueeze(1), (float(middle[0]), float(middle[1]), half)
 
 
 def _histogram(points: Tensor) -> Tensor:

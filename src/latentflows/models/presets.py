@@ -1,4 +1,4 @@
-"""Named flows: recipes over shared parts with published defaults, each saying which direction is cheap.
+"""Named flows: recipes over shared parts, with published defaults where there are any; each says which way is cheap.
 
 Vector flows take the number of variables, `glow`, `real_nvp_image` and `tarflow` a shape. All but the flows of zuko
 start as a permutation or a rotation of their input, so that a flow over N(0, I) starts as N(0, I).
@@ -6,9 +6,11 @@ start as a permutation or a rotation of their input, so that a flow over N(0, I)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal, get_args
 
+import torch
 from torch import nn
 
 from latentflows.bijections import (
@@ -68,6 +70,7 @@ def real_nvp(
     width: int = 128,
     depth: int = 2,
     mask: Mask = "half",
+    own_mask: Sequence[int] | None = None,
     context: int | None = None,
     activation: Activation = "relu",
     additive: bool = False,
@@ -76,15 +79,22 @@ def real_nvp(
 
     Every second coupling moves the other half, so two layers and a permutation touch and mix all variables. It
     starts as a pure permutation: the last layer of each network is zero. `mask` says which entries make a half: the
-    first ones, or every second one. `additive=True` gives NICE.
+    first ones, or every second one. `own_mask`, a 0 or 1 for each variable, takes its place: the first coupling lets
+    the ones stay, the second the zeros. `additive=True` gives NICE.
 
     Source: Dinh et al., Density estimation using Real NVP, 2017, arXiv 1605.08803.
 
     Raises:
         CombinationError: for fewer than two variables.
+        ConfigurationError: for a mask that does not divide them in two groups.
     """
     _check_two(dim)
     check_sizes(num_layers=num_layers, width=width, depth=depth)
+    if own_mask is not None and (len(own_mask) != dim or {*own_mask} != {0, 1}):
+        raise ConfigurationError(
+            f"`own_mask` must hold 0 or 1 for each of {dim} variables, each of both at least once; got "
+            f"{list(own_mask)}."
+        )
     if mask not in get_args(Mask):
         raise ConfigurationError(f"`mask` must be one of {get_args(Mask)}; got {mask!r}.")
 
@@ -106,12 +116,14 @@ def real_nvp(
             layers.append(Permutation.random(dim, seed=i))
         even = i % 2 == 0
         stays = half_mask(dim, first=even) if mask == "half" else alternating_mask(dim, even=even)
+        if own_mask is not None:
+            stays = torch.tensor(own_mask) == (1 if even else 0)
         layers.append(coupling(dim, mask=stays, network=network, context_shape=context))
     return Chain(layers)
 
 
 nice = partial(real_nvp, additive=True)
-"""`real_nvp` with additive couplings (NICE, arXiv 1410.8516): volume-preserving."""
+"""`real_nvp` with additive couplings (NICE, arXiv 1410.8516): volume-preserving. Cheap both ways."""
 
 
 def nsf_coupling(
@@ -257,8 +269,9 @@ def sylvester_orthogonal(
 ) -> Bijection:
     """Sylvester layers of a rank (min(dim, 8) if None) along learned directions. Cheap to sample: posteriors only.
 
-    Source: van den Berg et al., Sylvester Normalizing Flows, 2018, arXiv 1803.05649, section 4.1.
+    Source: van den Berg et al., Sylvester Normalizing Flows, 2018, arXiv 1803.05649 (O-SNF).
     """
+    check_sizes(dim=dim)
     rank = min(dim, 8) if rank is None else rank
     return Sylvester(dim, kind="orthogonal", rank=rank, num_layers=num_layers, context_shape=context)
 
@@ -268,8 +281,9 @@ def sylvester_householder(
 ) -> Bijection:
     """Sylvester layers rotated by reflections (min(dim, 8) if None). Cheap to sample: posteriors only.
 
-    Source: van den Berg et al., Sylvester Normalizing Flows, 2018, arXiv 1803.05649, section 4.2.
+    Source: van den Berg et al., Sylvester Normalizing Flows, 2018, arXiv 1803.05649 (H-SNF).
     """
+    check_sizes(dim=dim)
     return Sylvester(
         dim,
         kind="householder",
@@ -282,7 +296,7 @@ def sylvester_householder(
 def sylvester_triangular(dim: int, *, num_layers: int = 4, context: int | None = None) -> Bijection:
     """Sylvester layers over alternating orders. Cheap to sample, no inverse: for posteriors only.
 
-    Source: van den Berg et al., Sylvester Normalizing Flows, 2018, arXiv 1803.05649, section 4.3.
+    Source: van den Berg et al., Sylvester Normalizing Flows, 2018, arXiv 1803.05649 (T-SNF).
     """
     return Sylvester(dim, kind="triangular", num_layers=num_layers, context_shape=context)
 

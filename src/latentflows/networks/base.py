@@ -228,7 +228,7 @@ class MapContext(nn.Module):
         self.projection = nn.Conv1d(shape[0], width, 1, bias=False)
 
     def forward(self, context: Tensor) -> Tensor:
-        flat = context.reshape(*context.shape[:2], -1)
+        flat = context.flatten(2) if context.ndim > 2 else context.unsqueeze(2)
         return self.projection(flat).view(len(context), *self.out_shape)
 
 

@@ -56,7 +56,7 @@ class HeightCausalWaveNet(nn.Module):
 
     References:
         Ping et al., WaveFlow, 2020, arXiv 1912.01219, section 3; van den Oord et al., WaveNet, 2016,
-        arXiv 1609.03499, eq. 2-3, for the gates.
+        arXiv 1609.03499, section 2.3, for the gates.
     """
 
     def __init__(

@@ -53,7 +53,7 @@ class MaskedMLP(nn.Module):
         ConfigurationError: if `width` is too small to carry every dependency, or `order` is no permutation.
 
     References:
-        Germain et al., MADE: Masked Autoencoder for Distribution Estimation, 2015, arXiv 1502.03509, eq. 8-13.
+        Germain et al., MADE: Masked Autoencoder for Distribution Estimation, 2015, arXiv 1502.03509, section 4.
     """
 
     order: Tensor | None

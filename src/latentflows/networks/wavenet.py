@@ -55,7 +55,7 @@ class WaveNet(FrameMasked):
     References:
         Prenger et al., WaveGlow, 2018, arXiv 1811.00002, section 2.1; Kim et al., FloWaveNet, 2018, arXiv 1811.02155,
         section 3; Kim et al., VITS, 2021, arXiv 2106.06103, section 2.5; van den Oord et al., WaveNet, 2016, arXiv
-        1609.03499, eq. 2-3.
+        1609.03499, sections 2.3-2.5.
     """
 
     def __init__(

@@ -1,11 +1,12 @@
 """Groups of figures over the arms of a study: one table a group, where all were measured by one protocol."""
 
+import math
 from dataclasses import dataclass
 
 from latentflows.reporting.groups import TOPICS, Words, protocol_in_words, title_of, words_of
 from latentflows.reporting.page import number
 from latentflows.studies.results.protocols import protocol_differences
-from latentflows.studies.results.records import Group, Quantity
+from latentflows.studies.results.records import Group
 from latentflows.studies.results.results import Results
 from latentflows.studies.statistics.means import estimate
 
@@ -66,8 +67,9 @@ def _compared(results: Results, name: str, entries: list[_Entry]) -> ComparedGro
     if name in TOPICS:
         keys = [key for key in TOPICS[name].compared if key in keys]
     labels = [arm.label for arm in results.study.arms]
-    rows = [(label, [_cell(name, key, label, measured) for key in keys]) for label in labels]
-    over = "the deviation over seeds" if len(results.study.seeds) > 1 else "the standard error over data"
+    over_seeds = len(results.study.seeds) > 1
+    rows = [(label, [_cell(name, key, label, measured, over_seeds) for key in keys]) for label in labels]
+    over = "the deviation over seeds" if over_seeds else "the standard error over data"
     data = {run.protocol.data for run in results.runs.values() if run.protocol is not None}
     known = data.pop() if len(data) == 1 else None  # the page names it once, above
     protocol = protocol_in_words(measured[0].group.protocol, known) if measured else ""
@@ -83,16 +85,13 @@ def _compared(results: Results, name: str, entries: list[_Entry]) -> ComparedGro
     )
 
 
-def _cell(name: str, key: str, label: str, entries: list[_Entry]) -> str:
-    """Mean over seeds with its deviation, or that of a single seed with its standard error."""
-    quantities: list[Quantity] = [
-        quantity
-        for entry in entries
-        if entry.label == label and (quantity := entry.group.figures.get(key)) is not None
-    ]
+def _cell(name: str, key: str, label: str, entries: list[_Entry], over_seeds: bool) -> str:
+    """Mean over seeds with its deviation, where there are several; in a study of one seed its standard error."""
+    figures = [entry.group.figures.get(key) for entry in entries if entry.label == label]
+    quantities = [figure for figure in figures if figure is not None and math.isfinite(figure.mean)]
     if not quantities:
         return "–"
     decimals = words_of(name, key).decimals
     found = estimate([quantity.mean for quantity in quantities])
-    error = found.standard_deviation if len(quantities) > 1 else quantities[0].standard_error
+    error = found.standard_deviation if over_seeds else quantities[0].standard_error
     return number(found.mean, decimals) + ("" if error is None else f" ± {number(error, max(decimals, 1))}")

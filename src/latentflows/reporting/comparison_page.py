@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from latentflows.core.errors import DataError
-from latentflows.reporting.base import COMMANDS, RUN_FILES, Picture, read_pictures, resume_command
+from latentflows.reporting.base import RUN_FILES, resume_command
 from latentflows.reporting.budgets import budget_table
 from latentflows.reporting.compared_groups import compared_groups
 from latentflows.reporting.drawing import Drawing
 from latentflows.reporting.page import write_page
 from latentflows.reporting.published import published_rows
 from latentflows.reporting.run_page import write_run_report
+from latentflows.reporting.standing import is_under_way, left_out, standing
 from latentflows.reporting.study_figures import (
     AXES,
     MOST_BANDS,
@@ -28,6 +28,7 @@ from latentflows.reporting.study_figures import (
     run_dots,
     validation_curves,
 )
+from latentflows.reporting.study_pictures import study_pictures, without_pictures
 from latentflows.reporting.table import (
     Compared,
     StudyTable,
@@ -36,10 +37,11 @@ from latentflows.reporting.table import (
     protocols_of,
     table_of,
 )
-from latentflows.studies.results.records import StudyRun
+from latentflows.studies.results.records import Epoch, StudyRun
 from latentflows.studies.results.results import Results, read_results
 from latentflows.studies.results.rows import cumulative_flops
 
+UNEVEN = 1.5  # times the seconds of a step in another run of the same arm: the machine was not quiet
 # What the curves show, the first that a run has logged: key, name, which way is better.
 CURVES = (("elbo", "ELBO", "higher is better"), ("nll", "NLL", "lower is better"))
 
@@ -67,6 +69,7 @@ def write_comparison_report(folder: Path, *, run_pages: bool = False) -> Path:
             _write_run_page(folder / run.run)
     table, labels = table_of(results), results.study.labels
     links, drawings = run_links(results), study_drawings(results, table)
+    under_way = any(is_under_way(results, arm, seed) for arm in labels for seed in results.study.seeds)
     values = {
         "figures": {drawing.name: drawing for drawing in drawings},
         "title": results.study.name,
@@ -75,23 +78,29 @@ def write_comparison_report(folder: Path, *, run_pages: bool = False) -> Path:
         "budgets": budget_table(results, table),
         "published": published_rows(results.study.published, table),
         "limits": limits(results),
+        "monte_carlo_error": _monte_carlo_error(results, table.metric),
+        "sign_flips": any(found.comparison.sign_flip_can_find for found in table.comparisons),
+        "uneven_seconds": _uneven_seconds(results),
+        "over_images": any(found.comparison.error_over_images is not None for found in table.comparisons),
         "labels": labels,
         "links": {arm: {seed: links.get((arm, seed)) for seed in results.study.seeds} for arm in labels},
         "num_runs": len(labels) * len(results.study.seeds),
         "num_counted": sum(row.num_finished for row in table.rows),
-        "left_out": _left_out(results),
+        "left_out": left_out(results, {arm: set(counted_runs(results, arm)) for arm in labels}),
+        "under_way": under_way,
         "protocols": protocol_lines(results),
+        "brief_protocols": protocol_lines(results, brief=True),
         "facts": _facts(results),
         "torn_lines": results.torn_lines,
-        "resume": resume_command(results),
+        "resume": None if under_way else resume_command(results),
         "groups": compared_groups(results),
         "runs": [
-            (arm, seed, results.runs.get((arm, seed)), links.get((arm, seed)))
+            (arm, seed, results.runs.get((arm, seed)), standing(results, arm, seed), links.get((arm, seed)))
             for arm in labels
             for seed in results.study.seeds
         ],
-        "pictures": _pictures(results, links),
-        "without_pictures": _without_pictures(results),
+        "pictures": study_pictures(results, links),
+        "without_pictures": without_pictures(results),
         "metric": table.metric,
         "most_bands": MOST_BANDS,
     }
@@ -123,8 +132,8 @@ def study_drawings(results: Results, table: StudyTable) -> list[Drawing]:
     contrasts = [
         Contrast(_label(found, table), found.comparison, of_arm[found.comparison.arm]) for found in compared
     ]
-    values = {row.label: row.nll_by_seed for row in table.rows}
-    by_label = {row.label: of_arm[row.arm] for row in table.rows}
+    values = {row.name: row.nll_by_seed for row in table.rows}
+    by_label = {row.name: of_arm[row.arm] for row in table.rows}
     drawings = [
         forest_plot(contrasts, f"“{table.baseline}”" if table.baseline else "the other arm", table.quantity),
         run_dots(values, by_label, table.quantity),
@@ -134,7 +143,10 @@ def study_drawings(results: Results, table: StudyTable) -> list[Drawing]:
 
 
 def _label(found: Compared, table: StudyTable) -> str:
-    return found.label if table.baseline is not None else f"“{found.label}” against “{found.other_label}”"
+    """What stands beside a difference: the arm, the other where there are several, and its seeds where some miss."""
+    label = found.label if table.baseline is not None else f"“{found.label}” against “{found.other_label}”"
+    num, of = len(found.comparison.by_seed), max(row.num_seeds for row in table.rows)
+    return label if num == of else f"{label} ({num} of {of} seeds)"
 
 
 def _curves(results: Results, axis: Axis) -> Drawing | None:
@@ -148,43 +160,68 @@ def _curves(results: Results, axis: Axis) -> Drawing | None:
 
 
 def _points(results: Results, arm: str, key: str, axis: Axis) -> list[Points]:
-    """Position and validation value at every epoch, of every run of an arm that counts."""
+    """Position and validation value by stage and epoch, of every run of an arm that counts."""
     found: list[Points] = []
     for run in counted_runs(results, arm).values():
         epochs = results.files(run).epochs
         flops = cumulative_flops(epochs, results.planned(arm))
         places = flops if axis.name == "flops" else [getattr(epoch, axis.name) for epoch in epochs]
-        points = [
-            (math.nan if place is None else float(place), (epoch.validation or {}).get(key, math.nan))
-            for place, epoch in zip(places, epochs, strict=True)
-        ]
+        points = {
+            (epoch.stage, epoch.epoch): (math.nan if place is None else float(place), value)
+            for place, epoch, value in zip(places, epochs, _validation_values(epochs, key), strict=True)
+        }
         if points:
             found.append(points)
     return found
 
 
-def _without_figure(run: StudyRun) -> str:
-    """Why a finished run has not the figure that the others are compared by."""
-    if "nll_bound" in (run.figures or {}):
-        return "it has an NLL bound of its codes, which is no NLL and does not stand in one column with it"
-    return "no finite NLL"
+def _validation_values(epochs: Sequence[Epoch], key: str) -> list[float]:
+    """A validation figure at every epoch; NaN where it was not logged.
+
+    A stage of the prior alone logs no ELBO. Encoder and decoder stand still in it, at their best epoch so far, so that
+    it is the reconstruction of that epoch less the KL.
+    """
+    found, best, reconstruction = [], -math.inf, math.nan
+    for epoch in epochs:
+        values = epoch.validation or {}
+        if key == "elbo" and "prior_nll" in values:
+            found.append(reconstruction - values.get("kl", math.nan))
+            continue
+        found.append(values.get(key, math.nan))
+        if values.get("elbo", -math.inf) > best:
+            best, reconstruction = values["elbo"], values.get("reconstruction", math.nan)
+    return found
 
 
-def _left_out(results: Results) -> list[tuple[str, int, str]]:
-    """Label, seed and reason of every run that the study asks for and that does not count."""
-    left_out = []
-    for arm, label in results.study.labels.items():
-        counted = counted_runs(results, arm)
-        for seed in results.study.seeds:
-            run = results.runs.get((arm, seed))
-            if run is None:
-                left_out.append((label, seed, "not run yet"))
-            elif seed not in counted:
-                status = _without_figure(run) if run.status == "finished" else run.status
-                left_out.append(
-                    (label, seed, f"{status}: {run.reason.rstrip('.')}" if run.reason else status)
-                )
-    return left_out
+def _monte_carlo_error(results: Results, metric: str) -> str | None:
+    """The largest Monte Carlo error of the runs that count, with two digits; None where there is none."""
+    runs = [run for arm in results.study.labels for run in counted_runs(results, arm).values()]
+    found = [
+        quantity.monte_carlo_error
+        for run in runs
+        if (quantity := (run.figures or {}).get(metric)) is not None
+    ]
+    known = [error for error in found if error is not None]
+    return f"{max(known):.2g}" if known else None
+
+
+def _uneven_seconds(results: Results) -> str | None:
+    """A caution where a step takes longer in some runs of an arm than in others: that is the machine's load."""
+    factors = {label: _unevenness(results, arm) for arm, label in results.study.labels.items()}
+    label = max(factors, key=lambda label: factors[label])
+    if factors[label] < UNEVEN:
+        return None
+    return (
+        f"A step took up to {factors[label]:.1f} times as long in one run of “{label}” as in another: the machine had "
+        "other work, and seconds say little about arms."
+    )
+
+
+def _unevenness(results: Results, arm: str) -> float:
+    """The longest over the shortest mean time of a step among the runs of an arm that count."""
+    records = [results.files(run).record for run in counted_runs(results, arm).values()]
+    each = [record.seconds / record.steps for record in records if record and record.steps and record.seconds]
+    return max(each) / min(each) if each else 1.0
 
 
 def protocol_lines(results: Results, *, brief: bool = False) -> list[str]:
@@ -230,52 +267,3 @@ def run_links(results: Results) -> dict[tuple[str, int], str | None]:
 def _link(folder: Path, run: StudyRun) -> str | None:
     page = Path(run.run) / "report.html"
     return quote(page.as_posix()) if (folder / page).is_file() else None
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """A picture with its heading, its run and the link to it."""
-
-    heading: str
-    picture: Picture
-    run: str
-    link: str | None
-
-
-def _pictures(results: Results, links: Mapping[tuple[str, int], str | None]) -> tuple[int, list[_Shown]]:
-    """The seed at which most arms have samples, the first of these; the data, then samples of every arm at it."""
-    study = results.study
-    has_samples = {
-        seed: sum(
-            (results.folder / run.run / "samples" / "samples.png").is_file()
-            for (_, other), run in results.runs.items()
-            if other == seed
-        )
-        for seed in study.seeds
-    }
-    seed = max(study.seeds, key=lambda seed: has_samples[seed])
-    data, samples = [], []
-    for arm, label in study.labels.items():
-        run = results.runs.get((arm, seed))
-        if run is None:
-            continue
-        pictures = {picture.file: picture for picture in read_pictures(results.folder / run.run)}
-        source = (run.run, links.get((arm, seed)))
-        if "data.png" in pictures and not data:
-            data.append(_Shown("Data", pictures["data.png"], *source))
-        if "samples.png" in pictures:
-            samples.append(_Shown(label, pictures["samples.png"], *source))
-        if "latents.png" in pictures:
-            samples.append(_Shown(f"{label}: q(z) and p(z)", pictures["latents.png"], *source))
-    return seed, data + samples
-
-
-def _without_pictures(results: Results) -> tuple[str, str | None]:
-    """What to do where no run has pictures: draw those of a finished one, or go on."""
-    finished = [run for run in results.runs.values() if run.status == "finished"]
-    if not finished:
-        return "No run has finished, so there are no pictures yet.", None
-    folder = shlex.quote(str(results.folder / finished[0].run))
-    return "No run of this seed has pictures. To make them:", COMMANDS["samples/index.json"].format(
-        folder=folder
-    )

@@ -184,8 +184,18 @@ def dots(values: Sequence[float]) -> str | None:
 
 
 def wrap(label: str, width: int = 24) -> str:
-    """Break a label into lines."""
-    return "\n".join(textwrap.wrap(label, width)) or label
+    """Break a label into lines of at most `width`: after commas, else alike in length; never inside parentheses."""
+    whole = re.sub(r"\([^()]*\)", lambda match: match.group().replace(" ", "\N{NO-BREAK SPACE}"), label)
+    lines = textwrap.wrap(whole, width)
+    parts = whole.replace(", ", ",\n").split("\n")
+    if len(parts) == len(lines) and max(map(len, parts)) <= width:
+        return "\n".join(parts)
+    for narrower in range(width - 1, 0, -1):
+        shorter = textwrap.wrap(whole, narrower, break_long_words=False)
+        if len(shorter) > len(lines) or max(map(len, shorter), default=0) > narrower:
+            break
+        lines = shorter
+    return "\n".join(lines) or label
 
 
 def legend_below(axes: "Axes") -> None:

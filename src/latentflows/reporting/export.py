@@ -16,6 +16,7 @@ from latentflows.reporting.base import resume_command
 from latentflows.reporting.budgets import BudgetTable, budget_table
 from latentflows.reporting.comparison_page import protocol_lines, study_drawings
 from latentflows.reporting.latex import latex_table
+from latentflows.reporting.study_pictures import study_pictures
 from latentflows.reporting.table import table_of
 from latentflows.studies.results.reading import read_record
 from latentflows.studies.results.records import Record
@@ -45,6 +46,7 @@ def export_study(folder: Path, out: Path) -> list[Path]:
     | `curves.csv` | a row per value of every epoch: the columns of `Results.curve_rows` |
     | `table.tex` | the table of the arms; needs booktabs |
     | `figures/*.svg`, `*.pdf` | the figures of the report, without links |
+    | `samples/*.png` | the data, and samples of every arm at the seed that the report shows |
     | `export.json` | the names of these files, which the next export may replace |
 
     Args:
@@ -130,6 +132,8 @@ def _contents(results: Results) -> Iterator[tuple[str, bytes]]:
     for drawing in study_drawings(results, table):
         yield f"figures/{drawing.name}.svg", drawing.standalone().encode()
         yield f"figures/{drawing.name}.pdf", drawing.pdf()
+    for shown in study_pictures(results, {})[1]:
+        yield f"samples/{Path(shown.run).name}-{shown.picture.file}", shown.picture.png
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> bytes:
@@ -192,7 +196,7 @@ def _comparison_rows(results: Results) -> list[dict[str, Any]]:
             rows.append({"metric": name, "reason": str(error)})
         else:
             rows += [
-                _named(comparison.row()) | {"unit": results.unit(name), "reason": None}
+                _named(results.comparison_row(comparison)) | {"unit": results.unit(name), "reason": None}
                 for comparison in compared
             ]
     return sorted(rows, key=lambda row: "arm" not in row)  # whole rows first: they name the columns

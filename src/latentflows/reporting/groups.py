@@ -231,6 +231,19 @@ TOPICS = {
         },
         ("energy_distance", "matched_iou", "nearest_iou", "frequency_error"),
     ),
+    "target": Topic(
+        "Distance from the known density",
+        "Where the density of the data is known, the KL divergence can be measured in both directions. A mode that the "
+        "model lacks shows in the first alone.",
+        {
+            "forward_kl": Words("KL(target || model)", "at draws of the target; 0 is best", 4),
+            "reverse_kl": Words("KL(model || target)", "at draws of the model; 0 is best", 4),
+            "effective_share": Words(
+                "Effective draws", "what a draw of the model is worth as one of the target; 1 is best", 3
+            ),
+        },
+        ("forward_kl", "reverse_kl", "effective_share"),
+    ),
 }
 _SPACES = {"pixels": "pixels", "pixels_pca": "components of pixels", "latents_pca": "components of latents"}
 _PLAIN_NAMES = {"data", "split"}

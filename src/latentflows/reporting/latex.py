@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from latentflows.reporting.budgets import BudgetTable
 from latentflows.reporting.table import Compared, Row, StudyTable
 from latentflows.studies.results.results import Results
+from latentflows.studies.results.verdicts import HELD
 from latentflows.studies.statistics.means import Estimate, format_interval, format_number
 
+_INTERVAL = r"95\% interval"
+_DIFFERENCE = ["Difference", _INTERVAL, "$p$"]
 _ESCAPES = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -53,7 +58,8 @@ def escape(text: str) -> str:
 def latex_table(results: Results, table: StudyTable, budgets: BudgetTable, protocols: list[str]) -> str:
     r"""A `table` environment with one row per arm, for `\input`; it needs the package booktabs.
 
-    No arm is set in bold for having the lowest figure. Bold are the differences that the corrected test finds.
+    Differences stand beside the arms where all are compared with one arm, else below, a row per comparison. No arm is
+    set in bold for having the lowest figure. Bold are the differences that the corrected test finds.
 
     Args:
         results: The results.
@@ -61,49 +67,65 @@ def latex_table(results: Results, table: StudyTable, budgets: BudgetTable, proto
         budgets: Their budgets.
         protocols: How the figures were measured.
     """
-    rows = [_row(row, table) for row in table.rows]
-    named = _names_others(table)
+    beside = table.baseline is not None
+    arms = [_arm(row, table) + (_beside(row, table) if beside else []) for row in table.rows]
     headings = [
         "Arm",
         "Parameters",
-        f"{escape(table.quantity[:1].upper() + table.quantity[1:])}",
-        r"95\% interval",
-        *(["To"] if named else []),
-        "Difference",
-        r"95\% interval",
-        "$p$",
+        escape(_upper(table.quantity)),
+        _INTERVAL,
+        *(_DIFFERENCE if beside else []),
     ]
     lines = [
         "% Needs \\usepackage{booktabs}. Written by latentflows from the files of the study.",
         r"\begin{table}",
-        r"\centering",
+        r"\centering\small\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{_caption(results, table, budgets, protocols)}}}",
-        rf"\begin{{tabular}}{{lrrr{'l' if named else ''}rrr}}",
+        rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', results.folder.name)}}}",
+        r"\medskip",
+        *_tabular(headings, arms, 0.2 if beside else 0.5),
+    ]
+    if table.comparisons and not beside:
+        rows = [_compared(found, table) for found in table.comparisons]
+        lines += ["", r"\medskip", *_tabular(["Comparison", *_DIFFERENCE], rows, 0.5)]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _tabular(headings: list[str], rows: list[list[str]], width: float) -> list[str]:
+    """A tabular whose first column breaks its lines where a name is long; `width` is its share of the line."""
+    long = max(len(row[0]) for row in rows) > 110 * width
+    first = rf"p{{{width}\linewidth}}" if long else "l"
+    ragged = r"\raggedright " if long else ""
+    return [
+        rf"\begin{{tabular}}{{@{{}}{first}{'r' * (len(headings) - 1)}@{{}}}}",
         r"\toprule",
         " & ".join(headings) + r" \\",
         r"\midrule",
-        *(" & ".join(cells) + r" \\" for cells in rows),
+        *(ragged + " & ".join(cells) + r" \\" for cells in rows),
         r"\bottomrule",
         r"\end{tabular}",
-        r"\end{table}",
     ]
-    return "\n".join(lines) + "\n"
 
 
-def _names_others(table: StudyTable) -> bool:
-    """Whether a column must say which arm another one is compared with."""
-    return bool(table.comparisons) and table.baseline is None
-
-
-def _row(row: Row, table: StudyTable) -> list[str]:
-    own = next((found for found in table.comparisons if found.comparison.arm == row.arm), None)
+def _arm(row: Row, table: StudyTable) -> list[str]:
     parameters = "--" if row.parameters is None else f"{row.parameters.total:,}"
+    return [_name(row.label), parameters, *_interval(row.nll, table.decimals)]
+
+
+def _name(text: str) -> str:
+    """A name whose parentheses stay on one line."""
+    return re.sub(r"\([^()]*\)", lambda match: match.group().replace(" ", "~"), escape(text))
+
+
+def _beside(row: Row, table: StudyTable) -> list[str]:
+    own = next((found for found in table.comparisons if found.comparison.arm == row.arm), None)
+    return _difference(own, table.difference_decimals)
+
+
+def _compared(found: Compared, table: StudyTable) -> list[str]:
     return [
-        escape(row.label),
-        parameters,
-        *_interval(row.nll, table.decimals),
-        *([escape(own.other_label) if own else "--"] if _names_others(table) else []),
-        *_difference(own, table.difference_decimals),
+        _name(f"“{found.label}” against “{found.other_label}”"),
+        *_difference(found, table.difference_decimals),
     ]
 
 
@@ -123,27 +145,38 @@ def _difference(found: Compared | None, decimals: int) -> list[str]:
     return [rf"\textbf{{{mean}}}" if found.comparison.significant else mean, interval, shown]
 
 
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _caption(results: Results, table: StudyTable, budgets: BudgetTable, protocols: list[str]) -> str:
     num_seeds, num = len(results.study.seeds), len(table.comparisons)
     sentences = [
         results.study.name if results.study.name.endswith((".", "?", "!")) else f"{results.study.name}.",
-        f"{table.quantity[:1].upper()}{table.quantity[1:]} in nats, lower is better: mean with its 95% t interval over "
+        f"{_upper(table.quantity)} in nats, lower is better: mean with its 95% t interval over "
         f"{num_seeds} seed{'s' if num_seeds > 1 else ''}{_protocol(protocols)}.",
     ]
     if table.comparisons:
-        to = "the arm that is named" if table.baseline is None else f"“{table.baseline}”"
-        corrected = f", by Holm's procedure corrected for {num} comparisons" if num > 1 else ""
+        to = "" if table.baseline is None else f" to “{table.baseline}”"
+        corrected = f", corrected for {num} comparisons by Holm's procedure" if num > 1 else ""
         level = f"{table.comparisons[0].comparison.level:g}"
         sentences.append(
-            f"Difference: to {to}, at the same seed. p: paired t-test{corrected}; bold: at most {level}."
+            f"Difference: paired{to}, at the same seed; p: paired t-test{corrected}; bold: p at most {level}."
         )
-    incomplete = [f"“{row.label}”" for row in table.rows if row.num_finished < row.num_seeds]
-    if incomplete:
-        sentences.append(f"Runs that did not finish are left out, of: {', '.join(incomplete)}.")
     if table.protocol_differences:
         sentences.append("The runs were measured by different protocols; their figures do not compare.")
-    return escape(" ".join([*sentences, budgets.caption]))
+    sentences += [
+        f"Of “{row.label}”, {_missing(row)}." for row in table.rows if row.num_finished < row.num_seeds
+    ]
+    whole = [] if budgets.held in (None, HELD["model"]) else ["Parameters are those of the whole model."]
+    return escape(" ".join([*sentences, budgets.caption, *whole]))
+
+
+def _missing(row: Row) -> str:
+    """How many runs of an arm are in its figures, and whether that flatters it."""
+    flatters = f": {row.num_diverged} diverged, which flatters it" if row.num_diverged else ""
+    return f"{row.num_finished} of {row.num_seeds} runs count{flatters}"
 
 
 def _protocol(protocols: list[str]) -> str:
-    return f"; measured on: {'; or on: '.join(protocols)}" if protocols else ""
+    return f"; {'; or: '.join(protocols)}" if protocols else ""

@@ -121,7 +121,10 @@ def uncertainty(quantity: Quantity, kind: str, decimals: int = 2) -> str:
     value = getattr(quantity, kind)
     if kind == "interval" and value is not None:
         return f"{number(value[0], decimals)} to {number(value[1], decimals)}"
-    return number(value, 3 if kind == "p_value" else max(2, decimals))
+    shown = 3 if kind == "p_value" else max(2, decimals)
+    if value is not None and 0 < abs(value) < 0.5 * 10**-shown:
+        return f"< {10**-shown:.{shown}f}"
+    return number(value, shown)
 
 
 def duration(seconds: float | None) -> str:

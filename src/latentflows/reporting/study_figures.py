@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Band = tuple[float, float, float, float]  # position, mean, lowest, highest
 MOST_BANDS = 6  # arms; the bands of more hide each other
-Points = Sequence[tuple[float, float]]  # position and value at every epoch of a run
+Points = Mapping[tuple[str, int], tuple[float, float]]  # position and value of a run by stage and epoch
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,10 @@ def forest_plot(
         _label_rows(axes, [row.label for row in rows])
         lower = rows[0].comparison.lower_is_better
         side = {True: "\n(left of 0 is better)", False: "\n(right of 0 is better)", None: ""}[lower]
-        axes.set_xlabel(f"{quantity} minus that of {wrap(others, 32)}, {unit}{side}")
+        text = f"{quantity} minus that of {others}, {unit}"
+        if len(text) > 42:  # what is wider than the axes is cut off
+            text = f"{quantity} minus that of\n{wrap(f'{others}, {unit}', 42)}"
+        axes.set_xlabel(f"{text}{side}")
         _legend_of_forest(axes, rows[0].comparison)
         alt = f"Paired differences in {quantity} to {others}, in {unit}. {'; '.join(map(_in_words, rows))}."
         return finish(axes, "paired_differences", "Paired differences", alt)
@@ -203,26 +206,30 @@ def validation_curves(
 ) -> Drawing | None:
     """A validation figure of every arm against steps, samples, FLOPs or seconds: mean, and band over seeds.
 
-    Both position and value are means over seeds at the same epoch, up to the last that every seed reached. With more
-    than `MOST_BANDS` arms there are no bands.
+    Both position and value are means over seeds at the same epoch of the same stage, where every seed reached it; a
+    line is broken between stages, which seeds that stop early end at different epochs. With more than `MOST_BANDS`
+    arms there are no bands.
 
     Args:
-        arms: For every label, one sequence of positions and values per seed; NaN where either is not known.
+        arms: For every label, positions and values of every seed; NaN where either is not known.
         axis: What it is drawn against.
         quantity: What was measured, in nats.
         better: Which way is better, in words.
     """
-    bands = {label: _bands(runs) for label, runs in arms.items()}
+    stages = {label: _bands(runs) for label, runs in arms.items()}
+    bands = {label: [point for points in found for point in points] for label, found in stages.items()}
     if not any(bands.values()):
         return None
     with styled_axes(5.0, 3.3 + 0.17 * len(bands)) as axes:
         axes.set_xlabel(axis.label)
-        for index, (label, points) in enumerate(bands.items()):
-            positions, means, lows, highs = zip(*points, strict=True) if points else ((), (), (), ())
+        for index, (label, found) in enumerate(stages.items()):
             style = series_style(index)
-            axes.plot(positions, means, label=wrap(label, 40), marker=dots(means), markersize=3, **style)
-            if len(bands) <= MOST_BANDS:
-                axes.fill_between(positions, lows, highs, color=style["color"], alpha=0.18, linewidth=0)
+            axes.plot([], [], label=wrap(label, 40), **style)
+            for points in found:
+                positions, means, lows, highs = zip(*points, strict=True)
+                axes.plot(positions, means, marker=dots(means), markersize=3, **style)
+                if len(bands) <= MOST_BANDS:
+                    axes.fill_between(positions, lows, highs, color=style["color"], alpha=0.18, linewidth=0)
         if axis.counted:
             axes.xaxis.set_major_locator(_whole_numbers())
         if axis.shortened:
@@ -258,16 +265,17 @@ def _limit_to_second_half(axes: Axes, bands: Iterable[Sequence[Band]]) -> None:
     limit(axes, min(late), max(late), [point[1] for points in bands for point in points])
 
 
-def _bands(runs: Sequence[Points]) -> list[Band]:
-    """Mean position, mean, lowest and highest value of every epoch where every seed has finite ones."""
-    points = []
-    for epoch in range(max(map(len, runs), default=0)):
-        found = [run[epoch] for run in runs if epoch < len(run) and all(map(math.isfinite, run[epoch]))]
+def _bands(runs: Sequence[Points]) -> list[list[Band]]:
+    """Mean position, mean, lowest and highest value of every epoch where every seed has finite ones, by stage."""
+    stages: dict[str, list[Band]] = {}
+    for key in runs[0] if runs else ():
+        found = [run[key] for run in runs if key in run and all(map(math.isfinite, run[key]))]
         if len(found) == len(runs):  # a mean over other seeds would make a step in the line
             positions, values = zip(*found, strict=True)
             mean = math.fsum(values) / len(values)
-            points.append((math.fsum(positions) / len(positions), mean, min(values), max(values)))
-    return points
+            point = (math.fsum(positions) / len(positions), mean, min(values), max(values))
+            stages.setdefault(key[0], []).append(point)
+    return list(stages.values())
 
 
 def _label_rows(axes: Axes, labels: Sequence[str]) -> None:

@@ -111,6 +111,12 @@ PROPERTIES: dict[str, Property] = {
 }
 
 
+_HOOKS = (
+    "  What the hooks get: values (K, B, *event) and a context (B, *context), always with these leading axes. What "
+    "they return: the value and a log-determinant that broadcasts to (K, B)."
+)
+
+
 @dataclass(frozen=True)
 class Report:
     """What was found.
@@ -135,7 +141,8 @@ class Report:
         by_message: dict[str, list[str]] = {}
         for name, found in self.failed.items():  # one fault may show in many properties
             by_message.setdefault(found, []).append(name)
-        return "\n".join(lines + [f"  {', '.join(names)}: {found}" for found, names in by_message.items()])
+        lines += [f"  {', '.join(names)}: {found}" for found, names in by_message.items()]
+        return "\n".join([*lines, _HOOKS] if self.failed.get("rows", "").startswith("raised") else lines)
 
 
 class PropertyError(AssertionError):

@@ -10,21 +10,21 @@ from torch import Tensor
 from latentflows.core.errors import LatentFlowsError, MissingDirectionError, NonFiniteError, ShapeError
 from latentflows.testing.base import RESULTS, Direction, Subject, expect, expect_close, run
 
-BATCHES = ((), (5,), (2, 5), (3, 2, 5))
+BATCHES = ((), (5,), (2, 5), (3, 2, 5), (0,), (0, 5))
 
 
 def shapes(subject: Subject) -> None:
-    """Value and log-determinant have the batch shape for batches (), (B,), (K, B), (S, K, B); contexts () and (B,)."""
+    """Value and log-determinant have the batch shape for batches (), (B,), (K, B), (S, K, B), also without rows."""
     bijection = subject.build()
     for direction in subject.directions:
         for batch in BATCHES:
-            for rows in ((), (5,)) if subject.context_shape else ((),):
+            for rows in ((), batch[-1:] or (5,)) if subject.context_shape else ((),):
                 context = subject.context(*rows)
                 value = subject.values(bijection, direction, *batch, context=context)
                 out, log_det = run(bijection, direction, value, context)
                 full = torch.broadcast_shapes(batch, rows)
-                expected = (*full, *subject.shape_out(direction))
                 where = f"{direction} of a batch {batch}" + (f" with contexts {rows}" if rows else "")
+                expected = (*full, *subject.shape_out(direction))
                 expect(out.shape == expected, f"{where}: expected value {expected}, got {tuple(out.shape)}")
                 expect(
                     log_det.shape == full,
@@ -174,19 +174,21 @@ def _zeros(like: Tensor, *shape: int) -> Tensor:
 
 
 def non_finite(subject: Subject) -> None:
-    """NaN and infinity are refused in evaluation, naming how many rows hold them."""
+    """NaN and infinity, in a value or a context, are refused in evaluation, naming how many rows hold them."""
     bijection = subject.build().eval()
     for direction in subject.directions:
         context = subject.context(3)
         for bad in (torch.nan, torch.inf):
-            value = subject.values(bijection, direction, 3, context=context).contiguous()
-            value[1].view(-1)[0] = bad
-            _refused(
-                lambda d=direction, v=value, c=context: run(bijection, d, v, c),
-                NonFiniteError,
-                f"{direction} of a batch with {bad} in one of 3 rows",
-                (f"`{subject.name}` expects finite values", "1 of 3 rows"),
-            )
+            for what in ("values",) if context is None else ("values", "contexts"):
+                value = subject.values(bijection, direction, 3, context=context).contiguous()
+                given = {"values": value, "contexts": None if context is None else context.clone()}
+                given[what][1].view(-1)[0] = bad
+                _refused(
+                    lambda d=direction, g=given: run(bijection, d, *g.values()),
+                    NonFiniteError,
+                    f"{direction} of a batch with {bad} in one of 3 {what}",
+                    (f"`{subject.name}` expects finite {what}", "1 of 3 rows"),
+                )
 
 
 def _refused(

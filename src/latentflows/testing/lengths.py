@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from latentflows.bijections.base import fit_frames
+from latentflows.bijections.inputs import fit_frames
 from latentflows.core.shapes import Shape
 from latentflows.testing.base import RESULTS, Direction, Subject, expect, expect_close, jacobian_of, run
 

@@ -225,7 +225,7 @@ class History:
         steps: Optimizer steps, skipped ones included.
         skipped_steps: Steps left out for a non-finite loss or gradient.
         rollbacks: Times the last good state was restored.
-        seconds: Wall time, over all sessions of a resumed run.
+        seconds: Wall time of training and validation, over all sessions of a resumed run; without imports.
         together: How runs that were started together trained, stage by stage; see `fit_together`.
     """
 

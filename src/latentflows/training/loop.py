@@ -78,6 +78,7 @@ def open_session(job: Job, options: Options, world: World, stop: list[int]) -> S
     Raises:
         DataError: for data that the likelihood gives no probability to.
     """
+    torch.optim.SGD([torch.zeros(1)], lr=0.1)  # with the first one torch imports for seconds
     job.model.to(world.device).eval()
     for source in (job.train, job.validation):
         if source is not None:

@@ -161,9 +161,19 @@ class _Group:
             return [None] * len(ready)
 
     def _tell(self, ready: list[Member], choice: _Choice) -> None:
-        told = choice.told(ready[0].session.stage.name, len(ready))
+        told = choice.told(ready)
         for member in ready:
             member.session.history.together.append(told)
+        self.announce(told["text"])
+
+    def _tell_of_blocks(self, ready: list[Member], choice: _Choice) -> None:
+        """Add it to what was told of the stage's steps."""
+        ask = ready[0].ask
+        assert ask is not None
+        told = choice.told(ready, len(ask.indices))
+        for member in ready:
+            entries = member.session.history.together
+            entries[-1] = entries[-1] | {"validation": [*entries[-1].get("validation", []), told]}
         self.announce(told["text"])
 
     def _steps(self, ready: list[Member]) -> Together | None:
@@ -194,49 +204,80 @@ class _Group:
         except Exception as error:
             return _Choice(None, _first_line(error))
         finally:
-            for member in ready:
-                member.share((time.monotonic() - started) / len(ready))
-        return _Choice(program if together < _GAIN * alone else None, None, alone, together)
+            _share(ready, started)
+        return _Choice.of(program, alone, together)
 
     def _blocks(self, ready: list[Member]) -> Together | None:
         """Decide the same about blocks of validation data, where steps are taken together."""
+        choice = self._tried_blocks(ready)
+        self._tell_of_blocks(ready, choice)
+        return choice.program
+
+    def _tried_blocks(self, ready: list[Member]) -> _Choice:
+        """Write the program of a block, check it, and measure it beside blocks of one run."""
         assert self.stack is not None
-        if self.way == "auto" and _left(ready, epochs=True) < _WORTH_BLOCKS:
-            return None
+        session, ask = ready[0].session, ready[0].ask
+        assert ask is not None
+        if self.way == "auto" and (epochs := _left(ready, epochs=True)) < _WORTH_BLOCKS:
+            return _Choice(None, f"{epochs} epochs are too few to gain from it")
+        started = time.monotonic()
         try:
             program = Together(self.stack, self.slots, ready)
-            session, ask = ready[0].session, ready[0].ask
-            assert ask is not None
+            if self.way == "together":
+                return _Choice(program, "as asked for")
             alone, together = fastest(
                 session.world.device, lambda: block_alone(session, ask), lambda: program.block(ready)
             )
-        except Exception:
-            return None  # each by itself, as in a lone run
-        return program if self.way == "together" or together < _GAIN * alone * len(ready) else None
+        except Exception as error:
+            return _Choice(None, _first_line(error))
+        finally:
+            _share(ready, started)
+        return _Choice.of(program, alone * len(ready), together)
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """A program, or None for one after another; why, and the seconds of a step of all runs either way."""
+    """A program, or None for one after another; why, and the seconds of all runs for one ask either way."""
 
     program: Together | None
     reason: str | None
     alone: float | None = None
     together: float | None = None
 
-    def told(self, stage: str, count: int) -> dict[str, Any]:
-        """Say so, for people and for `run.json`."""
+    @staticmethod
+    def of(program: Together, alone: float, together: float) -> _Choice:
+        """Choose by what was measured."""
+        return _Choice(program if together < _GAIN * alone else None, None, alone, together)
+
+    def told(self, ready: Sequence[Member], block: int | None = None) -> dict[str, Any]:
+        """Say so of steps, or of blocks of so many validation data points, for people and for `run.json`."""
+        stage = ready[0].session.stage.name
+        what, does = "step", f"{len(ready)} runs train"
+        if block is not None:
+            what, does = "block", f"{len(ready)} runs measure blocks of {block} validation data points"
         how = "together" if self.program is not None else "one after another"
         figures = {}
         why = self.reason
         if self.alone is not None and self.together is not None:
-            figures = {"step_ms_alone": self.alone * 1e3, "step_ms_together": self.together * 1e3}
+            figures = {f"{what}_ms_alone": self.alone * 1e3, f"{what}_ms_together": self.together * 1e3}
             why = (
-                f"a step of all takes {figures['step_ms_together']:.3g} ms together and "
-                f"{figures['step_ms_alone']:.3g} ms one after another"
+                f"a {what} of all takes {self.together * 1e3:.3g} ms together and {self.alone * 1e3:.3g} ms one after "
+                "another"
             )
-        text = f"Stage {stage!r}: {count} runs train {how}: {why}."
-        return {"stage": stage, "runs": count, "together": self.program is not None, "text": text, **figures}
+        text = f"Stage {stage!r}: {does} {how}: {why}."
+        return {
+            "stage": stage,
+            "runs": len(ready),
+            "together": self.program is not None,
+            "text": text,
+            **figures,
+        }
+
+
+def _share(ready: Sequence[Member], started: float) -> None:
+    """Count the time since then for all alike."""
+    for member in ready:
+        member.share((time.monotonic() - started) / len(ready))
 
 
 def _left(ready: Sequence[Member], *, epochs: bool = False) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
 from latentflows.core import noise
-from latentflows.core.checks import values_unchecked
+from latentflows.core.checks import values_noted, values_unchecked
 from latentflows.core.errors import CombinationError
 from latentflows.training.learner import Learner, sums_of
 from latentflows.training.stacked_recorder import recorded_operations
@@ -86,10 +86,15 @@ def write_program(
     ) -> tuple[Tensor, Tensor, Tensor]:
         def loss(weights: Named) -> tuple[Tensor, Tensor]:
             everything = weights | fixed | common
-            moment = time if gradient else math.inf
-            with noise.given(draws, values), values_unchecked(), learner.prior(), learner.autocast():
-                value = functional_call(learner.module, everything, (x, context, moment))
-            return value.loss, sums_of(value.metrics, objective.metrics)
+            looks = values_unchecked() if gradient else values_noted()
+            with noise.given(draws, values), looks as noted, learner.prior(), learner.autocast():
+                value = functional_call(
+                    learner.module, everything, (x, context, time if gradient else math.inf)
+                )
+            sums = sums_of(value.metrics, objective.metrics)
+            if noted:  # what a part would have refused is NaN, as in `Learner.measure`
+                sums = torch.where(torch.stack(noted).all(), sums, torch.nan)
+            return value.loss, sums
 
         weights = dict(zip(names, stack.pieces(row), strict=True))
         if not gradient:

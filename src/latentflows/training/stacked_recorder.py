@@ -54,7 +54,7 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if _asks_for_values(func, args) and any(self._varies(value) for value in args):
             raise CombinationError(f"a decision depends on values (`{func.__name__}`)")
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if _draws(func, args, kwargs):
             raise CombinationError(
                 f"random numbers are drawn by `{func.__name__}`, not by `latentflows.core.noise`"
             )
@@ -110,6 +110,15 @@ def _asks_for_values(func: Any, args: Sequence[Any]) -> bool:
     if func is _ATEN.index.Tensor:
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
     return any(tag in func.tags for tag in _BY_VALUE)
+
+
+def _draws(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether random numbers are drawn; attention is said to draw some, and does so for dropout alone."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    names = [argument.name for argument in func._schema.arguments]
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    return "dropout_p" not in names or given.get("dropout_p", 0.0) > 0
 
 
 def _layout(tensor: Tensor) -> tuple[object, ...]:

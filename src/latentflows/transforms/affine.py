@@ -15,6 +15,8 @@ from latentflows.transforms.base import Transform
 class Additive(Transform):
     r"""Shift: :math:`x = u + t`. Volume-preserving; raw parameters (t).
 
+    Cost: O(1) for each variable, either way.
+
     Source: Dinh et al., NICE: Non-linear Independent Components Estimation, 2015, arXiv 1410.8516, section 3.2.
     """
 
@@ -33,6 +35,8 @@ class Affine(Transform):
     r"""Scale and shift: :math:`x = u e^s + t`, with s = a / (1 + |a| / b) bounded softly; raw parameters (t, a).
 
     The bound has slope 1 at 0 and a gradient that never vanishes; no scale exceeds e^b either way.
+
+    Cost: O(1) for each variable, either way.
 
     Source: Dinh et al., Density estimation using Real NVP, 2017, arXiv 1605.08803, eq. 4-8.
 

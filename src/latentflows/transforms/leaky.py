@@ -17,6 +17,8 @@ class Leaky(Transform):
 
     The log-slope is bounded softly, s = a / (1 + |a| / b).
 
+    Cost: O(1) for each variable, either way.
+
     Source: He et al., Delving Deep into Rectifiers, 2015, arXiv 1502.01852, eq. 1 (parametric ReLU).
 
     Attributes:

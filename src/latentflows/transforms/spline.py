@@ -28,6 +28,11 @@ from latentflows.transforms.base import Transform
 class RationalQuadraticSpline(Transform):
     r"""Monotone rational-quadratic spline on [-B, B]; outside the identity, slope 1 at the borders too.
 
+    .. math:: x = y_k + h v, \quad v = \frac{t (t + a r)}{t (t + a r) + r (r + b t)}, \quad t = \frac{u - x_k}{w},
+              \quad r = 1 - t
+
+    in the bin with corner (x_k, y_k), width w and height h, for a and b the slopes at its ends over h / w.
+
     Raw parameters: K widths, K heights and the K - 1 slopes at inner knots, P = 3 K - 1. All zeros is the identity up
     to rounding. A bin's share of the interval is proportional to e + sigmoid(a), with e set by the smallest share; the
     log-slope at a knot is a / (1 + |a| / c), c = -log(min_slope). The paper takes a softmax and a softplus, under
@@ -37,7 +42,7 @@ class RationalQuadraticSpline(Transform):
 
     Cost: O(K) for the knots, O(1) for the map, the same in either direction.
 
-    Source: Durkan et al., Neural Spline Flows, 2019, arXiv 1906.04032, eq. 4-8 and appendix A.1-A.2.
+    Source: Durkan et al., Neural Spline Flows, 2019, arXiv 1906.04032, section 3.1 and appendix A.
 
     Attributes:
         num_bins: K, at least 2.
@@ -82,6 +87,8 @@ class RationalQuadraticSpline(Transform):
 @dataclass(frozen=True)
 class CircularSpline(Transform):
     r"""Monotone rational-quadratic spline of an angle, smooth across the cut at -pi = pi.
+
+    .. math:: f(u + 2 \pi) = f(u) + 2 \pi, \quad f = \text{the map of `RationalQuadraticSpline` on } [-\pi, \pi)
 
     Raw parameters: K widths, K heights and K slopes, that at the cut being shared by both its sides; P = 3 K, with the
     same meaning as in `RationalQuadraticSpline`. All zeros is the identity up to rounding. Angles in [-pi, pi) stay

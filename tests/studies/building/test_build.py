@@ -101,9 +101,14 @@ def test_every_network_builds_with_every_variance(network, variance):
         assert torch.allclose(p.log_scale.exp(), torch.tensor(0.5))
 
 
-def test_a_convolution_of_vectors_is_refused():
-    with pytest.raises(ConfigurationError, match="must be an image"):
-        build_model(configuration_from({}, ["network=gated_convolution"]), (64,))
+@pytest.mark.parametrize("shape", [(64,), (1, 3, 8)])
+@pytest.mark.parametrize("network", ["gated_convolution", "residual_convolution"])
+def test_a_convolution_of_what_is_no_image_is_refused(network, shape):
+    message = (
+        rf"`network.kind`={network} needs images .* at least 4 x 4 pixels; .* Use network=mlp or gated_mlp"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        build_model(configuration_from({}, [f"network={network}"]), shape)
 
 
 def test_arms_with_one_seed_start_with_equal_networks():
@@ -204,9 +209,8 @@ def test_a_first_stage_may_need_what_its_prior_alone_has():
     two = small(*free, "training.plan=two_stage")
     assert build_stages(two, build_model(two, SHAPE))[0].objective == ELBO(kl="closed_form", free_bits=0.5)
     for plan in ("one_stage", "two_stage_joint"):
-        refused = small(*free, f"training.plan={plan}")
-        with pytest.raises(ConfigurationError, match="Free bits per dimension"):
-            build_stages(refused, build_model(refused, SHAPE))
+        with pytest.raises(CombinationError, match="dimension needs the KL of every single latent"):
+            small(*free, f"training.plan={plan}")
 
 
 @pytest.mark.parametrize(
@@ -258,11 +262,16 @@ def test_every_training_setting_arrives():
 
 def test_choices_are_those_of_the_data_room():
     fields = DataSettings.model_fields
-    assert typing.get_args(fields["name"].annotation) == (*data_room.dataset_names(), "ambiguous_shapes")
+    assert typing.get_args(fields["name"].annotation) == (
+        *data_room.dataset_names(),
+        "ambiguous_shapes",
+        "energy",
+    )
     preparations = typing.get_args(typing.get_args(fields["preparation"].annotation)[0])
     assert preparations == typing.get_args(Preparation)
     usual = {name: entry.preparation for name, entry in DATASETS.items() if entry.preparation}
-    assert usual | {"ambiguous_shapes": "dynamic_binary"} == USUAL_PREPARATION
+    drawn = {"ambiguous_shapes": "dynamic_binary", "energy": "continuous"}
+    assert usual | drawn == USUAL_PREPARATION
 
 
 def test_data_are_loaded_as_configured(tmp_path):

@@ -82,6 +82,7 @@ def test_a_run_trains_both_stages_and_measures_the_bound_of_its_codes(trained):
 def test_what_needs_continuous_latents_is_left_out_with_its_reason(trained):
     _, folder = trained
     assert json.loads((folder / "evaluation.json").read_text())["groups"] == {}
+    assert not (folder / "nll.npy").exists()  # a bound is no NLL
     configuration, model = load_run(folder)
     asked = configuration.evaluation.model_copy(update={"holes": 50, "information": 50, "gaps": 2})
     groups = evaluate(model, build_data(configuration), asked, None)["groups"]

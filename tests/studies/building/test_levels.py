@@ -5,7 +5,7 @@ import torch
 
 from latentflows.core.errors import CombinationError
 from latentflows.data import from_tensors
-from latentflows.distributions import AmortizedGaussian, Flow, Hierarchical
+from latentflows.distributions import AmortizedGaussian, Flow, Hierarchical, VampPrior
 from latentflows.evaluation import evaluate_bounds
 from latentflows.studies.building.build import build_model, build_options, build_stages
 from latentflows.studies.settings.overrides import configuration_from
@@ -129,6 +129,45 @@ def test_a_label_reaches_posterior_and_likelihood():
     assert not torch.equal(top, same)
 
 
+@pytest.mark.parametrize("overrides", [TWO_LEVEL, DLGM, [*DLGM, "prior.top_flow=maf", "prior.flow=radial"]])
+def test_the_top_of_the_prior_hears_the_label_and_the_rest_the_level_above(overrides):
+    model = built([*overrides, "condition.on=labels", "condition.parts=[prior]"], context_shape=(3,))
+    assert model.context_shape == (3,)
+    prior, labels = model.prior, torch.eye(3)
+    assert isinstance(prior, Hierarchical)
+    torch.nn.init.normal_(next(prior.members[0].parameters()))
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    z = torch.randn(3, 5)
+    p, other = prior(labels), prior(labels.roll(1, 0))
+    assert not torch.allclose(p.top.log_prob(z[:, :2]), other.top.log_prob(z[:, :2]))
+    assert p.log_prob(z).shape == (3,)
+    for index, (level, part, context) in enumerate(prior.contexts(z, labels)):
+        if index:
+            assert context is not None
+            assert torch.equal(context[:, :3], labels)
+            changed = torch.cat([labels.roll(1, 0), context[:, 3:]], 1)
+            assert torch.equal(level(context).log_prob(part), level(changed).log_prob(part))
+    assert model.sample(3, context=labels).shape == (3, *SHAPE)
+
+
+@pytest.mark.parametrize("overrides", [TWO_LEVEL, [*DLGM, "prior.top_flow=maf"]])
+def test_the_top_may_be_a_vamp_prior_of_the_posteriors_top(overrides):
+    model = built([*overrides, "prior.top_pseudo_inputs=7"])
+    posterior, prior = model.posterior, model.prior
+    assert isinstance(posterior, Hierarchical)
+    assert isinstance(prior, Hierarchical)
+    top = prior.members[0]
+    vamp = top.base if isinstance(top, Flow) else top
+    assert isinstance(vamp, VampPrior)
+    assert vamp.posterior is posterior.members[0]
+    assert vamp.pseudo_inputs().shape == (7, *SHAPE)
+    x = torch.rand(3, *SHAPE).round()
+    model.trace(x).log_weight.sum().backward()
+    assert vamp.raw_inputs.grad is not None
+    assert model.sample(2).shape == (2, *SHAPE)
+
+
 def test_the_encoder_of_the_top_is_read_where_features_and_data_have_one_size():
     model = build_model(configuration_from({}, [*TWO_LEVEL, "network.width=16"]), (16,))
     top = model.posterior.members[0]
@@ -149,7 +188,14 @@ WRONG = {
     "posterior=dlgm prior=dlgm latent_dim=2 prior.flow=real_nvp": "`prior.flow`=real_nvp lets parts of z decide",
     "posterior=dlgm prior=dlgm posterior.top_flow=nice latent_dim=2": "levels of two latents or more; got 1",
     "posterior=two_level prior=two_level latent_dim=300 prior.top_flow=maf": "too narrow for a level of 150 latents",
-    "posterior=dlgm prior=dlgm condition.on=labels": "gives the prior the label, but prior.kind=dlgm takes none",
+    "posterior=dlgm prior=dlgm prior.top_pseudo_inputs=9 posterior.top_flow=planar": "`prior.top_pseudo_inputs`=9 "
+    "scores every z under every component, but posterior.top_flow=planar has no density",
+    "posterior=dlgm prior=dlgm prior.top_pseudo_inputs=9 condition.on=labels condition.parts=[prior]": "takes no label",
+    "posterior=dlgm prior=dlgm prior.top_pseudo_inputs=9 condition.on=labels condition.parts=[posterior]": "`prior."
+    "top_pseudo_inputs`=9 is made of the posterior, which `condition.parts` gives the label",
+    "posterior=dlgm prior=dlgm prior.top_pseudo_inputs=9 objective=info_vae": "of prior.kind=dlgm carry no gradient",
+    "posterior=dlgm prior=dlgm prior.top_pseudo_inputs=9 data=arrays likelihood=gaussian": "`prior.top_pseudo_"
+    "inputs`=9 keeps its inputs in the range of the data, and data.name=arrays alone does not tell it",
     "posterior=two_level prior=two_level objective.kl=closed_form": "needs a Gaussian posterior and a Gaussian prior",
 }
 

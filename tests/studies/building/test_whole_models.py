@@ -11,9 +11,16 @@ import torch
 
 from latentflows.cli import main
 from latentflows.core.errors import CombinationError, ConfigurationError
+from latentflows.data import PlaneEnergy
 from latentflows.distributions import AmortizedMixture
-from latentflows.evaluation import evaluate_bounds, evaluate_likelihood, evaluate_segmentation
+from latentflows.evaluation import (
+    evaluate_bounds,
+    evaluate_likelihood,
+    evaluate_segmentation,
+    evaluate_target,
+)
 from latentflows.models import VAE, DensityModel
+from latentflows.objectives import ForwardKL, ReverseKL
 from latentflows.reporting.base import read_run
 from latentflows.studies.building.build import build_data, build_model, build_stages, load_run
 from latentflows.studies.measuring.measure import evaluate
@@ -29,6 +36,20 @@ FLOW = [
     "data.name=digits",
     "training.epochs=2",
     "training.batch_size=256",
+    "training.trackers=[]",
+]
+ENERGY = [
+    "model=flow",
+    "model.objective=reverse_kl",
+    "prior=real_nvp",
+    "prior.width=8",
+    "prior.num_layers=2",
+    "data=energy",
+    "data.energy=wave",
+    "data.validation=50",
+    "data.test=100",
+    "training.epochs=2",
+    "training.batch_size=1000",
     "training.trackers=[]",
 ]
 MASKS = [
@@ -173,6 +194,50 @@ def test_labels_condition_a_flow_on_data(tmp_path):
     assert "2 draws from p(x | y) at temperature 1" in index[-1]["caption"]
 
 
+def test_a_flow_is_fitted_to_an_energy_from_its_own_draws(tmp_path, capsys):
+    folder = trained([*ENERGY, "model.num_samples=2", "model.warmup_epochs=1"], tmp_path / "run")
+    configuration, model = load_run(folder)
+    assert configuration.name == "energy-flow-reverse_kl-real_nvp"
+    assert configuration.data.preparation == "continuous"
+    assert isinstance(model, DensityModel)
+    (stage,) = build_stages(configuration, model)
+    assert stage.objective == ReverseKL(PlaneEnergy("wave"), num_samples=2, warmup_epochs=1.0)
+    read = read_run(folder)
+    assert read.evaluation is not None
+    test = build_data(configuration).test
+    energy = PlaneEnergy("wave")
+    found = evaluate_target(model, test, energy, energy.log_normalizer, seed=0)
+    group = read.evaluation.groups["target"]
+    assert mean(group.figures, "forward_kl") == pytest.approx(float(found.forward.mean()))
+    assert mean(group.figures, "reverse_kl") == pytest.approx(float(found.reverse.mean()))
+    assert (group.protocol["num_points"], group.protocol["target"]) == (100, "wave")
+    assert (folder / "samples" / "plane.png").is_file()
+    assert "KL(target || model)" in (folder / "report.html").read_text()
+    assert main(["sample", str(folder), "--num", "3", "--out", str(tmp_path / "x.npy")]) == 0
+    assert np.load(tmp_path / "x.npy").shape == (3, 2)
+    capsys.readouterr()
+    assert main(["sample", str(folder), "--num", "3"]) == 2
+    assert "Draws of shape (2,) are no pictures. Write them as an array" in capsys.readouterr().err
+
+
+def test_a_flow_is_fitted_to_an_energy_from_draws_of_the_target():
+    c = configuration_from({}, [*ENERGY, "model.objective=forward_kl", "data.energy=null"])
+    data = build_data(c)
+    (stage,) = build_stages(c, build_model(c, data.train.event_shape))
+    assert stage.objective == ForwardKL(PlaneEnergy("ring"))
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [10_000, 50, 100]
+    assert build_data(configuration_from({}, [*ENERGY, "data.test=null"])).test.event_shape == (2,)
+    with pytest.raises(ConfigurationError, match="`num_samples` and `warmup_epochs` go with objective=rev"):
+        configuration_from({}, [*ENERGY, "model.objective=forward_kl", "model.num_samples=3"])
+
+
+def test_the_distance_from_a_density_that_is_not_known_is_told_why(flow):
+    configuration, model = load_run(flow)
+    asked = configuration.evaluation.model_copy(update={"target": 5})
+    found = evaluate(model, build_data(configuration), asked, None)["groups"]["target"]
+    assert "The density of these data is not known. Use data=energy" in found["reason"]
+
+
 def test_masks_are_measured_against_the_known_ones(masks):
     read = read_run(masks)
     assert read.evaluation is not None
@@ -271,6 +336,28 @@ def test_numbers_of_drawn_pictures_are_whole():
             ["model=flow", "prior=maf", "prior_base=mixture", "prior_base.start=em"],
             "Use prior_base.start=spread",
         ),
+        (["model=flow", "prior=maf", "objective=iwae"], "What it minimizes is set by model.objective."),
+        (
+            ["model=flow", "prior=maf", "model.objective=reverse_kl"],
+            "`model.objective`=reverse_kl needs the energy of the target, which data.name=digits does not have",
+        ),
+        (
+            [*ENERGY, "prior_base=mixture"],
+            "those of prior_base.kind=mixture carry none. Use prior_base=standard",
+        ),
+        (["data.energy=wave"], "`data.energy`=wave does not apply to digits. Use data=energy"),
+        ([*ENERGY, "data.size=8"], "`data.size`=8 does not apply to energy. Leave it out."),
+        ([*ENERGY, "data.preparation=unit"], "whose points are real numbers. Leave it out."),
+        (
+            [*ENERGY, "condition.on=labels", "condition.parts=[prior]"],
+            "`condition.on`=labels needs labels, and data.name=energy has none",
+        ),
+        (["data=energy"], "`likelihood.kind`=bernoulli is a probability of binary data"),
+        (
+            [*MASKS, "objective=info_vae"],
+            "those of the mixture of model.kind=segmentation_vae carry no gradient",
+        ),
+        ([*MASKS, "objective.free_bits=1"], "Use objective.free_bits_per=latent: the whole KL as one group."),
         (["model=segmentation_vae"], "needs masks with their pictures. Use data=ambiguous_shapes"),
         (["data=ambiguous_shapes"], "would not look at the picture. Use model=segmentation_vae"),
         ([*MASKS, "prior=vamp"], "takes from `prior` the flow after its mixture"),

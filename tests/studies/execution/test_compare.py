@@ -10,10 +10,12 @@ from latentflows.core.errors import ConfigurationError
 from latentflows.objectives import ELBO
 from latentflows.studies.building.build import build_model, build_stages
 from latentflows.studies.demo import demo_study
+from latentflows.studies.execution import compare as room
 from latentflows.studies.execution.compare import compare, grouped
 from latentflows.studies.execution.engines import Engine, Event
 from latentflows.studies.execution.job import unfinished
 from latentflows.studies.execution.locks import locked
+from latentflows.studies.execution.progress import Estimate
 from latentflows.studies.execution.record import read_lines
 from latentflows.studies.execution.study_folder import LOCK
 from latentflows.studies.planning.plan import PlannedRun
@@ -173,6 +175,15 @@ def test_the_fraction_of_a_job_is_spread_over_its_runs(tiny, tmp_path, pool):
         (0.0, 0.0, 0.0), (0.25, 0.5, 0.5), (0.25, 0.0), (0.5,),
         (0.5, 0.0, 0.0), (0.75, 0.5, 0.5), (0.75, 0.0), (1.0,),
     ]  # fmt: skip
+
+
+def test_the_estimate_knows_how_much_work_every_arm_is(tiny, tmp_path, pool, monkeypatch):
+    given = []
+    monkeypatch.setattr(room, "Estimate", lambda *arguments: given.append(arguments) or Estimate(*arguments))
+    compare(study_of(tiny), tmp_path, engine=pool)
+    ((jobs, workers, before, work),) = given
+    assert (jobs, workers, before) == ([("plain", 2), ("flow", 2)], 2, {})
+    assert work["flow"] > work["plain"] > 0
 
 
 def test_an_existing_study_is_not_touched_by_accident(tiny, tmp_path, pool):

@@ -86,22 +86,6 @@ def test_a_run_that_fails_leaves_the_others_and_an_interrupt_ends_them(
     assert calls == list(range(len(wanted)))
 
 
-def test_runs_that_do_not_fit_into_memory_together_go_one_by_one(tiny, tmp_path, monkeypatch):
-    def run_together(configurations, folders, *, ended, **_):
-        for position, (status, reason) in enumerate(
-            [("failed", OUT_OF_MEMORY), ("finished", None), ("failed", "why")]
-        ):
-            ended(position, RunResult(folders[position], status, reason, None, {}, 1.0))
-
-    calls, told = [], []
-    monkeypatch.setattr(together_room, "run_together", run_together)
-    monkeypatch.setattr(run_room, "run", fake(["finished"] * 3, calls))
-    outcomes = run_job(job_of(tiny, tmp_path, seeds=3), told.append)
-    assert calls == [0]
-    assert [outcome["status"] for _, outcome in outcomes] == ["finished", "finished", "failed"]
-    assert sorted(told, key=lambda pair: pair[0]) == outcomes
-
-
 def test_an_interrupt_before_the_training_of_a_group_is_no_failure(tiny, tmp_path, monkeypatch):
     def run_together(*_, **__):
         raise KeyboardInterrupt

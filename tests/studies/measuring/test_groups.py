@@ -105,7 +105,7 @@ ASKED = {
 
 
 def test_every_group_is_in_these_tests():
-    assert set(ASKED) | {"segmentation"} == set(GROUPS)  # which test_whole_models has
+    assert set(ASKED) | {"segmentation", "target"} == set(GROUPS)  # which test_whole_models has
 
 
 @pytest.mark.parametrize("name", ASKED)

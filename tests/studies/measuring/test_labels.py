@@ -53,6 +53,41 @@ def test_rows_of_a_picture_are_the_classes_that_were_asked_for(conditional, caps
     assert "`--label` must be 0 to 9; got 'ten'" in capsys.readouterr().err
 
 
+def test_draws_are_guided_where_training_left_labels_out(conditional, tmp_path, capsys):
+    out = tmp_path / "run"
+    overrides = [
+        "data=digits",
+        "condition.on=labels",
+        "condition.unlabeled=0.2",
+        "prior=tarflow",
+        "latent_dim=2",
+    ]
+    overrides += ["prior.width=8", "prior.heads=2", "prior.num_blocks=2", "prior.depth=1", "network.width=8"]
+    overrides += ["training.epochs=1", "training.trackers=[]", "evaluation.num_importance_samples=2"]
+    overrides += ["evaluation.num_images=4", "evaluation.holes=0", "evaluation.information=0"]
+    assert main(["train", *overrides, "--out", str(out), "--quiet"]) == 0
+    path = tmp_path / "x.npy"
+    command = ["sample", str(out), "--label", "7", "--num", "3"]
+    assert main([*command, "--guidance", "1.5", "--out", str(path)]) == 0
+    _, model = load_run(out)
+    expected = sample_classes(model, [7], 3, guidance=1.5)
+    np.testing.assert_array_equal(np.load(path), expected.numpy())
+    assert main([*command, "--guidance", "1.5"]) == 0
+    index = json.loads((out / "samples/index.json").read_text())
+    assert index[-1]["caption"].endswith(
+        "Guided with weight 1.5, at twice the cost: not draws of the model's density."
+    )
+    capsys.readouterr()
+    assert main([*command, "--guidance", "-1"]) == 2
+    assert "`weight` of guidance must be 0 or more" in capsys.readouterr().err
+    assert main(["sample", str(conditional), "--guidance", "1"]) == 2
+    assert (
+        "this run was trained with all labels. Train one with condition.on=labels" in capsys.readouterr().err
+    )
+    assert main(["sample", str(out), "--steps", "3"]) == 2
+    assert "does not draw in a number of steps" in capsys.readouterr().err
+
+
 def test_names_come_before_numbers_and_none_are_all():
     model = conditional_vae()
     assert find_labels(model, ["boot", "1", "0"], ["shirt", "0", "boot", "bag"]) == [2, 1, 1]

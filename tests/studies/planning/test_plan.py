@@ -16,7 +16,7 @@ from latentflows.studies.execution import study_folder
 from latentflows.studies.execution.study_folder import check_folder, prepare_folder
 from latentflows.studies.planning import budget as budget_room
 from latentflows.studies.planning.budget import Workshop, sampling_flops, solve, step_flops
-from latentflows.studies.planning.plan import plan, read_solved
+from latentflows.studies.planning.plan import plan, read_settled
 from latentflows.studies.planning.ready import find_study, ready_studies
 from latentflows.studies.planning.study import Budget, Study
 from latentflows.training import Stage
@@ -151,14 +151,28 @@ def test_arms_of_different_protocols_are_refused():
         plan(study(arms, None))
 
 
-def test_a_study_of_seconds_goes_on_where_the_clock_runs_differently(monkeypatch):
-    arms = [FLOW, {"name": "other"}]
-    base = BASE | {"training": {"epochs": 4, "batch_size": 50}}
+def test_a_study_of_seconds_goes_on_with_the_seconds_of_its_first_plan(tmp_path, monkeypatch):
+    """Sizes stay, so what they were measured to cost stays too, however busy the machine is by now."""
+    arms = [FLOW, {"name": "other", "solve": "training.epochs"}, {"name": "free", "solve": "nothing"}]
+    base = BASE | {"training": {"epochs": 40, "batch_size": 50}}
     held = study(arms, {"hold": "seconds", "like": "flow"}, base=base)
-    monkeypatch.setattr(Workshop, "seconds", lambda self, c: 1.0 + (c.prior.kind == "standard"))
-    with pytest.raises(ConfigurationError, match="within 10%"):
-        plan(held)
-    assert plan(held, {"flow": {}, "other": {}}).arms[1].amount == 2.0
+    monkeypatch.setattr(
+        Workshop, "seconds", lambda self, c: c.training.epochs / (1 + (c.prior.kind == "standard"))
+    )
+    first = plan(held)
+    assert [arm.amount for arm in first.arms] == [40, 40, 20]
+    assert first.work() == {"flow": 40, "other": 40, "free": 20}
+    prepare_folder(first, tmp_path, "", overwrite=False)
+    monkeypatch.setattr(Workshop, "seconds", pytest.fail)
+    again = plan(held, read_settled(tmp_path / "plan.json"))
+    assert again.to_json() == first.to_json()
+    assert [run.configuration for run in again.runs] == [run.configuration for run in first.runs]
+
+
+def test_work_is_flops_where_seconds_are_not_held():
+    planned = plan(study([FLOW, {"name": "free", "solve": "nothing"}], {"hold": "model", "like": "flow"}))
+    assert planned.work() == {arm.name: arm.cost.training_flops for arm in planned.arms}
+    assert planned.work()["flow"] > planned.work()["free"] > 0
 
 
 def test_parameters_are_those_of_the_built_model():
@@ -297,6 +311,17 @@ def test_faults_of_all_arms_are_named_at_once():
         assert part in text
 
 
+def test_several_faults_of_several_arms_stand_below_their_arm():
+    arms = [
+        {"name": "a", "overrides": ["prior=realnvp", "posterior=gausian"]},
+        {"name": "b", "overrides": ["training.epoch=3", "network.wdith=3"]},
+    ]
+    with pytest.raises(ConfigurationError) as error:
+        plan(study(arms, None))
+    lines = str(error.value).splitlines()
+    assert [len(line) - len(line.lstrip()) for line in lines] == [0, 2, 4, 4, 2, 4, 4]
+
+
 def test_a_size_to_solve_for_without_a_budget_is_refused():
     with pytest.raises(
         ConfigurationError, match="Arm 'more': it solves for `latent_dim`, and the study has no"
@@ -340,10 +365,10 @@ def test_settled_sizes_are_taken_as_they_are(tmp_path):
     path.write_text(json.dumps(first.to_json()))
     other = first.arms[1].solved["latent_dim"] + 1
     path.write_text(path.read_text().replace(f'"latent_dim": {other - 1}', f'"latent_dim": {other}'))
-    again = plan(study(arms, wide), read_solved(path))
+    again = plan(study(arms, wide), read_settled(path))
     assert again.arms[1].solved == {"latent_dim": other}
     assert again.runs[-1].configuration.latent_dim == other
-    assert read_solved(tmp_path / "none.json") == {}
+    assert read_settled(tmp_path / "none.json") == {}
 
 
 def test_a_crash_leaves_no_plan_of_another_study(tmp_path, monkeypatch):
@@ -371,7 +396,7 @@ def test_a_damaged_plan_is_named(tmp_path, text):
     path = tmp_path / "plan.json"
     path.write_text(text)
     with pytest.raises(CheckpointError, match=r"plan\.json cannot be read"):
-        read_solved(path)
+        read_settled(path)
 
 
 def test_every_ready_study_can_be_planned_small():

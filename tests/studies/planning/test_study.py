@@ -4,8 +4,8 @@ import pytest
 
 from latentflows.core.errors import ConfigurationError
 from latentflows.studies.planning.plan import plan
-from latentflows.studies.planning.study import Study
-from latentflows.studies.planning.study_file import checked, read_study
+from latentflows.studies.planning.study import Arm, Study
+from latentflows.studies.planning.study_file import checked, read_study, untaken
 
 LISTED = {
     "name": "s",
@@ -142,6 +142,18 @@ FAULTS = {
         LISTED | {"arms": [{"name": "a"}, {"name": "b", "overrides": ["name=x"]}]},
         "`name` cannot be an override of an arm",
     ),
+    "a size of the arm that others meet": (
+        LISTED
+        | {
+            "arms": [{"name": "a", "solve": "latent_dim"}, {"name": "b"}],
+            "budget": {"hold": "model", "like": "a"},
+        },
+        "a solves for `latent_dim`, but `budget.like` has the others meet its amount",
+    ),
+    "a size of the level that others meet": (
+        CROSSED | {"budget": {"hold": "model", "like": {"prior": "flow"}}},
+        "latents2-flow solves for `prior.width`, but",
+    ),
     "name with a slash": (LISTED | {"arms": [{"name": "a/b"}]}, "`arms.0.name`"),
 }
 
@@ -161,6 +173,20 @@ def test_all_faults_are_named_at_once():
     assert all(key in str(error.value) for key in ("`sedes`", "`seeds`", "`budget.hold`", "3 faults"))
 
 
+def test_a_wrong_key_does_not_hide_what_names_nothing():
+    raw = LISTED | {"sedes": 1, "seeds": [1, 1], "baseline": "c", "budget": {"hold": "model", "like": "d"}}
+    with pytest.raises(ConfigurationError) as error:
+        checked(raw, "file.yaml")
+    parts = (
+        "4 faults",
+        "`sedes`",
+        "`seeds`",
+        "`baseline` must be one of a, b",
+        "`budget.like` must be one of",
+    )
+    assert all(part in str(error.value) for part in parts)
+
+
 def test_overrides_reach_every_arm_and_the_studys_own_keys(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(
@@ -174,6 +200,40 @@ def test_overrides_reach_every_arm_and_the_studys_own_keys(tmp_path):
     assert (a.training.epochs, b.training.epochs) == (7, 2)  # an arm's own override stays
     assert (a.latent_dim, a.training.batch_size, a.data.name) == (3, 10, "mnist")
     assert (a.name, a.seed) == ("a-seed4", 4)
+
+
+def test_what_reaches_some_arms_alone_is_known(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "name: s\nbase: {training: {epochs: 9}, prior: real_nvp}\narms: [{name: sets, overrides: [training.epochs=2]}, "
+        "{name: takes}, {name: resets, overrides: [prior=maf]}, {name: solves, solve: training.epochs}]\n"
+        "seeds: [0]\nbaseline: sets\nbudget: {hold: training_flops, like: takes}\n"
+    )
+    for overrides, missed in {
+        ("training.epochs=7",): {"training.epochs=7": ["sets", "solves"]},
+        ("prior.width=3",): {"prior.width=3": ["resets"]},
+        ("prior=mixture", "prior.num_components=3"): {
+            "prior=mixture": ["resets"],
+            "prior.num_components=3": ["resets"],
+        },
+        ("training.batch_size=7", "seeds=1,2", "budget.tolerance=0.5", "data=mnist"): {},
+        ("training.learning_rate=1e-3", "evaluation.gaps=0"): {},  # as it is without them
+        ("training.epochs=2",): {"training.epochs=2": ["solves"]},  # an arm that sets the same has it
+    }.items():
+        assert untaken(read_study(path, overrides), overrides) == missed
+
+
+def test_what_reaches_no_arm_is_refused(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "name: s\narms: [{name: a, overrides: [prior=real_nvp, prior.width=4]}, {name: b, overrides: [prior=maf]}]\n"
+        "seeds: [0]\nbaseline: a\n"
+    )
+    with pytest.raises(
+        ConfigurationError, match=r"`prior\.width=3` would change nothing: a, b set or solve for it"
+    ):
+        read_study(path, ["training.epochs=7", "prior.width=3"])
+    read_study(path, ["prior.width=3", "prior.width=4"])  # of one key the last counts, and a has it
 
 
 def test_the_listed_form_of_a_study_with_a_single_level():
@@ -217,3 +277,11 @@ def test_published_figures_belong_to_arms():
     assert Study.model_validate(LISTED | {"published": published}).published.figures == {"a": "1.0 ± 0.1"}
     with pytest.raises(ConfigurationError, match="`published` names z; the arms are a, b"):
         checked(LISTED | {"published": published | {"figures": {"z": "1"}}}, "file.yaml")
+
+
+def test_without_a_baseline_the_others_are_compared_with_the_first_arm():
+    study = Study(name="two", arms=[Arm(name="first"), Arm(name="second")], seeds=[0])
+    assert study.pairs() == [("second", "first")]
+    assert study.listed()["baseline"] == "first"
+    alone = Study(name="one", arms=[Arm(name="only")], seeds=[0])
+    assert (alone.pairs(), alone.listed()["baseline"]) == ([], "only")

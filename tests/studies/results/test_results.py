@@ -1,8 +1,11 @@
 """Results of a study in Python: rows, curves, comparisons by any figure, and what is refused."""
 
 import json
+import math
+import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from latentflows.core.errors import ConfigurationError, DataError
@@ -42,10 +45,12 @@ def test_runs_that_are_missing_or_failed_have_a_row(study, fake):
     lines = (study / "study.jsonl").read_text().splitlines()
     failed = json.loads(lines[1]) | {"status": "failed", "reason": "out of memory", "figures": None}
     (study / "study.jsonl").write_text("\n".join([lines[0], json.dumps(failed)]) + "\n")
+    shutil.rmtree(study / "runs" / "gaussian-seed2")
     rows = read_results(study).rows()
-    assert [row["status"] for row in rows] == ["finished", "failed"] + ["not run"] * 4
+    assert [row["status"] for row in rows] == ["finished", "failed", "not run"] + ["started"] * 3
     assert rows[1]["reason"] == "out of memory"
     assert "nll" not in rows[1]
+    assert [(row["folder"], row["epochs"]) for row in rows[2:4]] == [(None, None), ("runs/flow-seed0", 30)]
 
 
 def test_curves_are_long_and_count_flops_by_stage(study, fake):
@@ -72,7 +77,12 @@ def test_without_a_plan_flops_are_not_known(study):
 def test_comparisons_by_any_figure(study):
     results = read_results(study)
     nll = results.comparisons()
-    assert list(nll["arm"]) == ["flow"]
+    assert nll.loc[0, ["arm", "label", "other", "other_label"]].tolist() == [
+        "flow",
+        "Flow",
+        "gaussian",
+        "Gaussian",
+    ]
     assert nll.loc[0, "difference"] < 0
     assert bool(nll.loc[0, "better"])
     elbo = results.compare("elbo")[0]
@@ -153,3 +163,83 @@ def test_pandas_is_asked_for_by_name_where_it_is_missing(study, monkeypatch):
         with pytest.raises(ConfigurationError, match=r"pip install 'latentflows\[pandas\]'"):
             frame()
     assert len(results.rows()) == 6
+
+
+def test_counts_are_whole_and_numbers_are_numbers_where_some_or_all_are_missing(study, fake):
+    lines = (study / "study.jsonl").read_text().splitlines()
+    (study / "study.jsonl").write_text("\n".join(lines[:5]) + "\n")
+    shutil.rmtree(study / "runs" / "flow-seed2")
+    results = read_results(study)
+    frame = results.frame()
+    assert [str(frame[name].dtype) for name in ("seed", "steps", "epochs", "parameters.total")] == [
+        "int64",
+        "Int64",
+        "Int64",
+        "Int64",
+    ]
+    assert frame["epochs"].isna().tolist() == [False] * 5 + [True]
+    assert str(results.curves()["flops"].dtype) == "float64"  # there is no plan
+    kinds = results.comparisons("kl").dtypes.astype(str)
+    assert (kinds["better"], kinds["smallest_difference"], kinds["seeds_for_smallest"]) == (
+        "boolean",
+        "float64",
+        "Int64",
+    )
+
+
+def test_what_a_notebook_shows_is_short_and_says_what_counts(study, fake):
+    fake.edit_lines(
+        study / "study.jsonl",
+        lambda line: line | {"status": "diverged"} if (line["arm"], line["seed"]) == ("flow", 1) else line,
+    )
+    results = read_results(study)
+    values = results.values("nll", "flow").values()
+    shown = repr(results).splitlines()
+    assert shown[0] == f"Results of “Where does a flow help?” in {study}: 5 of 6 runs finished."
+    assert shown[2] == f"  Flow      mean NLL {sum(values) / 2:.2f} (2 of 3 seeds)"
+    (study / "study.jsonl").unlink()
+    assert "mean NLL none (0 of 3 seeds)" in repr(read_results(study))
+
+
+def nll_by_image(study, results, spread):
+    """Write `nll.npy` of every run, with the mean of its record; return the arrays."""
+    rng, found = np.random.default_rng(0), {}
+    images = 20 * rng.standard_normal(50)
+    for (arm, seed), run in results.runs.items():
+        values = images + spread * rng.standard_normal(50)
+        found[arm, seed] = values - values.mean() + run.figures["nll"].mean
+        np.save(study / run.run / "nll.npy", found[arm, seed])
+    return found
+
+
+def test_the_error_over_images_is_that_of_differences_at_the_same_image(study):
+    results = read_results(study)
+    assert results.compare()[0].error_over_images is None
+    found = nll_by_image(study, results, 1.0)
+    by_image = np.mean([found["flow", seed] - found["gaussian", seed] for seed in range(3)], axis=0)
+    comparison = read_results(study).compare()[0]
+    assert comparison.error_over_images == pytest.approx(by_image.std(ddof=1) / math.sqrt(50))
+    assert comparison.error_over_images < 0.2 < 20 / math.sqrt(50)  # the images' own spread is not in it
+    assert comparison.row()["error_over_images"] == comparison.error_over_images
+    assert read_results(study).compare("elbo")[0].error_over_images is None
+
+
+@pytest.mark.parametrize("spoil", ["other mean", "fewer images", "missing"])
+def test_images_of_another_evaluation_give_no_error(study, spoil):
+    results = read_results(study)
+    found = nll_by_image(study, results, 1.0)
+    path = study / "runs" / "flow-seed1" / "nll.npy"
+    values = {
+        "other mean": found["flow", 1] + 0.01,
+        "fewer images": np.full(3, results.values("nll", "flow")[1]),
+    }
+    path.unlink() if spoil == "missing" else np.save(path, values[spoil])
+    assert read_results(study).compare()[0].error_over_images is None
+
+
+@pytest.mark.parametrize("content", [b"no array", b""])
+def test_a_damaged_array_is_named(study, content):
+    nll_by_image(study, read_results(study), 1.0)
+    (study / "runs" / "flow-seed1" / "nll.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"flow-seed1/nll\.npy cannot be read as an array"):
+        read_results(study).compare()

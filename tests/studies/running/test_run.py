@@ -45,6 +45,9 @@ def test_a_run_leaves_a_complete_folder(configuration, tmp_path):
     assert read.evaluation.protocol.num_images == 6
     assert result.figures is not None
     assert read.evaluation.figures["nll"].mean == result.figures["nll"]["mean"]
+    nll = np.load(folder / "nll.npy")
+    assert nll.shape == (6,)
+    assert nll.mean() == pytest.approx(result.figures["nll"]["mean"], rel=1e-12)
     assert len(read.pictures) == 7  # two latents: latents.png too
     assert read_configuration(folder / "config.yaml") == configuration
     assert load_run(folder)[1].event_shape == (1, 4, 4)

@@ -9,6 +9,7 @@ import pytest
 
 from latentflows.core.errors import ConfigurationError
 from latentflows.studies.running import together as room
+from latentflows.studies.running.failures import OUT_OF_MEMORY
 from latentflows.studies.running.run import FractionDone, run
 from latentflows.studies.running.together import run_together
 from latentflows.studies.settings.overrides import configuration_from
@@ -156,6 +157,91 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(configurations, tmp_p
     assert results[1].reason.startswith("The disk is full")
     assert record_of(tmp_path / "s1")["status"] == "failed"
     assert results[1].figures is None
+
+
+def assert_alone_to_the_bit(results, configurations, root):
+    for configuration, result in zip(configurations, results, strict=True):
+        lone = run(configuration, root / configuration.name)
+        assert (result.status, result.figures) == (lone.status, lone.figures)
+        assert lines_of(result.folder) == lines_of(lone.folder)
+
+
+def test_an_error_of_the_group_is_no_runs(configurations, tmp_path, monkeypatch):
+    """The runs go on one after another, and only the one that fails by itself is failed."""
+
+    def of_the_group(*_, **__):
+        raise RuntimeError("the stack fell over")
+
+    monkeypatch.setattr(room, "fit_together", of_the_group)
+    announced, ended, fractions = [], [], []
+    whole = Record.append
+
+    def append(self, line):
+        if "s1" in str(self.metrics) and line["epoch"] == 2:
+            raise OSError(28, "No space left on device", str(self.metrics))
+        whole(self, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "append", append)
+        results = run_together(
+            configurations,
+            folders(tmp_path),
+            callbacks=[FractionDone(fractions.append)],
+            announce=announced.append,
+            ended=lambda position, result: ended.append((position, result.status)),
+        )
+    assert ended == [(0, "finished"), (1, "failed"), (2, "finished")]
+    assert "s0, s1, s2 go on one after another: RuntimeError: the stack fell over" in announced
+    assert results[1].reason.startswith("The disk is full")
+    assert fractions == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    for result in results:
+        (note,) = record_of(result.folder)["together"]
+        assert not note["together"]
+        assert note["text"] == "It went on by itself: RuntimeError: the stack fell over"
+    assert_alone_to_the_bit(results[::2], configurations[::2], tmp_path / "lone")
+
+
+def test_what_memory_does_not_suffice_for_beside_others_goes_by_itself(configurations, tmp_path, monkeypatch):
+    """Whether it ran out in training or in evaluation; a run that is alone in the job has no other chance."""
+    fit, measure = room.fit_together, room.measure_and_draw
+
+    def fit_some(jobs, **settings):
+        histories = fit(jobs[:-1], **settings)
+        return [*histories, MemoryError()]
+
+    def measure_some(model, data, configuration, out, announce):
+        if configuration.seed == 0:
+            raise MemoryError
+        measure(model, data, configuration, out, announce)
+
+    monkeypatch.setattr(room, "fit_together", fit_some)
+    monkeypatch.setattr(room, "measure_and_draw", measure_some)
+    announced, ended = [], []
+    results = run_together(
+        configurations,
+        folders(tmp_path),
+        announce=announced.append,
+        ended=lambda position, _: ended.append(position),
+    )
+    assert ended == [1, 0, 2]
+    assert any(text.startswith("s0, s2 go on one after another: Out of memory.") for text in announced)
+    assert_alone_to_the_bit(results, configurations, tmp_path / "lone")
+    (alone,) = run_together(configurations[:1], [tmp_path / "one"])
+    assert (alone.status, alone.reason) == ("failed", OUT_OF_MEMORY)
+
+
+def test_who_asks_to_stop_stops_those_who_go_by_themselves(configurations, tmp_path, monkeypatch):
+    def of_the_group(*_, **__):
+        raise RuntimeError("the stack fell over")
+
+    class Stop(Callback):
+        def on_start(self, model, stages):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(room, "fit_together", of_the_group)
+    results = run_together(configurations, folders(tmp_path), callbacks=[Stop()])
+    assert [result.status for result in results] == ["interrupted"] * 3
+    assert not (tmp_path / "s1" / "evaluation.json").exists()
 
 
 @pytest.mark.usefixtures("eager")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from latentflows.core.errors import CombinationError, ConfigurationError
+from latentflows.core.errors import ConfigurationError
 from latentflows.studies.planning.study_file import read_study
 from latentflows.studies.settings.combinations import LIKELIHOODS_OF
 from latentflows.studies.settings.configuration import RunConfiguration
@@ -201,6 +201,23 @@ WRONG = {
         ["training.trackers=true"],
         "`training.trackers` must be a list of .*; got true",
     ),
+    "free bits of single latents that are estimated": (
+        ["objective.free_bits=1", "objective.gradient=stick_the_landing"],
+        "`free_bits` per dimension or channel need kl=closed_form .or auto. and gradient=reparameterized",
+    ),
+    "a mask of other numbers": (
+        ["prior=real_nvp", "prior.own_mask=[1,2]"],
+        r"`prior.own_mask` must be a list of 0 \| 1 or null; got '2'",
+    ),
+    "a mask of one kind": (
+        ["prior=nice", "prior.own_mask=1,1"],
+        "`prior`: `own_mask` must hold 0 and 1, each at least once",
+    ),
+    "two masks": (
+        ["prior=nice", "prior.own_mask=1,0", "prior.mask=alternating"],
+        "`prior`: `own_mask` takes the place of `mask`: give one of them",
+    ),
+    "no labels to leave out": (["condition.unlabeled=0.1"], "`condition`: `unlabeled` leaves out labels"),
     "an import path": (["posterior=torch.nn.Linear"], "`posterior.kind` must be gaussian"),
 }
 
@@ -222,81 +239,21 @@ def test_all_faults_are_reported_at_once():
         assert len(re.findall(rf"  - {key}", text)) == 1
 
 
-DO_NOT_FIT = {
-    "a mixture that must learn from its draws": (
-        ["objective=info_vae", "prior=mixture"],
-        "`objective.kind`=info_vae compares .* of prior.kind=mixture carry no gradient .* training.plan=two_stage",
-    ),
-    "a flow over a mixture that must learn from its draws": (
-        ["objective=wasserstein", "prior=real_nvp", "prior_base=mixture", "training.plan=two_stage_joint"],
-        "those of prior_base.kind=mixture carry no gradient",
-    ),
-    "a gradient without an inverse": (
-        ["posterior=planar", "objective=iwae", "objective.gradient=doubly_reparameterized"],
-        "`objective.gradient`=doubly_reparameterized .* posterior.kind=planar has no inverse",
-    ),
-    "weights by an estimated density": (
-        ["prior=flow_matching", "prior.divergence=hutchinson"],
-        "`prior.divergence`=hutchinson .* or evaluation.num_importance_samples=1",
-    ),
-    "Bernoulli on gray": (["data.preparation=unit"], "bernoulli is a probability of binary data"),
-    "Gaussian on binary": (["likelihood=gaussian"], "which on discrete values has no upper bound"),
-    "a learned variance on gray": (
-        ["data.preparation=unit", "likelihood=gaussian"],
-        "variance`=shared does not fit .*without a lower bound.*data.preparation=dequantized, or .*=fixed",
-    ),
-    "a variance per pixel on gray": (
-        ["data.preparation=unit", "likelihood=gaussian", "likelihood.variance=amortized"],
-        "variance`=amortized does not fit",
-    ),
-    "nothing to fit": (["training.plan=two_stage"], r"prior N\(0, I\) has no parameters"),
-    "closed form with a flow": (
-        ["posterior=iaf", "objective.kl=closed_form"],
-        "closed_form needs a Gaussian posterior.*got iaf and standard",
-    ),
-    "nothing to couple": (
-        ["prior=nice", "latent_dim=1"],
-        "needs two or more; got latent_dim=1. Use prior=maf",
-    ),
-    "tokens that do not fit": (
-        ["prior=tarflow", "latent_dim=4", "prior.patch=3"],
-        "`prior.patch` must divide latent_dim=4 into two tokens or more; got 3. Use one of 1, 2.",
-    ),
-    "heads that do not fit": (
-        ["prior=tarflow", "prior.heads=3"],
-        "`prior.width` must be an even multiple of `prior.heads`; got 128 and 3. Use prior.width=126",
-    ),
-    "too many directions": (
-        ["posterior=sylvester_orthogonal", "latent_dim=4", "posterior.rank=9"],
-        "`posterior.rank` must be at most latent_dim=4, as there are no more directions; got 9.",
-    ),
-    "too many reflections": (
-        ["posterior=sylvester_householder", "latent_dim=4", "posterior.num_householder=9"],
-        "`posterior.num_householder` must be at most latent_dim=4, as there are no more reflections; got 9.",
-    ),
-    "a narrow IAF": (["posterior=iaf", "posterior.width=39"], "`posterior.width` must be at least 40"),
-    "a narrow MAF": (["prior=maf", "prior.width=38"], "`prior.width` must be at least 39"),
-}
-
-
-@pytest.mark.parametrize("name", DO_NOT_FIT)
-def test_parts_that_do_not_fit_are_refused_with_the_reason(name):
-    overrides, message = DO_NOT_FIT[name]
-    with pytest.raises(CombinationError, match=message):
-        configuration_from({}, overrides)
-
-
-def test_parts_that_just_fit_are_accepted():
-    configuration_from({}, ["posterior=iaf", "posterior.width=40", "prior=maf", "prior.width=39"])
-    configuration_from({}, ["prior=nice", "latent_dim=2"])
-    configuration_from({}, ["posterior=full_gaussian", "prior=gaussian", "objective.kl=closed_form"])
+def test_a_mask_of_ones_own_is_a_list_of_bits(tmp_path):
+    configuration = configuration_from({}, ["prior=real_nvp", "latent_dim=3", "prior.own_mask=[1, 0,0]"])
+    assert configuration.prior.own_mask == (1, 0, 0)
+    (tmp_path / "c.yaml").write_text(to_yaml(configuration))
+    assert read_configuration(tmp_path / "c.yaml") == configuration
 
 
 FILES = {
     "missing": (None, "no such file"),
     "a list": ("- 1\n", "must hold `key: value` lines"),
     "malformed": ("a: [1\n", "malformed yaml"),
-    "given twice": ("seed: 1\nseed: 2\n", "key 'seed' is given twice"),
+    "given twice": (
+        "seed: 1\ntraining:\n  epochs: 3\n  batch_size: 4\n  epochs: 5\n",
+        r"key 'epochs' is given twice, first at line 3 \(at line 5, column 3\)",
+    ),
     "binary": (b"\xff\xfe\x00", "cannot be read as text"),
     "an object": ("seed: !!python/object/apply:os.getcwd []\n", "malformed yaml"),
 }
@@ -380,7 +337,7 @@ def test_gray_values_take_a_fixed_variance():
     assert configuration_from({}, fixed).likelihood == GaussianLikelihood(variance="fixed", scale=0.1)
 
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -20,13 +20,18 @@ from latentflows.core import noise
 from latentflows.core.batches import DataSource
 from latentflows.core.errors import CheckpointError, CombinationError, ConfigurationError
 from latentflows.core.shapes import Shape
-from latentflows.data import ImageData, ambiguous_shapes, load
+from latentflows.data import ImageData, SomeUnlabeled, ambiguous_shapes, energy_points, load
 from latentflows.models import VAE, VQVAE, DensityModel
 from latentflows.models.density import Model
-from latentflows.objectives import ELBO, Capacity, MaximumLikelihood, Objective
+from latentflows.objectives import ELBO, Capacity, Objective
 from latentflows.studies.building.codes import build_codes_model, codes_objectives
 from latentflows.studies.building.likelihoods import build_likelihood
-from latentflows.studies.building.models import build_density, build_segmentation
+from latentflows.studies.building.models import (
+    build_density,
+    build_segmentation,
+    density_objective,
+    plane_energy,
+)
 from latentflows.studies.building.parts import (
     build_auxiliary,
     build_decoder,
@@ -45,7 +50,7 @@ from latentflows.training.base import PARTS
 from latentflows.training.checkpoint import load_weights
 
 _PROJECT = "latentflows"  # of MLflow's experiment and of the Weights & Biases project
-_NUM_PICTURES = 200  # validation and test pictures of drawn ones, where nothing is said
+_NUM_PICTURES, _NUM_POINTS = 200, 2000  # validation and test points of drawn data, where nothing is said
 _POSTERIOR, _PRIOR, _LIKELIHOOD, _AUXILIARY = range(4)  # streams of the first weights
 
 
@@ -59,7 +64,15 @@ def build_data(configuration: RunConfiguration) -> ImageData:
     """
     data = configuration.data
     if data.name == "ambiguous_shapes":
-        return _ambiguous_shapes(data)
+        return ambiguous_shapes(
+            size=16 if data.size is None else data.size, seed=data.seed, **_drawn_numbers(data, _NUM_PICTURES)
+        )
+    if data.name == "energy":
+        points = energy_points(
+            plane_energy(configuration).name, seed=data.seed, **_drawn_numbers(data, _NUM_POINTS)
+        )
+        _check_values(configuration, points.train)
+        return points
     loaded = load(
         data.name,
         root=data.root,
@@ -73,24 +86,24 @@ def build_data(configuration: RunConfiguration) -> ImageData:
         with_labels=configuration.condition.on == "labels",
     )
     _check_values(configuration, loaded.train)
-    return loaded
+    share = configuration.condition.unlabeled
+    return replace(loaded, train=SomeUnlabeled(loaded.train, share)) if share else loaded
 
 
 def _amount(value: float | None) -> int | float | None:
     return int(value) if value is not None and value >= 1 else value
 
 
-def _ambiguous_shapes(data: DataSettings) -> ImageData:
-    """Draw pictures with several masks."""
+def _drawn_numbers(data: DataSettings, usual: int) -> dict[str, int]:
+    """Return how many validation and test points of drawn data there are."""
     amounts = {"validation": data.validation, "test": data.test}
     for name, amount in amounts.items():
         if amount is not None and amount < 1:
             raise ConfigurationError(
-                f"`data.{name}` of ambiguous_shapes is a number of pictures to draw; got the fraction {amount:g}. Use "
-                "a whole number."
+                f"`data.{name}` of {data.name} is a number of points to draw; got the fraction {amount:g}. Use a whole "
+                "number."
             )
-    numbers = {f"num_{name}": int(amount or _NUM_PICTURES) for name, amount in amounts.items()}
-    return ambiguous_shapes(size=16 if data.size is None else data.size, seed=data.seed, **numbers)
+    return {f"num_{name}": int(amount or usual) for name, amount in amounts.items()}
 
 
 def _check_values(configuration: RunConfiguration, source: DataSource) -> None:
@@ -188,7 +201,8 @@ def build_stages(configuration: RunConfiguration, model: Model, num_points: int 
             _stage("prior", prior, training, training.prior_epochs, train=("prior",)),
         ]
     if isinstance(model, DensityModel):
-        return [_stage("flow", MaximumLikelihood(), training, training.epochs, train=DensityModel.parts)]
+        objective = density_objective(configuration)
+        return [_stage("flow", objective, training, training.epochs, train=DensityModel.parts)]
     assert isinstance(model, VAE)
     if isinstance(training, settings.OneStage):
         objective = build_objective(configuration.objective, model, num_points)

@@ -61,20 +61,32 @@ def levels_posterior(
     return Hierarchical(levels, embed=embed, context_shape=seen)
 
 
-def levels_prior(part: priors.Levels, dims: tuple[int, ...], make_flow: MakeFlow) -> Hierarchical:
-    """Build p(z_L) and, below it, p(z_l | z_{l+1}): each level reads the one right above alone.
+def levels_prior(
+    part: priors.Levels,
+    dims: tuple[int, ...],
+    make_flow: MakeFlow,
+    *,
+    top: Conditional | None = None,
+    classes: int | None = None,
+) -> Hierarchical:
+    """Build p(z_L), or p(z_L | y), and below it p(z_l | z_{l+1}): each level reads the one right above alone.
 
     Args:
         part: Settings.
         dims: Latents of each level, top first.
         make_flow: Makes a bijection that is cheap to score.
+        top: What the top level is, or its flow starts from; None for N(0, I).
+        classes: Length of the one-hot label y that the top level reads; None without.
     """
-    top: Conditional = StandardGaussian(dims[0])
+    top = StandardGaussian(dims[0]) if top is None else top
     if part.top_flow is not None:
-        top = Flow(top, make_flow(_settings("prior", part.top_flow), dims[0], None))
+        top = Flow(top, make_flow(_settings("prior", part.top_flow), dims[0], classes))
+    elif classes is not None:
+        top = AmortizedGaussian(dims[0], classes, _between(classes, dims[0], part.width))
     levels: list[Conditional] = [top]
     for index, dim in enumerate(dims[1:], start=1):
-        above, read = dims[index - 1], sum(dims[:index])
+        above = dims[index - 1]
+        read = (classes or 0) + sum(dims[:index])  # the label comes first, then the top
         select, network = Select(read - above, read), _between(above, dim, part.width)
         if part.flow is None:
             levels.append(AmortizedGaussian(dim, read, nn.Sequential(select, network)))
@@ -82,7 +94,7 @@ def levels_prior(part: priors.Levels, dims: tuple[int, ...], make_flow: MakeFlow
         bijection = make_flow(_settings("prior", part.flow), dim, above)
         base = AmortizedGaussian(dim, above, network)
         levels.append(Flow(base, bijection, embed=select, context_shape=read))
-    return Hierarchical(levels)
+    return Hierarchical(levels, context_shape=classes)
 
 
 def _between(read: int, dim: int, width: int) -> MLP:

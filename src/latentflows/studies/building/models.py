@@ -7,14 +7,16 @@ from functools import partial
 from latentflows.bijections import Bijection, Chain, Reshape
 from latentflows.core.errors import ConfigurationError
 from latentflows.core.shapes import Shape, size
+from latentflows.data import PlaneEnergy
 from latentflows.distributions import Flow
 from latentflows.models import VAE, DensityModel, segmentation_vae
 from latentflows.models.image_flows import to_pixels
+from latentflows.objectives import ForwardKL, MaximumLikelihood, Objective, ReverseKL
 from latentflows.studies.building.parts import build_flow
 from latentflows.studies.building.priors import build_base
 from latentflows.studies.settings.configuration import RunConfiguration
 from latentflows.studies.settings.flows import FlowSettings
-from latentflows.studies.settings.models import SegmentationModel
+from latentflows.studies.settings.models import FlowModel, SegmentationModel
 
 
 def build_density(c: RunConfiguration, event_shape: Shape, given: Shape | None) -> DensityModel:
@@ -43,6 +45,22 @@ def build_density(c: RunConfiguration, event_shape: Shape, given: Shape | None) 
     if c.data.preparation == "dequantized":
         steps.append(to_pixels(event_shape))
     return DensityModel(Flow(build_base(c.prior_base, dim), steps[0] if len(steps) == 1 else Chain(steps)))
+
+
+def density_objective(c: RunConfiguration) -> Objective:
+    """Return what the stage of a flow on data minimizes."""
+    assert isinstance(c.model, FlowModel)
+    if c.model.objective == "maximum_likelihood":
+        return MaximumLikelihood()
+    energy = plane_energy(c)
+    if c.model.objective == "forward_kl":
+        return ForwardKL(energy)
+    return ReverseKL(energy, num_samples=c.model.num_samples, warmup_epochs=c.model.warmup_epochs)
+
+
+def plane_energy(c: RunConfiguration) -> PlaneEnergy:
+    """Return the energy that the data of this configuration are drawn by."""
+    return PlaneEnergy(c.data.energy or "ring")
 
 
 def build_segmentation(c: RunConfiguration, part: SegmentationModel, picture_shape: Shape) -> VAE:

@@ -94,6 +94,9 @@ _OBJECTIVES: dict[type[Settings], type[Objective]] = {
 }
 
 
+_SMALLEST = 4  # height and width of an image that a convolution takes
+
+
 def build_posterior(c: RunConfiguration, event_shape: Shape, given: Shape | None) -> Conditional:
     """Build q(z|x)."""
     part, latent = c.posterior, (c.latent_dim,)
@@ -137,7 +140,17 @@ def _drawn_flow(part: FlowSettings, dim: int, context: int | None) -> Bijection:
 
 
 def _encoder(network: networks.Network, in_shape: Shape) -> tuple[nn.Module, int]:
-    """Return the network from a data point to features, and how many they are."""
+    """Return the network from a data point to features, and how many they are.
+
+    Raises:
+        ConfigurationError: for a convolution over what is no image, or too small a one.
+    """
+    convolutions = networks.GatedConvolutionNetwork | networks.ResidualConvolutionNetwork
+    if isinstance(network, convolutions) and (len(in_shape) != 3 or min(in_shape[1:]) < _SMALLEST):
+        raise ConfigurationError(
+            f"`network.kind`={network.kind} needs images (C, H, W) of at least {_SMALLEST} x {_SMALLEST} pixels; got "
+            f"data points of shape {in_shape}. Use network=mlp or gated_mlp."
+        )
     if isinstance(network, networks.GatedConvolutionNetwork):
         encoder = GatedConvolutionEncoder(in_shape, None, width=network.width)
     elif isinstance(network, networks.ResidualConvolutionNetwork):

@@ -15,6 +15,7 @@ from latentflows.distributions import (
     Flow,
     FlowMatchingPrior,
     GaussianMixture,
+    Hierarchical,
     ImportanceResampling,
     Langevin,
     LearnedGaussian,
@@ -56,13 +57,14 @@ def build_prior(
         return StandardGaussian(dim)
     if isinstance(part, kinds.Levels):
         assert isinstance(c.posterior, posteriors.Levels)
-        return levels_prior(part, c.posterior.dims(dim), make_flow)
+        assert isinstance(posterior, Hierarchical)
+        number, of_data = part.top_pseudo_inputs, posterior.members[0]
+        top = None if number is None else VampPrior(of_data, number, value_range=_value_range(c))
+        return levels_prior(part, c.posterior.dims(dim), make_flow, top=top, classes=classes)
     if isinstance(part, kinds.GaussianMixture):
         return _mixture(part, dim, classes)
     if isinstance(part, kinds.VampPrior):
-        free: Literal["free", "hard"] = "free" if c.data.preparation == "continuous" else "hard"
-        arguments = part.model_dump(exclude={"kind"})
-        return VampPrior(posterior, value_range=free, **arguments)
+        return VampPrior(posterior, value_range=_value_range(c), **part.model_dump(exclude={"kind"}))
     if isinstance(part, kinds.ExemplarPrior):
         return ExemplarPrior(posterior, part.num_exemplars, num_components=part.num_components)
     if isinstance(part, kinds.Gaussian | kinds.FullGaussian):
@@ -73,6 +75,11 @@ def build_prior(
             dim, 1, covariance=covariance, num_classes=classes
         )  # one Gaussian for each class
     return _without_closed_form(part, dim, classes)
+
+
+def _value_range(c: RunConfiguration) -> Literal["free", "hard"]:
+    """Return where pseudo-inputs are kept."""
+    return "free" if c.data.preparation == "continuous" else "hard"
 
 
 def _without_closed_form(part: kinds.Prior, dim: int, classes: int | None) -> Conditional:

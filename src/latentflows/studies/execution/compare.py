@@ -18,7 +18,7 @@ from latentflows.studies.execution.study_folder import LOCK, check_folder, prepa
 from latentflows.studies.planning.study import Study
 
 if TYPE_CHECKING:
-    from latentflows.studies.planning.plan import PlannedRun
+    from latentflows.studies.planning.plan import Plan, PlannedRun
 
 Notify = Callable[[Progress], None]
 
@@ -69,15 +69,15 @@ def compare(
     check_folder(study, out, resume=resume, overwrite=overwrite)
     from latentflows.studies.planning.plan import (  # with torch; what is above is refused at once
         plan,
-        read_solved,
+        read_settled,
     )
 
-    planned = plan(study, {} if overwrite else read_solved(out / "plan.json"))
+    planned = plan(study, {} if overwrite else read_settled(out / "plan.json"))
     with locked(out / LOCK, f"The study in {out}"), engine:
         check_folder(study, out, resume=resume, overwrite=overwrite)
         engine.check(out)
         prepare_folder(planned, out, command, overwrite=overwrite)
-        return _Session(planned.runs, out, engine, together, command, notify).go()
+        return _Session(planned, out, engine, together, command, notify).go()
 
 
 class _Session:
@@ -85,7 +85,7 @@ class _Session:
 
     def __init__(
         self,
-        runs: Sequence[PlannedRun],
+        plan: Plan,
         out: Path,
         engine: Engine,
         together: bool,
@@ -95,12 +95,13 @@ class _Session:
         self.out, self.engine, self.command, self.notify = out, engine, command, notify
         lines = [line for line in read_lines(out) if line["status"] in ENDED]
         ended = {(line["arm"], line["seed"]) for line in lines}
-        self.left = [run for run in runs if (run.arm, run.seed) not in ended]
+        self.left = [run for run in plan.runs if (run.arm, run.seed) not in ended]
+        self.work = plan.work()
         self.before: dict[str, list[float]] = {}
         for line in lines:
             self.before.setdefault(line["arm"], []).append(line["seconds"])
         self.together = together
-        self.progress = Progress(total=len(runs), done=len(runs) - len(self.left))
+        self.progress = Progress(total=len(plan.runs), done=len(plan.runs) - len(self.left))
         self.told: set[tuple[str, int]] = set()  # runs of which this session wrote a line
 
     def go(self) -> Progress:
@@ -116,7 +117,8 @@ class _Session:
 
     def _round(self, jobs: Sequence[Job], stop: Callable[[], int]) -> list[tuple[PlannedRun, ...]]:
         """Carry out jobs; return, one by one, the runs of those that ended without telling how each run did."""
-        estimate = Estimate([(job.arm, len(job.runs)) for job in jobs], self.engine.workers, self.before)
+        sizes = [(job.arm, len(job.runs)) for job in jobs]
+        estimate = Estimate(sizes, self.engine.workers, self.before, self.work)
         apart: list[tuple[PlannedRun, ...]] = []
         for event in self.engine.over_jobs(run_job, jobs, stop):
             job = jobs[event.job]

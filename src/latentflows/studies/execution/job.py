@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentflows.studies.execution.engines.base import Report
 from latentflows.studies.execution.locks import locked
-from latentflows.studies.running.failures import OUT_OF_MEMORY, reason_of
+from latentflows.studies.running.failures import reason_of
 
 if TYPE_CHECKING:
     from latentflows.studies.planning.plan import PlannedRun
@@ -66,14 +66,13 @@ def run_job(job: Job, report: Report) -> list[tuple[int, Outcome]]:
 
 
 def _together(job: Job, report: Report, told: dict[int, Outcome]) -> None:
-    """Carry out all runs at once; those that memory did not suffice for stay open."""
+    """Carry out all runs at once."""
     from latentflows.studies.running.run import FractionDone
     from latentflows.studies.running.together import run_together
 
     def ended(position: int, result: RunResult) -> None:
-        if result.reason != OUT_OF_MEMORY:
-            told[position] = outcome_of(result)
-            report((position, told[position]))
+        told[position] = outcome_of(result)
+        report((position, told[position]))
 
     try:
         run_together(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -70,13 +70,14 @@ class _Timed:
 class Estimate:
     """Seconds left, from what a run of each arm takes: one that ended, else one under way, else an earlier session's.
 
-    An arm of which nothing is known counts as the mean of those that are. The rest is spread over the workers, and is
-    at least what the longest job still takes.
+    An arm of which nothing is known counts by its work beside that of the known ones: as much time for as much work.
+    The rest is spread over the workers, and is at least what the longest job still takes.
 
     Args:
         jobs: For each job the name of its arm and its number of runs.
         workers: Jobs at a time.
         before: Seconds of runs that ended in earlier sessions, by arm.
+        work: Of a run of each arm, in any unit; all arms count alike where one of them has none.
         clock: Seconds that only grow.
     """
 
@@ -84,10 +85,12 @@ class Estimate:
         self,
         jobs: Sequence[tuple[str, int]],
         workers: int,
-        before: dict[str, list[float]],
+        before: Mapping[str, list[float]],
+        work: Mapping[str, float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.jobs, self.workers, self.clock = jobs, workers, clock
+        self.work = work if min(work.values(), default=0.0) > 0 else dict.fromkeys(work, 1.0)
         self.before = {arm: fmean(seconds) for arm, seconds in before.items()}
         self.measured: dict[str, list[float]] = {}
         self.active: dict[int, _Timed] = {}
@@ -127,10 +130,10 @@ class Estimate:
         per_run |= {arm: fmean(seconds) for arm, seconds in self.measured.items()}
         if not per_run:
             return None
-        usual = fmean(per_run.values())
-        rest = [self._rest(job, per_run, usual) for job in self.left]
+        pace = sum(per_run.values()) / sum(self.work[arm] for arm in per_run)
+        rest = [self._rest(job, per_run, pace) for job in self.left]
         return max(sum(rest) / min(self.workers, len(rest)), max(rest))
 
-    def _rest(self, job: int, per_run: dict[str, float], usual: float) -> float:
+    def _rest(self, job: int, per_run: dict[str, float], pace: float) -> float:
         arm, runs = self.jobs[job]
-        return runs * per_run.get(arm, usual) * (1 - self.fraction(job))
+        return runs * per_run.get(arm, pace * self.work[arm]) * (1 - self.fraction(job))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from latentflows.core.batches import DataSource
 from latentflows.data import ImageData
 from latentflows.evaluation import evaluate_bounds, evaluate_codes, evaluate_likelihood
@@ -77,26 +79,31 @@ def asked_of_bounds(subject: Subject) -> dict[str, Any]:
     }
 
 
-def measure_bounds(subject: Subject) -> dict[str, Any]:
-    """Measure the bounds, or the reconstruction where there are none: protocol, figures and seconds."""
+def measure_bounds(subject: Subject) -> tuple[dict[str, Any], Tensor | None]:
+    """Measure the bounds, or the reconstruction where there are none.
+
+    Returns:
+        Protocol, figures and seconds; and the NLL of every image, nats, (n,), where there is one.
+    """
     started = time.monotonic()
     asked = asked_of_bounds(subject)
-    figures, measured = _measured(subject, asked["num_images"])
-    return {"protocol": asked | measured, "figures": figures, "seconds": round(time.monotonic() - started, 3)}
+    figures, measured, nll = _measured(subject, asked["num_images"])
+    seconds = round(time.monotonic() - started, 3)
+    return {"protocol": asked | measured, "figures": figures, "seconds": seconds}, nll
 
 
-def _measured(subject: Subject, num_images: int) -> tuple[Figures, Protocol]:
+def _measured(subject: Subject, num_images: int) -> tuple[Figures, Protocol, Tensor | None]:
     model, source, settings = subject.model, subject.source, subject.settings
     without = bounds_missing(model)
     if isinstance(model, DensityModel):
         exact = evaluate_likelihood(model, source, num_images=num_images, seed=settings.seed)
-        return exact.figures(), {"prior_density": exact.density}
+        return exact.figures(), {"prior_density": exact.density}, exact.nll
     if without is not None:
         reconstruction = evaluate_reconstruction(model, source, num_images, seed=settings.seed)
-        return {"reconstruction": reconstruction}, {"without_bound": without}
+        return {"reconstruction": reconstruction}, {"without_bound": without}, None
     if isinstance(model, VQVAE):
         found = evaluate_codes(model, source, num_images=num_images, seed=settings.seed)
-        return found.figures() | _usage(found), found.protocol()
+        return found.figures() | _usage(found), found.protocol(), None
     bounds = evaluate_bounds(
         model,
         source,
@@ -105,7 +112,7 @@ def _measured(subject: Subject, num_images: int) -> tuple[Figures, Protocol]:
         seed=settings.seed,
         memory_mib=subject.memory_mib,
     )
-    return bounds.figures(), bounds.protocol()
+    return bounds.figures(), bounds.protocol(), bounds.nll
 
 
 def _usage(found: CodeBound) -> Figures:

@@ -11,7 +11,7 @@ import torch
 
 from latentflows.core.batches import DataSource
 from latentflows.core.errors import CombinationError, DataError
-from latentflows.data import MaskSplit
+from latentflows.data import EnergySplit, MaskSplit
 from latentflows.data.ambiguous_shapes import MASKS
 from latentflows.distributions import Flow
 from latentflows.evaluation import (
@@ -27,6 +27,7 @@ from latentflows.evaluation import (
     evaluate_neighbors,
     evaluate_samples,
     evaluate_segmentation,
+    evaluate_target,
     evaluate_units,
     load_classifier,
     save_classifier,
@@ -35,7 +36,7 @@ from latentflows.evaluation import (
 from latentflows.evaluation.base import figure
 from latentflows.generation import sample
 from latentflows.models import VAE, VQVAE
-from latentflows.models.density import Model
+from latentflows.models.density import DensityModel, Model
 from latentflows.studies.measuring.bounds import Subject, bounds_missing
 from latentflows.studies.settings.evaluation import EvaluationSettings
 
@@ -272,12 +273,32 @@ def _segmentation(subject: Subject) -> Measured:
     return Measured(figures, protocol)
 
 
+def _target(subject: Subject) -> Measured:
+    source, model = subject.source, subject.model
+    if not isinstance(source, EnergySplit):
+        raise DataError("The density of these data is not known. Use data=energy, whose density is.")
+    if not isinstance(model, DensityModel):
+        raise CombinationError(
+            "These figures need log p(x), which models with latents only bound. Use model=flow."
+        )
+    energy, count = source.energy, subject.count("target")
+    found = evaluate_target(
+        model, source, energy, energy.log_normalizer, num_points=count, seed=subject.settings.seed
+    )
+    protocol = {"num_points": count, "seed": subject.settings.seed, "target": energy.name}
+    return Measured(found.figures(), protocol | {"prior_density": found.density})
+
+
 def _has_latents(model: Model, source: DataSource) -> bool:
     return isinstance(model, VAE)
 
 
 def _has_masks(model: Model, source: DataSource) -> bool:
     return isinstance(source, MaskSplit)
+
+
+def _has_target(model: Model, source: DataSource) -> bool:
+    return isinstance(model, DensityModel) and isinstance(source, EnergySplit)
 
 
 GROUPS = {
@@ -292,4 +313,5 @@ GROUPS = {
     "neighbors": Group(_neighbors, ("neighbors",)),
     "disentanglement": Group(_disentanglement, ("disentanglement",)),
     "segmentation": Group(_segmentation, ("segmentation", "num_masks", "sample_temperature"), _has_masks),
+    "target": Group(_target, ("target",), _has_target),
 }

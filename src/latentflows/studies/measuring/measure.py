@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +16,19 @@ from torch import Tensor
 
 from latentflows.core import noise
 from latentflows.core.batches import DataSource
-from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
+from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError, ShapeError
 from latentflows.core.files import write_atomically
 from latentflows.data import ImageData
 from latentflows.distributions import Pushforward
 from latentflows.distributions.normalizer import EstimatedNormalizer
-from latentflows.generation import beside, draws_discrete, sample, sample_classes, save_grid
+from latentflows.generation import (
+    beside,
+    draws_discrete,
+    sample,
+    sample_classes,
+    save_grid,
+    steps_of_draws,
+)
 from latentflows.generation.drawing import check_positive
 from latentflows.models.density import DensityModel, Model
 from latentflows.studies.building.build import build_data
@@ -28,6 +37,7 @@ from latentflows.studies.measuring.groups import GROUPS, OF_THE_MODEL, Group
 from latentflows.studies.measuring.labels import class_names, find_labels, shown_labels
 from latentflows.studies.settings.evaluation import EvaluationSettings
 from latentflows.studies.settings.overrides import read_configuration
+from latentflows.transforms.guidance import check_guidance
 
 _PICTURES = 8  # that a model of masks is drawn from for
 
@@ -64,6 +74,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure what `settings` asks for, and write each part into `evaluation.json` as soon as it is there.
 
+    The NLL of every image goes into `nll.npy`.
+
     First the bounds and the likelihood; of a model with codes for latents, the bound that its codes give. Without a
     density of the posterior, or with a cross-entropy that is no likelihood, there is no bound: what is measured then is
     the reconstruction alone, and the protocol says why. Then the groups of `GROUPS`. One that cannot be measured for
@@ -92,7 +104,9 @@ def evaluate(
     content = {} if out is None else recorded(out)
     if not _has_bounds(content, subject):
         announce("evaluation")
-        content = {"format": 1, **measure_bounds(subject), "groups": content.get("groups", {})}
+        bounds, nll = measure_bounds(subject)
+        _write_nll(nll, out)  # first: it is measured again as long as there are no figures
+        content = {"format": 1, **bounds, "groups": content.get("groups", {})}
         _write(content, out)
     for name, group in GROUPS.items():
         asked, before = group.asked(settings, model, source), content["groups"].get(name, {})
@@ -148,6 +162,19 @@ def _write(content: dict[str, Any], out: Path | None) -> None:
         write_atomically(out / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
 
 
+def _write_nll(nll: Tensor | None, out: Path | None) -> None:
+    """Write the NLL of every image beside the figures; what has none keeps no earlier one."""
+    if out is None:
+        return
+    path = out / "nll.npy"
+    if nll is None:
+        path.unlink(missing_ok=True)
+        return
+    buffer = io.BytesIO()
+    np.save(buffer, nll.numpy())
+    write_atomically(path, buffer.getvalue())
+
+
 def _has_bounds(content: dict[str, Any], subject: Subject) -> bool:
     """Whether the figures of the bounds are there, by the protocol that is asked for."""
     return bool(content) and content["protocol"].items() >= asked_of_bounds(subject).items()
@@ -191,6 +218,8 @@ def write_samples(
     seed: int,
     out: Path | None,
     labels: Sequence[str] = (),
+    guidance: float = 0.0,
+    steps: int | None = None,
 ) -> Path:
     """Draw from a model into a picture (.png) or an array (.npy); return its path.
 
@@ -206,6 +235,8 @@ def write_samples(
         seed: Of all noise.
         out: File; None for `samples/drawn.png` of the run, which its report then shows too.
         labels: Classes by name or number; none for all of them.
+        guidance: Weight that pushes draws of the prior away from those without a label; 0 for none.
+        steps: Steps of a draw from a prior that takes some; None for those of the run.
 
     Raises:
         ConfigurationError: for settings out of range.
@@ -215,21 +246,31 @@ def write_samples(
     if num is not None:
         check_positive("num", num)
     shape = model.context_shape
-    how = {"temperature": temperature, "seed": seed, "mean": mean}
-    if labels or (shape is not None and len(shape) == 1):
-        drawn = _of_classes(model, run_folder, labels, 10 if num is None else num, how)
-    elif shape is not None:
-        drawn = _of_pictures(model, run_folder, 10 if num is None else num, how)
-    else:
-        num = 64 if num is None else num
-        of = "the density of the data" if isinstance(model, DensityModel) else "p(x|z)"
-        drawn = _Drawn(sample(model, num, **how), max(1, round(num**0.5)), of)
+    how = {"temperature": temperature, "seed": seed, "mean": mean, "guidance": guidance}
+    if guidance:
+        _check_guidance(run_folder, guidance)
+    with nullcontext() if steps is None else steps_of_draws(model, steps) as cost:
+        if labels or (shape is not None and len(shape) == 1):
+            drawn = _of_classes(model, run_folder, labels, 10 if num is None else num, how)
+        elif shape is not None:
+            drawn = _of_pictures(model, run_folder, 10 if num is None else num, how)
+        else:
+            num = 64 if num is None else num
+            of = "the density of the data" if isinstance(model, DensityModel) else "p(x|z)"
+            drawn = _Drawn(sample(model, num, **how), max(1, round(num**0.5)), of)
     path = out or run_folder / "samples" / "drawn.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npy":
         np.save(path, drawn.x.cpu().numpy())
         return path
+    if drawn.x.ndim != 4:
+        raise ShapeError(
+            f"Draws of shape {tuple(drawn.x.shape[1:])} are no pictures. Write them as an array, with --out FILE.npy."
+        )
     clipped = "" if draws_discrete(model) else " Values outside [0, 1] are clipped."
+    clipped += "" if cost is None else f" {cost[0].upper()}{cost[1:]}."
+    if guidance:
+        clipped += f" Guided with weight {guidance:g}, at twice the cost: not draws of the model's density."
     x = drawn.x.cpu().clamp(0, 1)
     save_grid(x if drawn.given is None else beside(drawn.given, x), path, columns=drawn.columns)
     if out is None:
@@ -240,6 +281,17 @@ def write_samples(
             path.parent / "index.json", {"file": path.name, "title": "Drawn later", "caption": caption}
         )
     return path
+
+
+def _check_guidance(run_folder: Path, weight: float) -> None:
+    """Refuse to guide draws of a run that never met a data point without its label."""
+    check_guidance(weight, "linear")
+    if not read_configuration(run_folder / "config.yaml").condition.unlabeled:
+        raise ConfigurationError(
+            "Guidance pushes draws away from those without a label, and this run was trained with all labels. Train "
+            "one with condition.on=labels condition.unlabeled=0.1 and prior=tarflow or flow_matching, or leave "
+            "--guidance out."
+        )
 
 
 class _Drawn(NamedTuple):

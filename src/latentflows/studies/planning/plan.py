@@ -11,11 +11,21 @@ from typing import Any
 
 from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
 from latentflows.studies.planning.budget import Cost, Workshop, counted, shown_amount, solve
-from latentflows.studies.planning.study import Arm, Budget, Study
+from latentflows.studies.planning.study import NOT_HELD, Arm, Budget, Study
 from latentflows.studies.settings.configuration import RunConfiguration
 
-NOT_HELD = "nothing"  # as the key that is solved for: an arm that the budget does not hold
-Solved = Mapping[str, Mapping[str, int]]  # by arm and key
+
+@dataclass(frozen=True)
+class Settled:
+    """What an earlier plan settled for an arm.
+
+    Attributes:
+        solved: Values that the budget decided, by key.
+        amount: Amount that it spends of what is held; None without a budget.
+    """
+
+    solved: Mapping[str, int]
+    amount: float | None
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,15 @@ class Plan:
         held = None if budget is None else budget.model_dump(mode="json") | {"tolerance": budget.within}
         return {"format": 1, "budget": held, "arms": [_arm_json(arm) for arm in self.arms]}
 
+    def work(self) -> dict[str, float]:
+        """Return how much training a run of each arm is: its measured seconds where those are held, else its FLOPs."""
+        budget = self.study.budget
+        if budget is not None and budget.hold == "seconds":
+            amounts = {arm.name: arm.amount for arm in self.arms if arm.amount is not None}
+            if len(amounts) == len(self.arms):
+                return amounts
+        return {arm.name: float(arm.cost.training_flops) for arm in self.arms}
+
 
 def _arm_json(arm: PlannedArm) -> dict[str, Any]:
     return {
@@ -80,7 +99,7 @@ def _arm_json(arm: PlannedArm) -> dict[str, Any]:
     }
 
 
-def plan(study: Study, solved: Solved | None = None) -> Plan:
+def plan(study: Study, settled: Mapping[str, Settled] | None = None) -> Plan:
     """Settle the sizes of a study's arms, and count what they cost; every arm is built once, nothing is trained.
 
     Cost: a build, a step of a few data points and a draw for each arm, and about 2 log2(n) builds where a size n is
@@ -88,20 +107,21 @@ def plan(study: Study, solved: Solved | None = None) -> Plan:
 
     Args:
         study: What to plan.
-        solved: Sizes that were settled before, which are taken as they are: those of a study that goes on.
+        settled: By arm, what was settled before and is taken as it is, when a study goes on: sizes, and seconds, which
+            would be others on a busier machine.
 
     Raises:
         ConfigurationError: with the faults of all arms: overrides that do not apply, parts that do not fit, a budget
             that cannot be met.
     """
-    planner = _Planner(study, solved or {})
+    planner = _Planner(study, settled or {})
     arms = [planner.planned(arm) for arm in study.all_arms()]
     if planner.faults:
         raise ConfigurationError(_all(planner.faults))
     assert all(arm is not None for arm in arms)
-    settled = tuple(arm for arm in arms if arm is not None)
-    _check_protocols(settled)
-    by_name = {arm.name: arm for arm in settled}
+    whole = tuple(arm for arm in arms if arm is not None)
+    _check_protocols(whole)
+    by_name = {arm.name: arm for arm in whole}
     runs = [
         PlannedRun(
             arm.name,
@@ -112,20 +132,22 @@ def plan(study: Study, solved: Solved | None = None) -> Plan:
         for arm in study.all_arms()
         for seed in study.seeds
     ]
-    return Plan(study, settled, tuple(runs))
+    return Plan(study, whole, tuple(runs))
 
 
 class _Planner:
     """Plans arm by arm, and keeps what went wrong."""
 
-    def __init__(self, study: Study, solved: Solved) -> None:
-        self.study, self.before = study, solved
+    def __init__(self, study: Study, settled: Mapping[str, Settled]) -> None:
+        self.study, self.before = study, settled
         self.workshop = Workshop()
         self.faults: dict[str, str] = {}  # by arm
         self.arms = {arm.name: arm for arm in study.all_arms()}
         like = None if study.budget is None else study.budget.like
         self.references = {} if like is None else study.counterparts(like)
         self.amounts: dict[str, float | None] = {}
+        if study.budget is not None and study.budget.hold == "seconds":  # of the machine as it was then
+            self.amounts = {name: arm.amount for name, arm in settled.items()}
 
     def planned(self, arm: Arm) -> PlannedArm | None:
         """Return an arm as it will run; None where it has a fault, which is then kept."""
@@ -137,15 +159,15 @@ class _Planner:
                     f"it solves for `{arm.solve}`, and the study has no `budget` to meet."
                 )
             target = None if budget is None else self._target(arm, budget)
-            solved = dict(self.before.get(arm.name, {}))
+            before = self.before.get(arm.name)
+            solved = {} if before is None else dict(before.solved)
             if budget is not None and target is not None and not solved:
                 solved = self._solved(arm, budget, target)
             configuration = study.configuration(arm, study.seeds[0], _overrides(solved))
             cost = self.workshop.cost(configuration)
             amount = None if budget is None else self._amount(arm, budget, configuration, cost)
-            # Seconds are measured anew when a study goes on, on a machine that may be busier: its sizes stay.
-            again = budget is not None and budget.hold == "seconds" and arm.name in self.before
-            if budget is not None and target is not None and amount is not None and not again:
+            timed = before is not None and budget is not None and budget.hold == "seconds"  # on another day
+            if budget is not None and target is not None and amount is not None and not timed:
                 _check_amount(amount, target, budget)
         except LatentFlowsError as error:
             self.faults[arm.name] = str(error).replace(
@@ -170,7 +192,7 @@ class _Planner:
         return self.amounts[reference]
 
     def _solved(self, arm: Arm, budget: Budget, target: float) -> dict[str, int]:
-        key = arm.solve or budget.solve
+        key = self.study.solves_for(arm)
         if key is None:
             return {}
         configure: Callable[[int], RunConfiguration] = partial(self._sized, arm, key)
@@ -239,12 +261,12 @@ def _all(faults: Mapping[str, str]) -> str:
         texts.append(f"Arm{'s' if len(arms) > 1 else ''} {', '.join(arms)}: {fault}")
     if len(texts) == 1:
         return texts[0]
-    listed = "\n".join(f"  - {text}" for text in texts)
+    listed = "\n".join(f"  - {text}".replace("\n", "\n  ") for text in texts)
     return f"The study cannot run; {len(faults)} arms have faults:\n{listed}"
 
 
-def read_solved(path: Path) -> dict[str, dict[str, int]]:
-    """Read the sizes that `plan.json` settled; none where there is no such file.
+def read_settled(path: Path) -> dict[str, Settled]:
+    """Read by arm what a `plan.json` settled; nothing where there is no such file.
 
     Raises:
         CheckpointError: if it cannot be read.
@@ -253,8 +275,11 @@ def read_solved(path: Path) -> dict[str, dict[str, int]]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            arm["name"]: {key: int(value) for key, value in arm["solved"].items()} for arm in content["arms"]
-        }
+        return {arm["name"]: _settled(arm) for arm in content["arms"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error!r}). Remove it to plan anew.") from None
+
+
+def _settled(arm: dict[str, Any]) -> Settled:
+    amount = None if arm["amount"] is None else float(arm["amount"])
+    return Settled({key: int(value) for key, value in arm["solved"].items()}, amount)

@@ -17,7 +17,16 @@ from latentflows.studies.settings.configuration import RunConfiguration
 from latentflows.studies.settings.overrides import configuration_from
 
 NAME = r"^[A-Za-z0-9][\w.-]*$"
+NOT_HELD = "nothing"  # as the key that is solved for: an arm that the budget does not hold
 Overrides = list[str]
+
+
+class Faults(ValueError):
+    """Several faults of one object."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
 
 
 class Arm(Settings):
@@ -130,9 +139,11 @@ class Study(Settings):
     seeds: Annotated[list[Integer], Field(min_length=1)] = Field(
         description="Every arm runs with each of them."
     )
-    baseline: str | dict[str, str] = Field(
-        description="Arm that the others are compared with; in a crossed study the level of a factor, such as "
-        "{prior: none}: each arm is then compared with the one that differs from it in that factor alone."
+    baseline: str | dict[str, str] | None = Field(
+        default=None,
+        description="Arm that the others are compared with, null for the first; in a crossed study the level of a "
+        "factor, such as {prior: none}: each arm is then compared with the one that differs from it in that factor "
+        "alone.",
     )
     comparisons: list[tuple[str, str]] = Field(
         default_factory=list, description="Pairs of arms to compare; empty for each arm with its baseline."
@@ -159,7 +170,7 @@ class Study(Settings):
         if not faults:
             faults = _name_faults(self)
         if faults:
-            raise ValueError("; ".join(faults))
+            raise Faults(faults)
         return self
 
     def all_arms(self) -> list[Arm]:
@@ -168,12 +179,13 @@ class Study(Settings):
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return the arms to compare: each with the one that it is compared with."""
-        return self.comparisons or list(self.counterparts(self.baseline).items())
+        baseline = self.all_arms()[0].name if self.baseline is None else self.baseline
+        return self.comparisons or list(self.counterparts(baseline).items())
 
     def listed(self) -> dict[str, Any]:
         """Return plain values of the study without factors, for those who read its folder."""
         baseline = self.baseline
-        if not isinstance(baseline, str):  # without pairs there is one level, and any arm will do
+        if not isinstance(baseline, str):  # without pairs there is one arm or one level, and any arm will do
             baseline = self.pairs()[0][1] if self.pairs() else self.all_arms()[0].name
         return self.model_dump(mode="json", exclude={"factors", "budget", "base"}) | {
             "arms": [arm.model_dump(mode="json") for arm in self.all_arms()],
@@ -221,6 +233,15 @@ class Study(Settings):
         at = {frozenset(place.items()): arm.name for arm, place in crossed}
         found = {arm.name: at[frozenset((place | of).items())] for arm, place in crossed}
         return {name: other for name, other in found.items() if name != other}
+
+    def solves_for(self, arm: Arm) -> str | None:
+        """Return the key whose value the budget decides in an arm; None where all its sizes stay."""
+        budget = self.budget
+        if budget is None or arm.solve == NOT_HELD:
+            return None
+        if budget.like is not None and arm.name not in self.counterparts(budget.like):
+            return None
+        return arm.solve or budget.solve
 
     def configuration(self, arm: Arm, seed: int, solved: Overrides | None = None) -> RunConfiguration:
         """Return the configuration of one run; without trackers, unless the study names some.
@@ -291,14 +312,18 @@ def _name_faults(study: Study) -> list[str]:
             faults.append(f"{what} of arms must differ; got {', '.join(twice)} more than once")
     names = {arm.name for arm in arms}
     faults += _ignored(arms)
-    references: list[tuple[str, str | dict[str, str]]] = [("baseline", study.baseline)]
+    references: list[tuple[str, str | dict[str, str]]] = []
+    if study.baseline is not None:
+        references.append(("baseline", study.baseline))
     if study.budget is not None and study.budget.like is not None:
         references.append(("budget.like", study.budget.like))
     for key, reference in references:
         try:
-            study.counterparts(reference)
+            counterparts = study.counterparts(reference)
         except ValueError as error:
             faults.append(f"`{key}` {error}")
+        else:
+            faults += _idle_solvers(arms, counterparts) if key == "budget.like" else []
     if study.published is not None:
         unknown = sorted(study.published.figures.keys() - names)
         if unknown:
@@ -312,6 +337,16 @@ def _name_faults(study: Study) -> list[str]:
         elif pair[0] == pair[1]:
             faults.append(f"`comparisons` compares {pair[0]} with itself")
     return faults
+
+
+def _idle_solvers(arms: list[Arm], held: dict[str, str]) -> list[str]:
+    """Name the arms that ask for a size, and whose amount is the one that others meet."""
+    return [
+        f"{arm.name} solves for `{arm.solve}`, but `budget.like` has the others meet its amount as it stands: leave "
+        "its `solve` out"
+        for arm in arms
+        if arm.name not in held and arm.solve not in (None, NOT_HELD)
+    ]
 
 
 def _ignored(arms: list[Arm]) -> list[str]:

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from latentflows.core.errors import ConfigurationError
-from latentflows.studies.planning.study import Arm, Budget, Factor, Published, Study
+from latentflows.core.errors import ConfigurationError, LatentFlowsError
+from latentflows.studies.planning.study import Arm, Budget, Factor, Faults, Published, Study
 from latentflows.studies.settings.configuration import RunConfiguration
-from latentflows.studies.settings.overrides import read_mapping, with_overrides
+from latentflows.studies.settings.overrides import flat, read_mapping, with_overrides
 
 
 def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
@@ -25,9 +25,54 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
             `seeds=0,1,2`, `name`, `baseline`, and `budget.KEY`.
 
     Raises:
-        ConfigurationError: with every fault of the file.
+        ConfigurationError: with every fault of the file, or for overrides that reach no arm.
     """
-    return checked(_changed(read_mapping(path), overrides), str(path))
+    study = checked(_changed(read_mapping(path), overrides), str(path))
+    arms = [arm.name for arm in study.all_arms()]
+    lost = [text for text, missed in untaken(study, overrides).items() if missed == arms]
+    if lost:
+        raise ConfigurationError(
+            f"{', '.join(f'`{text}`' for text in lost)} would change nothing: {', '.join(arms)} set or solve for it "
+            f"themselves, which comes after what all share. Change the arms in {path}, or leave it out."
+        )
+    return study
+
+
+def untaken(study: Study, overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Return for each override of what all arms share the arms that it does not reach: what they set comes after it.
+
+    Arms with faults are left out; `plan` names those.
+
+    Args:
+        study: As `read_study` returned it.
+        overrides: Those it was read with.
+    """
+    shared = {text.partition("=")[0].strip(): text for text in overrides if not _is_own(text)}
+    found: dict[str, list[str]] = {text: [] for text in shared.values()}
+    for arm in study.all_arms() if shared else []:
+        for text in _missed(study, arm, list(found)):
+            found[text].append(arm.name)
+    return {text: arms for text, arms in found.items() if arms}
+
+
+def _missed(study: Study, arm: Arm, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides whose value an arm does not have, but would if they came after its own."""
+    try:
+        usual = flat(study.configuration(arm, study.seeds[0]).model_dump(mode="json"))
+    except LatentFlowsError:
+        return []
+    return [text for text in overrides if not _has(study, arm, usual, text)]
+
+
+def _has(study: Study, arm: Arm, usual: dict[str, Any], override: str) -> bool:
+    keys = flat(with_overrides({}, [override])[0])
+    if study.solves_for(arm) in keys:
+        return False
+    try:
+        asked = flat(study.configuration(arm, study.seeds[0], [override]).model_dump(mode="json"))
+    except LatentFlowsError:  # its parts have no such key
+        return False
+    return all(usual.get(key) == asked.get(key) for key in keys)
 
 
 def checked(raw: dict[str, Any], source: str) -> Study:
@@ -36,14 +81,32 @@ def checked(raw: dict[str, Any], source: str) -> Study:
     Raises:
         ConfigurationError: with every fault, after the name of the source.
     """
+    study, faults = _validated(raw)
+    if study is not None:
+        return study
+    if len(faults) == 1:
+        raise ConfigurationError(f"{source} is no study: {faults[0]}.")
+    text = "\n".join(f"  - {fault}" for fault in faults)
+    raise ConfigurationError(f"{source} is no study; {len(faults)} faults:\n{text}")
+
+
+def _validated(raw: dict[str, Any]) -> tuple[Study | None, list[str]]:
+    """Return a study, or its faults; where some keys are wrong, what the others say of each other is looked at too."""
     try:
-        return Study.model_validate(raw)
+        return Study.model_validate(raw), []
     except ValidationError as error:
-        faults = list(dict.fromkeys(_fault(dict(item)) for item in error.errors()))
-        if len(faults) == 1:
-            raise ConfigurationError(f"{source} is no study: {faults[0]}.") from None
-        text = "\n".join(f"  - {fault}" for fault in faults)
-        raise ConfigurationError(f"{source} is no study; {len(faults)} faults:\n{text}") from None
+        items: list[dict[str, Any]] = [dict(item) for item in error.errors()]
+    faults = list(dict.fromkeys(fault for item in items for fault in _faults(item)))
+    wrong = {str(item["loc"][0]) for item in items if item["loc"]}
+    if wrong and not wrong & {"name", "arms", "factors", "baseline"}:
+        rest = {key: value for key, value in raw.items() if key not in wrong} | {"seeds": [0]}
+        faults += _validated(rest)[1]
+    return None, faults
+
+
+def _faults(item: dict[str, Any]) -> list[str]:
+    found = item.get("ctx", {}).get("error")
+    return found.faults if isinstance(found, Faults) else [_fault(item)]
 
 
 def _fault(item: dict[str, Any]) -> str:
@@ -65,18 +128,25 @@ def _fault(item: dict[str, Any]) -> str:
 _OWN = ("seeds", "name", "description", "baseline", "smallest_difference")
 
 
+def _is_own(override: str) -> bool:
+    """Whether an override changes the study, not what its arms share."""
+    key, equals, _ = override.partition("=")
+    return bool(equals) and (key in _OWN or (key.startswith("budget.") and key != "budget."))
+
+
 def _changed(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Apply overrides: a study's own keys at once, the others to every arm, before the arm's own."""
     changed, shared = dict(raw), []
     for text in overrides:
         key, equals, value = text.partition("=")
         first, _, rest = key.partition(".")
-        if equals and key == "seeds":
-            changed["seeds"] = [item for item in re.split(r"[\s,]+", value.strip("[] ")) if item]
-        elif equals and key in _OWN:
-            changed[key] = value
-        elif equals and first == "budget" and rest:
-            changed["budget"] = {**(changed.get("budget") or {}), rest: value}
+        if _is_own(text):
+            if key == "seeds":
+                changed[key] = [item for item in re.split(r"[\s,]+", value.strip("[] ")) if item]
+            elif rest:
+                changed["budget"] = {**(changed.get("budget") or {}), rest: value}
+            else:
+                changed[key] = value
         elif equals and first not in RunConfiguration.model_fields:
             known = [*_OWN, "budget", *RunConfiguration.model_fields]
             close = difflib.get_close_matches(first, known, n=1)

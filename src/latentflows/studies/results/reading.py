@@ -1,15 +1,22 @@
 """Read the JSON files of run folders and study folders: every file is checked, an unreadable one is named."""
 
+from __future__ import annotations
+
+import io
 import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
 from latentflows.core.errors import DataError
 from latentflows.studies.results.records import Epoch, Evaluation, Group, Record, RunRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -130,6 +137,27 @@ class RunFiles:
     def epochs(self) -> tuple[Epoch, ...]:
         """The log."""
         return read_epochs(self.folder)[0]
+
+    @cached_property
+    def nll(self) -> NDArray[np.float64] | None:
+        """NLL of every image, nats, from `nll.npy`; None where there is none."""
+        import numpy as np
+
+        path = self.folder / "nll.npy"
+        content = read_bytes(path)
+        if content is None:
+            return None
+        try:
+            found = np.load(io.BytesIO(content), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise DataError(
+                f"{path} cannot be read as an array: {error}. Restore or remove the file."
+            ) from error
+        if found.ndim != 1:
+            raise DataError(
+                f"{path} must hold a number for each image; got shape {found.shape}. Remove the file."
+            )
+        return found
 
     @cached_property
     def groups(self) -> dict[str, Group]:

@@ -59,6 +59,7 @@ class Epoch(Record):
 
     stage: str
     epoch: int
+    max_epochs: int | None = None
     step: int
     samples: int | None = None
     seconds: float

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentflows.core.errors import DataError
+from latentflows.studies.results.images import error_over_images
 from latentflows.studies.results.protocols import protocol_differences
 from latentflows.studies.results.reading import RunFiles, read_record, read_records
 from latentflows.studies.results.records import Plan, PlannedArm, Quantity, Study, StudyRun
@@ -18,6 +19,10 @@ from latentflows.studies.statistics.differences import PairedComparison, compare
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+# Columns of frames that count something, and those that hold text; all others hold numbers.
+_COUNTS = ("steps", "epochs", "samples", "seeds", "comparisons", "seeds_for_observed", "seeds_for_smallest")
+_TEXTS = ("reason", "folder", "bootstrap_method")
 
 # Whether a smaller value is better, where that is known; figures of groups by their key in the group.
 _BETTER_LOWER = {
@@ -98,7 +103,7 @@ def _check_study(study: Study, path: Path) -> None:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """The results of a study.
 
@@ -120,6 +125,20 @@ class Results:
     runs: dict[tuple[str, int], StudyRun]
     torn_lines: int = 0
     plan: Plan | None = None
+
+    def __repr__(self) -> str:
+        """What a notebook shows: the study, how many runs have finished, and the mean NLL of every arm."""
+        labels, seeds = self.study.labels, self.study.seeds
+        finished = {arm: self.finished(arm) for arm in labels}
+        counts = f"{sum(map(len, finished.values()))} of {len(labels) * len(seeds)} runs finished"
+        lines = [f"Results of “{self.study.name}” in {self.folder}: {counts}."]
+        width = max(map(len, labels.values()))
+        for arm, label in labels.items():
+            figures = [(run.figures or {}).get("nll") for run in finished[arm].values()]
+            values = [figure.mean for figure in figures if figure is not None and math.isfinite(figure.mean)]
+            mean = f"{math.fsum(values) / len(values):.2f}" if values else "none"
+            lines.append(f"  {label:<{width}}  mean NLL {mean} ({len(values)} of {len(seeds)} seeds)")
+        return "\n".join([*lines, "Frames: frame(), curves(), comparisons()."])
 
     def frame(self) -> DataFrame:
         """One row for every run that the study asks for, as a frame: the columns of `rows`.
@@ -154,7 +173,7 @@ class Results:
         found = self.compare(
             metric, lower_is_better=lower_is_better, smallest_difference=smallest_difference, level=level
         )
-        return _frame([comparison.row() for comparison in found])
+        return _frame([self.comparison_row(comparison) for comparison in found])
 
     def compare(
         self,
@@ -196,7 +215,7 @@ class Results:
         if smallest_difference is None and metric == "nll":
             smallest_difference = self.study.smallest_difference
         better = _BETTER_LOWER.get(metric.rpartition(".")[2]) if lower_is_better is None else lower_is_better
-        return compare_pairs(
+        found = compare_pairs(
             values,
             self.study.pairs,
             metric=metric,
@@ -204,6 +223,22 @@ class Results:
             smallest_difference=smallest_difference,
             level=level,
         )
+        return found if metric != "nll" else [self._with_error_over_images(one) for one in found]
+
+    def _with_error_over_images(self, found: PairedComparison) -> PairedComparison:
+        error = error_over_images(self, found.arm, found.other, found.by_seed)
+        return replace(found, error_over_images=error)
+
+    def comparison_row(self, found: PairedComparison) -> dict[str, Any]:
+        """The plain values of a comparison, with the names to show of both arms."""
+        labels = self.study.labels
+        names = {
+            "arm": found.arm,
+            "label": labels[found.arm],
+            "other": found.other,
+            "other_label": labels[found.other],
+        }
+        return {**names, **found.row()}
 
     def values(self, metric: str, arm: str) -> dict[int, float]:
         """A figure at every seed of an arm that the study asks for, where the run finished and the figure is finite."""
@@ -262,11 +297,30 @@ class Results:
         arms = [] if self.plan is None else self.plan.arms
         return next((planned for planned in arms if planned.name == arm), None)
 
+    def place(self, arm: str, seed: int) -> str:
+        """Folder of a run within that of the study, also of one that has not been run yet."""
+        run = self.runs.get((arm, seed))
+        return f"runs/{arm}-seed{seed}" if run is None else run.run
+
+    def status(self, arm: str, seed: int) -> str:
+        """Status of a run by `study.jsonl`; without a line there "started" if it has a `run.json`, else "not run"."""
+        run = self.runs.get((arm, seed))
+        if run is not None:
+            return run.status
+        return "not run" if self.files_of(arm, seed).record is None else "started"
+
     def files(self, run: StudyRun) -> RunFiles:
-        """The files of a run; each is read once."""
-        if run.run not in self._files:
-            self._files[run.run] = RunFiles(self.folder / run.run)
-        return self._files[run.run]
+        """The files of a run that has a line; each is read once."""
+        return self._read(run.run)
+
+    def files_of(self, arm: str, seed: int) -> RunFiles:
+        """The files of a run, as far as it got; each is read once."""
+        return self._read(self.place(arm, seed))
+
+    def _read(self, place: str) -> RunFiles:
+        if place not in self._files:
+            self._files[place] = RunFiles(self.folder / place)
+        return self._files[place]
 
     @cached_property
     def _files(self) -> dict[str, RunFiles]:
@@ -277,7 +331,7 @@ class Results:
 
         Columns: arm, label, seed, status, reason, folder, seconds, steps, epochs, `parameters.PART`, `solved.KEY`,
         every figure by its name with `FIGURE.standard_error` and, where there are, `FIGURE.monte_carlo_error` and
-        `FIGURE.p_value`. A run that has not been run has the status "not run".
+        `FIGURE.p_value`. Statuses are those of `status`.
         """
         return [run_row(self, arm, seed) for arm in self.study.labels for seed in self.study.seeds]
 
@@ -293,6 +347,15 @@ class Results:
 
 
 def _frame(rows: list[dict[str, Any]], columns: Sequence[str] | None = None) -> DataFrame:
+    """Rows as a frame: counts are whole numbers that may be missing, and a number that no row has is NaN."""
     from latentflows.core.optional import import_optional
 
-    return import_optional("pandas", install="latentflows[pandas]").DataFrame(rows, columns=columns)
+    frame = import_optional("pandas", install="latentflows[pandas]").DataFrame(rows, columns=columns)
+    for name in frame.columns:
+        if name in _COUNTS or name.startswith(("parameters.", "solved.")):
+            frame[name] = frame[name].astype("Int64")
+        elif name == "better":
+            frame[name] = frame[name].astype("boolean")
+        elif name not in _TEXTS and frame[name].isna().all():
+            frame[name] = frame[name].astype("float64")
+    return frame

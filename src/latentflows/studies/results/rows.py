@@ -50,23 +50,23 @@ def cumulative_flops(epochs: Sequence[Epoch], planned: PlannedArm | None) -> lis
 def run_row(results: Results, arm: str, seed: int) -> dict[str, Any]:
     """One row of `Results.rows`."""
     run, planned = results.runs.get((arm, seed)), results.planned(arm)
-    row: dict[str, Any] = {"arm": arm, "label": results.study.labels[arm], "seed": seed}
-    solved = {} if planned is None else {f"solved.{key}": value for key, value in planned.solved.items()}
-    if run is None:
-        return row | {"status": "not run", **solved}
-    files = results.files(run)
-    row |= {
-        "status": run.status,
-        "reason": run.reason,
-        "folder": run.run,
-        "seconds": run.seconds,
-        "steps": None if files.record is None else files.record.steps,
+    files = results.files_of(arm, seed)
+    row: dict[str, Any] = {
+        "arm": arm,
+        "label": results.study.labels[arm],
+        "seed": seed,
+        "status": results.status(arm, seed),
+        "reason": None if run is None else run.reason,
+        "folder": None if run is None and files.record is None else results.place(arm, seed),
+        "seconds": None if run is None else run.seconds,
+        "steps": None if run is None or files.record is None else files.record.steps,
         "epochs": len(files.epochs) or None,
     }
-    if run.parameters is not None:
+    if run is not None and run.parameters is not None:
         row |= {f"parameters.{part}": count for part, count in run.parameters.shown.items()}
-    row |= solved
-    for name, quantity in results.quantities(run).items():
+    if planned is not None:
+        row |= {f"solved.{key}": value for key, value in planned.solved.items()}
+    for name, quantity in ({} if run is None else results.quantities(run)).items():
         row[name] = quantity.mean
         row |= {f"{name}.{error}": value for error, value in quantity.errors.items()}
     return row

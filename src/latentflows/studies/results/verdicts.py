@@ -35,12 +35,14 @@ class Spent:
         parameters: In total; None where it is not known.
         epochs: Over all stages and on average over seeds; None likewise.
         amount: Of what the study holds equal; None likewise.
+        num_diverged: Runs that diverged, and so are in none of its figures.
     """
 
     label: str
     parameters: int | None = None
     epochs: float | None = None
     amount: float | None = None
+    num_diverged: int = 0
 
 
 def verdict(
@@ -63,11 +65,13 @@ def verdict(
         unit: Its unit.
 
     Returns:
-        One to five plain sentences.
+        Plain sentences, the finding first.
     """
     sentences = [_finding(comparison, f"“{arm.label}”", f"“{other.label}”", quantity, unit)]
-    if comparison.power is not None and not comparison.significant:
+    sentences += _over_images(comparison, unit)
+    if comparison.power is not None and not comparison.significant and not _is_small(comparison):
         sentences.append(_needed(comparison, comparison.power, unit))
+    sentences += [_diverged(side) for side in (arm, other) if side.num_diverged]
     return " ".join([*sentences, *_unequal(arm, other, budget)])
 
 
@@ -81,29 +85,49 @@ def _finding(comparison: PairedComparison, arm: str, other: str, quantity: str, 
             f"With 1 seed the difference in {quantity} of {arm} to {other} is {mean};"
             " one seed gives no interval, so this does not show a difference."
         )
-    start = f"With {difference.num} seeds the paired difference in {quantity} of {arm} to {other} is {mean} on average"
     if comparison.p_value is None or comparison.corrected_p_value is None:
-        return f"{start}, and the same at every seed: without spread there is nothing to test it against."
-    tested = f"p {_relation(comparison.p_value)}"
-    if comparison.num_comparisons > 1:
-        corrected = format_p_value(comparison.corrected_p_value)
-        tested += f", {corrected} after the correction for {comparison.num_comparisons} comparisons"
-    interval = f"{100 * difference.level:g}% t interval {format_interval(difference)} {unit}; {tested}"
-    return f"{start} ({interval}): {_supported(comparison, difference.excludes_zero, arm, quantity)}."
-
-
-def _supported(comparison: PairedComparison, excludes_zero: bool, arm: str, quantity: str) -> str:
-    assert comparison.difference is not None  # `_finding` has said so otherwise
-    if comparison.significant:
-        side = "lower" if comparison.difference.mean < 0 else "higher"
-        known = {True: " (better)", False: " (worse)", None: ""}[comparison.better]
-        return f"supports a {side}{known} {quantity} of {arm}"
-    if excludes_zero:
         return (
-            "does not show a difference: the interval of this comparison alone excludes zero, but not after the "
-            f"correction for {comparison.num_comparisons} comparisons"
+            f"With {difference.num} seeds the difference in {quantity} of {arm} to {other} is {mean} at every one:"
+            " without spread there is nothing to test it against."
         )
-    return "does not show a difference (the interval includes zero, which is no evidence of equality)"
+    corrected = f", corrected for {comparison.num_comparisons} comparisons"
+    tested = (
+        f"{100 * difference.level:g}% t interval {format_interval(difference)}; "
+        f"p {_relation(comparison.corrected_p_value)}{corrected if comparison.num_comparisons > 1 else ''}"
+    )
+    start = f"With {difference.num} seeds this"
+    small = _is_small(comparison)
+    within = "" if not small else f"within ±{small:g} {unit}, the smallest difference of interest"
+    if comparison.significant:
+        side = "lower" if difference.mean < 0 else "higher"
+        known = {True: " (better)", False: " (worse)", None: ""}[comparison.better]
+        but = f", but the whole interval lies {within}" if within else ""
+        finding = f"supports a {side}{known} {quantity} of {arm} than of {other}"
+        return f"{start} {finding}: {mean} on average ({tested}){but}."
+    why = "no evidence that they are equal"
+    if within:
+        why = f"the whole interval, of this comparison alone, lies {within}"
+    elif difference.excludes_zero:
+        why = "the interval, of this comparison alone, excludes zero, but not after the correction"
+    return f"{start} does not show a difference in {quantity} of {arm} to {other}: {mean} on average ({tested}); {why}."
+
+
+def _is_small(comparison: PairedComparison) -> float | None:
+    """The smallest difference of interest, where the whole interval is smaller than that."""
+    smallest = None if comparison.power is None else comparison.power.smallest_difference
+    found = comparison.difference
+    if smallest is None or found is None or found.low is None or found.high is None:
+        return None
+    return smallest if -smallest < found.low and found.high < smallest else None
+
+
+def _over_images(comparison: PairedComparison, unit: str) -> list[str]:
+    """A sentence where other images may undo a finding."""
+    difference, error = comparison.difference, comparison.error_over_images
+    if difference is None or error is None or not comparison.significant or abs(difference.mean) >= 2 * error:
+        return []
+    shown = format_number(error, decimals_of(difference))
+    return [f"Its standard error over images is {shown} {unit}: other images may not show it."]
 
 
 def _needed(comparison: PairedComparison, power: Power, unit: str) -> str:
@@ -124,6 +148,11 @@ def _needed(comparison: PairedComparison, power: Power, unit: str) -> str:
             f"{seeds(power.seeds_for_smallest)}"
         )
     return text + "."
+
+
+def _diverged(side: Spent) -> str:
+    runs, verb = ("1 run", "is") if side.num_diverged == 1 else (f"{side.num_diverged} runs", "are")
+    return f"{runs} of “{side.label}” diverged and {verb} left out, which flatters it."
 
 
 def _unequal(arm: Spent, other: Spent, budget: HeldEqual | None) -> list[str]:

@@ -24,7 +24,7 @@ from latentflows.studies.settings.overrides import differences, read_configurati
 from latentflows.training import History
 from latentflows.training.parallel import num_processes, on_gpu
 
-FILES = ("config.yaml", "run.json", "metrics.jsonl", "evaluation.json", "report.html")
+FILES = ("config.yaml", "run.json", "metrics.jsonl", "evaluation.json", "nll.npy", "report.html")
 FOLDERS = ("checkpoint", "samples", "figures", "tensorboard", "wandb")
 # Settings that may differ when a run goes on: they change where and how it runs, not what it learns.
 _MAY_DIFFER = {"data.root", "training.accelerator", "training.checkpoint_every", "training.trackers"}
@@ -174,6 +174,7 @@ def write_start(configuration: RunConfiguration, out: Path, record: dict[str, An
     write_record(out, record)
     if not trained:
         (out / "evaluation.json").unlink(missing_ok=True)
+        (out / "nll.npy").unlink(missing_ok=True)
         (out / "samples" / "index.json").unlink(missing_ok=True)
 
 

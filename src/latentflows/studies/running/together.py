@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from latentflows.core.errors import ConfigurationError
+from latentflows.core.errors import ConfigurationError, LatentFlowsError
 from latentflows.studies.building.build import build_data, build_options, build_trackers
-from latentflows.studies.running.failures import reason_of
+from latentflows.studies.running.failures import OUT_OF_MEMORY, reason_of
 from latentflows.studies.running.folder import (
     RunResult,
     check_folder,
     ended_result,
     first_record,
     of_history,
+    read_record,
     record_failure,
     result_of,
     write_record,
@@ -55,8 +58,10 @@ def run_together(
     """Do what `run(..., resume=True)` does for every configuration, training all at once where that is faster.
 
     How each stage is trained is measured and announced, and stands in `run.json` under "together". A run that fails
-    is recorded and the others go on; one that is complete, or has diverged, is left as it is. Every folder can be
-    resumed by `run` too, and one that `run` has begun can be resumed here. Evaluation follows, run after run.
+    is recorded and the others go on; one that is complete, or has diverged, is left as it is. Runs that fail as a
+    group, or for which memory does not suffice beside the others, go on one after another, each by `run` alone. Every
+    folder can be resumed by `run` too, and one that `run` has begun can be resumed here. Evaluation follows, run
+    after run.
 
     Memory: for S runs of W weights about 44 S W bytes, and S times the values of a training step; the data are held
     once. Where the weights of all would take more than a quarter of the free memory, runs go in several groups.
@@ -82,23 +87,22 @@ def run_together(
     if num_processes() > 1:
         return _one_by_one(configurations, folders, callbacks, command, ended)
     results: dict[int, RunResult] = {}
+
+    def end(position: int, result: RunResult) -> None:
+        results[position] = result
+        ended(position, result)
+
     for position, folder in enumerate(folders):
         if (recorded := ended_result(folder)) is not None:
-            results[position] = recorded
-            ended(position, recorded)
-    runs = _prepared(
-        [_Run(i, configurations[i], folders[i], command) for i in range(len(folders)) if i not in results]
+            end(position, recorded)
+    left = [i for i in range(len(folders)) if i not in results]
+    apart, stopped = _in_groups(
+        [_Run(i, configurations[i], folders[i], command) for i in left], callbacks, announce, end
     )
-    watched = GroupProgress(callbacks, [each.configuration.name or each.out.name for each in runs])
-    for number, each in enumerate(runs):
-        each.callbacks = [*each.callbacks, *watched.of(number)]
-    stopped = False
-    for group in _groups(runs):
-        stopped = stopped or _train(group, announce)
-        for each in group:
-            result = results[each.position] = each.finish(stopped, announce)
-            stopped = stopped or result.status == "interrupted"
-            ended(each.position, result)
+    if apart:
+        gc.collect()  # the models: errors hold the frames that they came through
+        lone = {i: _Lone(configurations[i], folders[i], command, reason) for i, reason in apart.items()}
+        _after_one_another(lone, stopped, callbacks, announce, end)
     return [results[position] for position in range(len(folders))]
 
 
@@ -147,6 +151,7 @@ class _Run:
         self.record: dict[str, Any] | None = None  # as in `run.json`, from when it began
         self.history: History | None = None
         self.error: BaseException | None = None
+        self.failed_as_group = False  # the error may be another run's
 
     def begin(self) -> bool:
         """Write down that it runs; whether that went well."""
@@ -205,6 +210,82 @@ class _Run:
         )
 
 
+def _in_groups(
+    runs: list[_Run], callbacks: Sequence[Callback], announce: Callable[[str], None], end: Ended
+) -> tuple[dict[int, str], bool]:
+    """Train group after group, and evaluate.
+
+    Returns:
+        By position, why a run must go by itself; and whether somebody asked to stop.
+    """
+    watched = GroupProgress(callbacks, [each.configuration.name or each.out.name for each in _prepared(runs)])
+    for number, each in enumerate(runs):
+        each.callbacks = [*each.callbacks, *watched.of(number)]
+    apart: dict[int, str] = {}
+    stopped = False
+    for group in _groups(runs):
+        stopped = stopped or _train(group, announce)
+        for each in group:
+            result = each.finish(stopped, announce)
+            stopped = stopped or result.status == "interrupted"
+            if not stopped and len(runs) > 1 and (each.failed_as_group or result.reason == OUT_OF_MEMORY):
+                apart[each.position] = result.reason or "failed"
+            else:
+                end(each.position, result)
+    return apart, stopped
+
+
+@dataclass(frozen=True)
+class _Lone:
+    """A run that goes on by itself, and why."""
+
+    configuration: RunConfiguration
+    out: Path
+    command: str
+    reason: str
+
+    def carry_out(self, callbacks: Sequence[Callback], announce: Callable[[str], None]) -> RunResult:
+        """Do what `run` does; an error is its own from here on."""
+        try:
+            result = run(
+                self.configuration,
+                self.out,
+                resume=True,
+                callbacks=callbacks,
+                command=self.command,
+                announce=announce,
+            )
+        except KeyboardInterrupt:
+            return RunResult(self.out, "interrupted", "interrupted by the user", None, {}, 0.0)
+        except Exception as error:
+            result = RunResult(self.out, "failed", reason_of(error), None, {}, 0.0)
+        with suppress(OSError, LatentFlowsError):
+            note = {"together": False, "text": f"It went on by itself: {self.reason}"}
+            write_record(self.out, read_record(self.out) | {"together": [note]})
+        return result
+
+
+def _after_one_another(
+    runs: Mapping[int, _Lone],
+    stopped: bool,
+    callbacks: Sequence[Callback],
+    announce: Callable[[str], None],
+    end: Ended,
+) -> None:
+    """Carry out runs by position, until somebody asks to stop."""
+    for reason in dict.fromkeys(each.reason for each in runs.values()):
+        names = [each.out.name for each in runs.values() if each.reason == reason]
+        announce(f"{', '.join(names)} go on one after another: {reason}")
+    watched = GroupProgress(callbacks, [each.out.name for each in runs.values()])
+    for number, (position, each) in enumerate(runs.items()):
+        if stopped:
+            result = RunResult(each.out, "interrupted", "interrupted before it began", None, {}, 0.0)
+        else:
+            result = each.carry_out(watched.of(number), announce)
+        stopped = stopped or result.status == "interrupted"
+        end(position, result)
+
+
 def _prepared(runs: list[_Run]) -> list[_Run]:
     """Build all that is trained, over data that are held once."""
     if not runs:
@@ -251,7 +332,7 @@ def _train(group: Sequence[_Run], announce: Callable[[str], None]) -> bool:
         )
     except (Exception, KeyboardInterrupt) as error:
         for each in begun:
-            each.error = error
+            each.error, each.failed_as_group = error, isinstance(error, Exception)
         return isinstance(error, KeyboardInterrupt)
     for each, history in zip(begun, histories, strict=True):
         if isinstance(history, History):

@@ -22,3 +22,21 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
     tag: ClassVar[str] = "kind"
+
+
+class PriorSettings(Settings):
+    """What every kind that can be a prior says of the prior that is built from it.
+
+    Attributes:
+        takes_label: It can be given a label.
+        draws_differentiable: Its draws carry gradients to all that learns in it, see `learns_from_draws`.
+        stage_of_its_own: It learns by comparing latents of a fixed encoder with its own draws.
+    """
+
+    takes_label: ClassVar[bool] = True
+    draws_differentiable: ClassVar[bool] = True
+    stage_of_its_own: ClassVar[bool] = False
+
+    def learns_from_draws(self, *, labels: bool) -> bool:
+        """Whether draws carry gradients to all that learns in it, given a label or not."""
+        return self.draws_differentiable

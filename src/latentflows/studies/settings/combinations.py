@@ -10,58 +10,24 @@ from latentflows.studies.settings.flows import FlowSettings, TarFlow
 from latentflows.studies.settings.likelihoods import Likelihood
 from latentflows.studies.settings.model_combinations import model_faults
 from latentflows.studies.settings.models import FlowModel, SegmentationModel
-from latentflows.studies.settings.objectives import (
-    WITHOUT_DENSITIES,
-    WITHOUT_PRIOR,
-    BetaTCObjective,
-    InfoVAEObjective,
-    IWAEObjective,
-    WassersteinObjective,
-)
 from latentflows.studies.settings.options import tag_of
 from latentflows.studies.settings.posteriors import Delta, FullGaussian, Gaussian, LowRankGaussian, Noisy
 from latentflows.studies.settings.posteriors import Levels as PosteriorLevels
 from latentflows.studies.settings.priors import (
-    AdversarialPrior,
     ExemplarPrior,
     FlowMatchingPrior,
-    GaussianMixture,
     Levels,
-    NoiseContrastivePrior,
-    ResampledPrior,
-    SecondStagePrior,
     Standard,
     VampPrior,
 )
 
-_WITHOUT_CONTEXT = (
-    Standard,
-    VampPrior,
-    ExemplarPrior,
-    ResampledPrior,
-    NoiseContrastivePrior,
-    AdversarialPrior,
-    SecondStagePrior,
-    Levels,
-)
-
-
-_WITHOUT_GRADIENT = (  # of their draws, in all that learns
-    GaussianMixture,
-    VampPrior,
-    ExemplarPrior,
-    ResampledPrior,
-    NoiseContrastivePrior,
-    SecondStagePrior,
-)
-_ONE_WAY = ("planar", "sylvester_orthogonal", "sylvester_householder", "sylvester_triangular")
 _FLOWS = {tag_of(kind): kind for kind in FlowSettings.__subclasses__()}
 
 
 def combination_faults(configuration: RunConfiguration) -> list[str]:
     """Return why the parts, each valid alone, cannot work together; empty if they can.
 
-    Cost: none; no data are read. What depends on the data's shape is refused by `studies.build`.
+    Cost: none; no data are read. What depends on the data's shape is refused in `studies/building/build.py`.
     """
     c = configuration
     if c.model.kind != "vae":
@@ -95,61 +61,84 @@ def _faults_of_whole(c: RunConfiguration) -> list[str]:
 def _objective_faults(c: RunConfiguration) -> list[str]:
     """Return what the objective needs of posterior and prior and does not get."""
     faults, kind = [], c.objective.kind
-    if isinstance(c.posterior, Delta) and not isinstance(c.objective, WITHOUT_DENSITIES):
+    if isinstance(c.posterior, Delta) and "posterior_density" in c.objective.needs:
         faults.append(
             f"`objective.kind`={kind} needs the density of the posterior, and posterior.kind=delta is a point "
             "without one. Use objective=autoencoder, regularized_autoencoder, sparse_autoencoder or wasserstein; or "
             "posterior=noisy."
         )
     learned = not isinstance(c.prior, Standard)
-    if isinstance(c.objective, WITHOUT_PRIOR) and learned and c.training.plan != "two_stage":
+    if c.objective.without_prior and learned and c.training.plan != "two_stage":
         faults.append(
             f"`objective.kind`={kind} does not look at the prior, so prior.kind={tag_of(type(c.prior))} learns only "
             "in a stage of its own. Use training.plan=two_stage, or prior=standard."
         )
-    gaussian_posterior = isinstance(c.posterior, Gaussian | FullGaussian | LowRankGaussian | Noisy)
-    gaussian_prior = isinstance(c.prior, Standard | Gaussian | FullGaussian)
-    if getattr(c.objective, "kl", None) == "closed_form" and not (gaussian_posterior and gaussian_prior):
+    faults += [*_closed_form_faults(c), *_gradient_faults(c)]
+    if "diagonal_posterior" in c.objective.needs and not isinstance(c.posterior, Gaussian | Noisy):
         faults.append(
-            f"`objective.kl`=closed_form needs a Gaussian posterior and a Gaussian prior; got "
-            f"{tag_of(type(c.posterior))} and {tag_of(type(c.prior))}. Use objective.kl=monte_carlo (or auto): the "
-            "estimate from the same samples."
-        )
-    faults += _gradient_faults(c)
-    if isinstance(c.objective, BetaTCObjective) and not isinstance(c.posterior, Gaussian | Noisy):
-        faults.append(
-            "`objective.kind`=beta_tc needs the density of every single latent, which posterior.kind=gaussian and "
+            f"`objective.kind`={kind} needs the density of every single latent, which posterior.kind=gaussian and "
             f"noisy give; got {tag_of(type(c.posterior))}. Use posterior=gaussian, or objective=factor."
         )
     return faults
+
+
+def _closed_form_faults(c: RunConfiguration) -> list[str]:
+    """Return where the KL, or that of every single latent, is asked for in a closed form that it does not have."""
+    faults, prior = [], "standard" if c.training.plan == "two_stage" else tag_of(type(c.prior))
+    by_class = _labels_prior(c) and prior != "standard"
+    got = f"{tag_of(type(c.posterior))} and {prior}{', one for each class' * by_class}"
+    gaussian = isinstance(c.posterior, Gaussian | FullGaussian | LowRankGaussian | Noisy)
+    gaussian = gaussian and prior in ("standard", "gaussian", "full_gaussian") and not by_class
+    if getattr(c.objective, "kl", None) == "closed_form" and not gaussian:
+        faults.append(
+            f"`objective.kl`=closed_form needs a Gaussian posterior and a Gaussian prior; got {got}. Use "
+            "objective.kl=monte_carlo (or auto): the estimate from the same samples."
+        )
+    diagonal = (
+        isinstance(c.posterior, Gaussian | Noisy) and prior in ("standard", "gaussian") and not by_class
+    )
+    per = (
+        getattr(c.objective, "free_bits_per", "latent") if getattr(c.objective, "free_bits", 0) else "latent"
+    )
+    if per != "latent" and not diagonal:
+        faults.append(
+            f"`objective.free_bits_per`={per} needs the KL of every single latent, which diagonal Gaussians alone "
+            f"have; got {got}. Use objective.free_bits_per=latent: the whole KL as one group."
+        )
+    return faults
+
+
+def _labels_prior(c: RunConfiguration) -> bool:
+    """Whether the prior is given the label."""
+    return c.condition.on == "labels" and "prior" in c.condition.parts
 
 
 def _gradient_faults(c: RunConfiguration) -> list[str]:
     """Return where the objective needs a gradient that draws, or densities, do not carry."""
     faults, posterior, prior = [], tag_of(type(c.posterior)), tag_of(type(c.prior))
     gradient = getattr(c.objective, "gradient", None)
-    if gradient in ("stick_the_landing", "doubly_reparameterized") and posterior in _ONE_WAY:
+    if gradient in ("stick_the_landing", "doubly_reparameterized") and _one_way(c):
         faults.append(
             f"`objective.gradient`={gradient} differentiates log q(z|x) in z alone, and posterior.kind={posterior} has "
             "no inverse to do so. Leave `objective.gradient` out, or use posterior=gaussian, real_nvp or iaf."
         )
-    mixed = not isinstance(c.prior_base, Standard) or isinstance(c.prior, _WITHOUT_GRADIENT)
-    if (
-        isinstance(c.objective, InfoVAEObjective | WassersteinObjective)
-        and c.training.plan != "two_stage"
-        and mixed
-    ):
-        what = (
-            f"prior.kind={prior}"
-            if isinstance(c.prior_base, Standard)
-            else f"prior_base.kind={c.prior_base.kind}"
-        )
+    labels, of_base = _labels_prior(c), c.prior_base.learns_from_draws(labels=False)
+    mixed = not (of_base and c.prior.learns_from_draws(labels=labels))
+    if "prior_learns_from_draws" in c.objective.needs and c.training.plan != "two_stage" and mixed:
+        what = f"prior.kind={prior}{' with a label' * labels}"
+        if not of_base:
+            what = f"prior_base.kind={c.prior_base.kind}"
         faults.append(
             f"`objective.kind`={c.objective.kind} compares draws of posterior and prior, and those of {what} carry no "
             "gradient to all of it, so the prior cannot learn. Use training.plan=two_stage, which trains with N(0, I) "
-            "first, or a Gaussian or flow prior."
+            "first, or a flow prior, or prior=gaussian without a label."
         )
     return faults
+
+
+def _one_way(c: RunConfiguration) -> bool:
+    """Whether the posterior has no density at points that it did not draw, for want of an inverse."""
+    return isinstance(c.posterior, FlowSettings) and not c.posterior.has_inverse
 
 
 def _prior_faults(c: RunConfiguration) -> list[str]:
@@ -159,45 +148,56 @@ def _prior_faults(c: RunConfiguration) -> list[str]:
             f"`prior_base.kind`={c.prior_base.kind} is what a flow starts from, but prior.kind={c.prior.kind} is none. "
             "Use prior=real_nvp (or another flow), or leave `prior_base` out."
         )
-    labels = c.condition.on == "labels" and "prior" in c.condition.parts
-    if labels and isinstance(c.prior, _WITHOUT_CONTEXT):
+    if _labels_prior(c) and not c.prior.takes_label:
         faults.append(
             f"`condition.parts` gives the prior the label, but prior.kind={c.prior.kind} takes none. Use a flow, "
-            "gaussian or mixture, or condition.parts=[posterior,likelihood]."
+            "flow_matching, gaussian or mixture, or condition.parts=[posterior,likelihood]."
         )
-    if isinstance(c.prior, NoiseContrastivePrior | AdversarialPrior) and c.training.plan == "one_stage":
+    if c.prior.stage_of_its_own and c.training.plan == "one_stage":
         faults.append(
             f"`prior.kind`={c.prior.kind} learns by comparing latents of a fixed encoder with its own draws. Use "
             "training.plan=two_stage or two_stage_joint."
         )
-    weighted = c.evaluation.num_importance_samples > 1 or isinstance(c.objective, IWAEObjective)
+    weighted = c.evaluation.num_importance_samples > 1 or "weighable_prior" in c.objective.needs
     if isinstance(c.prior, FlowMatchingPrior) and c.prior.divergence == "hutchinson" and weighted:
         faults.append(
             "`prior.divergence`=hutchinson estimates log p(z), whose exponential is then too large on average: "
             "importance weights could exceed p(x). Use prior.divergence=exact, or evaluation.num_importance_samples=1 "
             "and another objective than iwae."
         )
-    if isinstance(c.prior, VampPrior) and c.data.preparation is None:
-        faults.append(
-            f"`prior.kind`=vamp keeps its inputs in the range of the data, and data.name={c.data.name} alone does not "
-            "tell it. Use data.preparation=continuous for real values, or that of the pixels, such as dequantized."
-        )
+    pseudo_inputs = c.prior.top_pseudo_inputs if isinstance(c.prior, Levels) else None
+    if pseudo_inputs is not None:
+        return faults + _shared_posterior_faults(c, f"`prior.top_pseudo_inputs`={pseudo_inputs}")
     if isinstance(c.prior, VampPrior | ExemplarPrior):
-        faults += _shared_posterior_faults(c)
+        faults += _shared_posterior_faults(c, f"`prior.kind`={c.prior.kind}")
     return faults
 
 
-def _shared_posterior_faults(c: RunConfiguration) -> list[str]:
-    """Return why a prior made of the posterior cannot be."""
-    faults = []
+def _shared_posterior_faults(c: RunConfiguration, what: str) -> list[str]:
+    """Return why a prior made of the posterior, by this setting, cannot be."""
+    faults, flow = [], getattr(c.posterior, "top_flow", None)
+    if not isinstance(c.prior, ExemplarPrior) and c.data.preparation is None:
+        faults.append(
+            f"{what} keeps its inputs in the range of the data, and data.name={c.data.name} alone does not tell it. "
+            "Use data.preparation=continuous for real values, or that of the pixels, such as dequantized."
+        )
+    if isinstance(c.prior, Levels) and flow is not None and not _FLOWS[flow].has_inverse:
+        faults.append(
+            f"{what} scores every z under every component, but posterior.top_flow={flow} has no density at points that "
+            "it did not draw. Use posterior.top_flow=real_nvp, or leave it out."
+        )
+    if isinstance(c.prior, Levels) and _labels_prior(c):
+        faults.append(
+            f"{what} makes the top of the prior of the posterior's, which takes no label, and condition.parts gives "
+            "the prior the label. Use condition.parts=[likelihood], or leave the pseudo-inputs out."
+        )
     gaussians = (Gaussian, FullGaussian, LowRankGaussian, Noisy)
     if isinstance(c.prior, ExemplarPrior) and not isinstance(c.posterior, gaussians):
         faults.append(
             f"`prior.kind`=exemplar needs the mean of a Gaussian posterior; got "
             f"posterior.kind={tag_of(type(c.posterior))}. Use posterior=gaussian, or prior=vamp."
         )
-    without_density = (*_ONE_WAY, "delta")
-    if isinstance(c.prior, VampPrior) and tag_of(type(c.posterior)) in without_density:
+    if isinstance(c.prior, VampPrior) and (_one_way(c) or isinstance(c.posterior, Delta)):
         faults.append(
             "`prior.kind`=vamp scores every z under every component, but "
             f"posterior.kind={tag_of(type(c.posterior))} has no density at points that it did not draw. "
@@ -205,8 +205,8 @@ def _shared_posterior_faults(c: RunConfiguration) -> list[str]:
         )
     if c.condition.on == "labels" and "posterior" in c.condition.parts:
         faults.append(
-            f"`prior.kind`={c.prior.kind} is made of the posterior, which `condition.parts` gives the label; its "
-            "inputs have none. Use condition.parts=[likelihood], or another prior."
+            f"{what} is made of the posterior, which `condition.parts` gives the label; its inputs have none. Use "
+            "condition.parts=[likelihood], or another prior."
         )
     return faults
 
@@ -330,6 +330,12 @@ def _shape_faults(name: str, part: FlowSettings, latents: int) -> list[str]:
         faults.append(
             f"`{name}.width` must be an even multiple of `{name}.heads`; got {part.width} and {part.heads}. "
             f"Use {name}.width={2 * part.heads * max(1, round(part.width / (2 * part.heads)))}, or other heads."
+        )
+    mask = getattr(part, "own_mask", None)
+    if mask is not None and len(mask) != latents:
+        faults.append(
+            f"`{name}.own_mask` must hold a number for each of latent_dim={latents} latents; got {len(mask)}. Give as "
+            "many, 0 or 1."
         )
     limits = {"rank": "directions", "num_householder": "reflections"}
     for key, what in limits.items():

@@ -1,9 +1,11 @@
 """The typed configuration of a run: every setting with its range, its default and what it means.
 
 A part that comes in several kinds is a union told apart by `kind` (by `plan` for training). To add a kind, write its
-class in the `*_settings` file of its part (a flow's in `flow_settings`), add it to the union there, and build it in
-`parts`, `prior_parts` or `likelihood_parts`. A model that brings parts of its own is built in `codes_parts` or
-`model_parts`, and `model_combinations` says what it does not look at.
+class in the file of its part beside this one (a flow's in `flows`), add it to the union there, and build it in the
+file of the same name in `studies/building` (a flow, posterior or network in `parts`). A model that brings parts of its
+own is built in `codes` or `models` there, and `model_combinations` says what it does not look at. What a kind says of
+itself (`PriorSettings`, `FlowSettings`, `ObjectiveSettings`) is what `combinations` refuses by; tests hold it against
+the object that is built.
 
 Nothing here imports torch, so that a mistake in a configuration is reported at once.
 """
@@ -33,6 +35,7 @@ USUAL_PREPARATION = {
     "shapes2d": "dynamic_binary",
     "ambiguous_shapes": "dynamic_binary",
     "folder": "dequantized",
+    "energy": "continuous",
 }
 
 
@@ -67,10 +70,11 @@ class DataSettings(Settings):
         "folder",
         "arrays",
         "ambiguous_shapes",
+        "energy",
     ] = Field(
         default="digits",
-        description="Data set; digits ships inside scikit-learn, shapes2d and ambiguous_shapes are drawn, the others "
-        "are read from `root`.",
+        description="Data set; digits ships inside scikit-learn, shapes2d, ambiguous_shapes and energy are drawn, the "
+        "others are read from `root`.",
     )
     root: str | None = Field(
         default=None,
@@ -100,6 +104,10 @@ class DataSettings(Settings):
     )
     memory_map: bool = Field(
         default=False, description="Leave the array on disk and read each batch; arrays only."
+    )
+    energy: Literal["ring", "wave", "parting_wave", "forked_wave"] | None = Field(
+        default=None,
+        description="Density in the plane, known up to a constant; null for ring; energy only (arXiv 1505.05770).",
     )
 
     @model_validator(mode="before")
@@ -180,6 +188,19 @@ class ConditionSettings(Settings):
         default="nothing", description="labels gives every part named below the class, one-hot."
     )
     parts: Parts = Field(default=("posterior", "prior", "likelihood"), description="Parts that are given it.")
+    unlabeled: Number = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of training points whose label is left out, drawn anew in each batch, so that draws can be "
+        "guided; 0.1 is usual (arXiv 2207.12598).",
+    )
+
+    @model_validator(mode="after")
+    def _of_labels(self) -> ConditionSettings:
+        if self.unlabeled and self.on != "labels":
+            raise ValueError("`unlabeled` leaves out labels, and needs on=labels")
+        return self
 
 
 class OneStage(_TrainingSettings):

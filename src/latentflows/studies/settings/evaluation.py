@@ -83,3 +83,9 @@ class EvaluationSettings(Settings):
         "data have masks.",
     )
     num_masks: Integer = Field(default=50, ge=2, description="Masks drawn for each of those pictures.")
+    target: Integer | None = Field(
+        default=None,
+        ge=0,
+        description="Points for the KL divergence from and to a known density, of a flow on data; 0 for none, null for "
+        "all where the density of the data is known.",
+    )

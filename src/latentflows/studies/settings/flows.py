@@ -1,16 +1,16 @@
 """The settings of every flow: the fields of a class are the arguments of the preset of the same name.
 
 To add a flow, write its class here, add it to the unions in `studies/settings/configuration.py` and its preset to the
-table in `studies/building/build.py`.
+table in `studies/building/parts.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from latentflows.studies.settings.base import Integer, Number, Settings
+from latentflows.studies.settings.base import Integer, Number, PriorSettings
 
 
 def _layers(default: int, what: str = "layers") -> Any:
@@ -31,6 +31,35 @@ def _mask() -> Any:
     )
 
 
+def _bits(value: Any) -> Any:
+    """Read what an override gives, `[1,0,1]`, as numbers."""
+    if not isinstance(value, str):
+        return value
+    return [int(bit) if bit in ("0", "1") else bit for bit in value.strip("[] ").replace(",", " ").split()]
+
+
+Bits = Annotated[tuple[Literal[0, 1], ...], BeforeValidator(_bits)]
+
+
+def _own_mask() -> Any:
+    return Field(
+        default=None,
+        description="A mask of one's own in place of `mask`: for each variable 1 where the first coupling lets it "
+        "stay, 0 where it moves it; the second does the opposite, and so on.",
+    )
+
+
+def _one_mask(part: Any) -> Any:
+    """Refuse two masks, and one that leaves a coupling nothing to read or to move."""
+    if part.own_mask is None:
+        return part
+    if part.mask != "half":
+        raise ValueError("`own_mask` takes the place of `mask`: give one of them")
+    if len(set(part.own_mask)) < 2:
+        raise ValueError("`own_mask` must hold 0 and 1, each at least once")
+    return part
+
+
 def _bins() -> Any:
     return Field(default=8, ge=2, le=128, description="Pieces of each spline.")
 
@@ -39,21 +68,24 @@ def _bound() -> Any:
     return Field(default=3.0, gt=0, description="The splines move what lies within plus and minus this.")
 
 
-class FlowSettings(Settings):
+class FlowSettings(PriorSettings):
     """What every flow has.
 
     Attributes:
         needs_two: It couples two groups of variables.
         masked: Its `width` must carry every dependency among the variables.
+        has_inverse: It can score points that it did not draw.
     """
 
     needs_two: ClassVar[bool] = False
     masked: ClassVar[bool] = False
+    has_inverse: ClassVar[bool] = True
 
 
 class PlanarFlow(FlowSettings):
     """Planar layers; no inverse, so for posteriors only (arXiv 1505.05770)."""
 
+    has_inverse = False
     kind: Literal["planar"] = "planar"
     num_layers: Integer = _layers(8, "planar layers")
 
@@ -68,6 +100,7 @@ class RadialFlow(FlowSettings):
 class SylvesterOrthogonal(FlowSettings):
     """Sylvester layers along learned directions; no inverse, so for posteriors only (arXiv 1803.05649)."""
 
+    has_inverse = False
     kind: Literal["sylvester_orthogonal"] = "sylvester_orthogonal"
     num_layers: Integer = _layers(4, "Sylvester layers")
     rank: Integer | None = Field(
@@ -80,6 +113,7 @@ class SylvesterOrthogonal(FlowSettings):
 class SylvesterHouseholder(FlowSettings):
     """Sylvester layers rotated by reflections; no inverse, so for posteriors only (arXiv 1803.05649)."""
 
+    has_inverse = False
     kind: Literal["sylvester_householder"] = "sylvester_householder"
     num_layers: Integer = _layers(4, "Sylvester layers")
     num_householder: Integer | None = Field(
@@ -92,6 +126,7 @@ class SylvesterHouseholder(FlowSettings):
 class SylvesterTriangular(FlowSettings):
     """Sylvester layers over alternating orders; no inverse, so for posteriors only (arXiv 1803.05649)."""
 
+    has_inverse = False
     kind: Literal["sylvester_triangular"] = "sylvester_triangular"
     num_layers: Integer = _layers(4, "Sylvester layers")
 
@@ -137,6 +172,8 @@ class RealNVP(FlowSettings):
     width: Integer = _width(128)
     depth: Integer = _depth()
     mask: Literal["half", "alternating"] = _mask()
+    own_mask: Bits | None = _own_mask()
+    _masks = model_validator(mode="after")(_one_mask)
 
 
 class NICE(FlowSettings):
@@ -148,6 +185,8 @@ class NICE(FlowSettings):
     width: Integer = _width(128)
     depth: Integer = _depth()
     mask: Literal["half", "alternating"] = _mask()
+    own_mask: Bits | None = _own_mask()
+    _masks = model_validator(mode="after")(_one_mask)
 
 
 class NSFCoupling(FlowSettings):

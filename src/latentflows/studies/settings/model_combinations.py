@@ -7,7 +7,6 @@ from typing import Any
 from latentflows.studies.settings.configuration import RunConfiguration
 from latentflows.studies.settings.flows import FlowSettings
 from latentflows.studies.settings.models import CodesModel, FlowModel, SegmentationModel
-from latentflows.studies.settings.objectives import WITHOUT_PRIOR
 from latentflows.studies.settings.options import tag_of
 from latentflows.studies.settings.priors import GaussianMixture, Standard
 
@@ -28,7 +27,7 @@ _UNUSED: dict[type, dict[str, str]] = {
         "network": _OF_DENSITY,
         "posterior": _OF_DENSITY,
         "likelihood": _OF_DENSITY,
-        "objective": "It maximizes the likelihood.",
+        "objective": "What it minimizes is set by model.objective.",
     },
     SegmentationModel: {
         "network": "Its networks are set by model.width, model.decoder_width and model.num_blocks.",
@@ -41,7 +40,7 @@ _UNUSED: dict[type, dict[str, str]] = {
 
 def model_faults(c: RunConfiguration) -> list[str]:
     """Return what does not fit the model as a whole; empty for a VAE on data that are no masks."""
-    kind, faults = c.model.kind, _data_faults(c)
+    kind, faults = c.model.kind, [*_data_faults(c), *_energy_faults(c)]
     for model, unused in _UNUSED.items():
         if isinstance(c.model, model):
             faults += _unused_faults(c, unused)
@@ -87,6 +86,40 @@ def _data_faults(c: RunConfiguration) -> list[str]:
             faults.append(
                 f"`data.{key}`={getattr(c.data, key)} does not apply to ambiguous_shapes. Leave it out."
             )
+    return faults
+
+
+def _energy_faults(c: RunConfiguration) -> list[str]:
+    """Return what does not fit between the data, the model and a density that is known up to a constant."""
+    faults, drawn = [], c.data.name == "energy"
+    if c.data.energy is not None and not drawn:
+        faults.append(
+            f"`data.energy`={c.data.energy} does not apply to {c.data.name}. Use data=energy, or leave it out."
+        )
+    if isinstance(c.model, FlowModel) and c.model.objective != "maximum_likelihood" and not drawn:
+        faults.append(
+            f"`model.objective`={c.model.objective} needs the energy of the target, which data.name={c.data.name} does "
+            "not have. Use data=energy, or model.objective=maximum_likelihood."
+        )
+    if (
+        isinstance(c.model, FlowModel)
+        and c.model.objective == "reverse_kl"
+        and c.prior_base.kind != "standard"
+    ):
+        faults.append(
+            f"`model.objective`=reverse_kl needs draws with gradients, and those of prior_base.kind="
+            f"{c.prior_base.kind} carry none. Use prior_base=standard, or model.objective=forward_kl."
+        )
+    for key in ("root", "size", "mode", "memory_map") if drawn else ():
+        if getattr(c.data, key):
+            faults.append(f"`data.{key}`={getattr(c.data, key)} does not apply to energy. Leave it out.")
+    if drawn and c.data.preparation != "continuous":
+        faults.append(
+            f"`data.preparation`={c.data.preparation} does not apply to energy, whose points are real numbers. Leave "
+            "it out."
+        )
+    if drawn and c.condition.on == "labels":
+        faults.append("`condition.on`=labels needs labels, and data.name=energy has none. Leave it out.")
     return faults
 
 
@@ -142,10 +175,21 @@ def _segmentation_faults(c: RunConfiguration) -> list[str]:
             "`condition.on`=labels does not fit model.kind=segmentation_vae, all parts of which are given the picture. "
             "Leave it out."
         )
-    if isinstance(c.objective, WITHOUT_PRIOR):
+    if "prior_learns_from_draws" in c.objective.needs:
+        faults.append(
+            f"`objective.kind`={c.objective.kind} compares draws of posterior and prior, and those of the mixture of "
+            "model.kind=segmentation_vae carry no gradient to all of it, so it cannot learn. Use objective=elbo."
+        )
+    if c.objective.without_prior:
         faults.append(
             f"`objective.kind`={c.objective.kind} does not look at the prior, so that of model.kind=segmentation_vae "
             "would not learn. Use objective=elbo."
+        )
+    if getattr(c.objective, "free_bits", 0) and getattr(c.objective, "free_bits_per", "latent") != "latent":
+        faults.append(
+            f"`objective.free_bits_per`={getattr(c.objective, 'free_bits_per', None)} needs the KL of every single "
+            "latent, which a Gaussian and the mixture of model.kind=segmentation_vae do not have. Use "
+            "objective.free_bits_per=latent: the whole KL as one group."
         )
     if getattr(c.objective, "kl", None) == "closed_form":
         faults.append(

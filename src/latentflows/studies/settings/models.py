@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from latentflows.studies.settings.base import Integer, Number, Settings
 
@@ -133,9 +133,28 @@ def _steps(picture: tuple[int, int]) -> int:
 
 
 class FlowModel(Settings):
-    """A flow on the data themselves, by maximum likelihood: the flow of `prior`, from `prior_base`."""
+    """A flow on the data themselves: the flow of `prior`, from `prior_base`."""
 
     kind: Literal["flow"] = "flow"
+    objective: Literal["maximum_likelihood", "forward_kl", "reverse_kl"] = Field(
+        default="maximum_likelihood",
+        description="What it is fitted by: the data; or, with data=energy, KL(target || flow) at draws of the target, "
+        "or KL(flow || target) at draws of the flow (arXiv 1912.02762).",
+    )
+    num_samples: Integer = Field(
+        default=1, gt=0, description="Draws of the flow for each data point of a step, with reverse_kl."
+    )
+    warmup_epochs: Number = Field(
+        default=0.0,
+        ge=0,
+        description="Epochs over which the weight of the energy rises from 0.01, with reverse_kl (arXiv 1505.05770).",
+    )
+
+    @model_validator(mode="after")
+    def _with_reverse(self) -> FlowModel:
+        if self.objective != "reverse_kl" and (self.num_samples, self.warmup_epochs) != (1, 0.0):
+            raise ValueError("`num_samples` and `warmup_epochs` go with objective=reverse_kl")
+        return self
 
 
 class SegmentationModel(Settings):

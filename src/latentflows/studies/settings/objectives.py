@@ -5,13 +5,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from latentflows.studies.settings.base import Integer, Number, Settings
 
 KL = Literal["auto", "monte_carlo", "closed_form"]
+DENSITIES = ("posterior_density", "prior_density")
+
+
+class ObjectiveSettings(Settings):
+    """What every objective says of the class that is built from it.
+
+    Attributes:
+        needs: What it needs of the model; as in the class, which says what each means.
+        without_prior: It does not look at the prior.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = DENSITIES
+    without_prior: ClassVar[bool] = False
 
 
 def _samples(default: int = 1) -> Any:
@@ -26,7 +39,7 @@ def _weight(default: float, what: str) -> Any:
     return Field(default=default, ge=0, description=f"Weight of {what}.")
 
 
-class ELBOObjective(Settings):
+class ELBOObjective(ObjectiveSettings):
     """The evidence lower bound."""
 
     kind: Literal["elbo"] = "elbo"
@@ -61,16 +74,20 @@ class ELBOObjective(Settings):
             raise ValueError("`anneal`=joint needs kl=monte_carlo (or auto), beta=1 and free_bits=0")
         if self.gradient != "reparameterized" and self.kl == "closed_form":
             raise ValueError("`gradient`=stick_the_landing needs kl=monte_carlo (or auto)")
-        if self.free_bits and self.free_bits_per != "latent" and self.kl == "monte_carlo":
-            raise ValueError("`free_bits` per dimension or channel need kl=closed_form (or auto)")
+        estimated = self.kl == "monte_carlo" or self.gradient != "reparameterized"
+        if self.free_bits and self.free_bits_per != "latent" and estimated:
+            raise ValueError(
+                "`free_bits` per dimension or channel need kl=closed_form (or auto) and gradient=reparameterized"
+            )
         if self.cycle_epochs is not None and not self.cycle_epochs >= self.warmup_epochs > 0:
             raise ValueError("`cycle_epochs` must be at least `warmup_epochs`, and that above 0")
         return self
 
 
-class IWAEObjective(Settings):
+class IWAEObjective(ObjectiveSettings):
     """The importance-weighted bound (arXiv 1509.00519)."""
 
+    needs = (*DENSITIES, "weighable_prior")
     kind: Literal["iwae"] = "iwae"
     num_samples: Integer = _samples(5)
     gradient: Literal["standard", "doubly_reparameterized", "stick_the_landing"] = Field(
@@ -78,9 +95,10 @@ class IWAEObjective(Settings):
     )
 
 
-class InfoVAEObjective(Settings):
+class InfoVAEObjective(ObjectiveSettings):
     """The ELBO with a discrepancy of q(z) to p(z) in place of part of its KL (arXiv 1706.02262)."""
 
+    needs = (*DENSITIES, "prior_learns_from_draws")
     kind: Literal["info_vae"] = "info_vae"
     num_samples: Integer = _samples()
     alpha: Number = Field(default=1.0, le=1, description="Share of the KL that is taken away; 1 is MMD-VAE.")
@@ -91,9 +109,10 @@ class InfoVAEObjective(Settings):
     kernel_scale: Number = Field(default=1.0, gt=0, description="Its width, about that of the prior.")
 
 
-class WassersteinObjective(Settings):
+class WassersteinObjective(ObjectiveSettings):
     """Reconstruction and a discrepancy of q(z) to p(z), without a KL (arXiv 1711.01558)."""
 
+    needs = ("prior_learns_from_draws",)
     kind: Literal["wasserstein"] = "wasserstein"
     num_samples: Integer = _samples()
     weight: Number = _weight(10.0, "the discrepancy")
@@ -103,9 +122,10 @@ class WassersteinObjective(Settings):
     kernel_scale: Number = Field(default=1.0, gt=0, description="Its width, about that of the prior.")
 
 
-class BetaTCObjective(Settings):
+class BetaTCObjective(ObjectiveSettings):
     """The KL in three parts, the total correlation weighted up (arXiv 1802.04942)."""
 
+    needs = (*DENSITIES, "diagonal_posterior")
     kind: Literal["beta_tc"] = "beta_tc"
     num_samples: Integer = _samples()
     alpha: Number = _weight(1.0, "the mutual information")
@@ -116,7 +136,7 @@ class BetaTCObjective(Settings):
     )
 
 
-class FactorObjective(Settings):
+class FactorObjective(ObjectiveSettings):
     """The ELBO less a total correlation that a discriminator estimates (arXiv 1802.05983)."""
 
     kind: Literal["factor"] = "factor"
@@ -126,7 +146,7 @@ class FactorObjective(Settings):
     depth: Integer = Field(default=6, gt=0, description="Number of its hidden layers.")
 
 
-class GECOObjective(Settings):
+class GECOObjective(ObjectiveSettings):
     """The least KL at which reconstruction reaches a target (arXiv 1810.00597)."""
 
     kind: Literal["geco"] = "geco"
@@ -141,7 +161,7 @@ class GECOObjective(Settings):
     kl: KL = _kl()
 
 
-class CapacityObjective(Settings):
+class CapacityObjective(ObjectiveSettings):
     """Reconstruction at a KL that is held at a rising number of nats (arXiv 1804.03599)."""
 
     kind: Literal["capacity"] = "capacity"
@@ -154,16 +174,20 @@ class CapacityObjective(Settings):
     kl: KL = _kl()
 
 
-class AutoencoderObjective(Settings):
+class AutoencoderObjective(ObjectiveSettings):
     """Reconstruction alone."""
 
+    needs = ()
+    without_prior = True
     kind: Literal["autoencoder"] = "autoencoder"
     num_samples: Integer = _samples()
 
 
-class RegularizedAutoencoderObjective(Settings):
+class RegularizedAutoencoderObjective(ObjectiveSettings):
     """Reconstruction with small latents and a smooth decoder (arXiv 1903.12436)."""
 
+    needs = ()
+    without_prior = True
     kind: Literal["regularized_autoencoder"] = "regularized_autoencoder"
     num_samples: Integer = _samples()
     latent_weight: Number = _weight(1e-2, "|z|^2 / 2")
@@ -173,9 +197,11 @@ class RegularizedAutoencoderObjective(Settings):
     decoder_weight: Number = _weight(1e-3, "the decoder's penalty")
 
 
-class SparseAutoencoderObjective(Settings):
+class SparseAutoencoderObjective(ObjectiveSettings):
     """Reconstruction from latents that are seldom active, by a Bernoulli KL."""
 
+    needs = ()
+    without_prior = True
     kind: Literal["sparse_autoencoder"] = "sparse_autoencoder"
     num_samples: Integer = _samples()
     weight: Number = _weight(3.0, "the KL of the mean activation to the rate")
@@ -196,5 +222,6 @@ Objective = Annotated[
     | SparseAutoencoderObjective,
     Field(discriminator="kind"),
 ]
-WITHOUT_PRIOR = (AutoencoderObjective, RegularizedAutoencoderObjective, SparseAutoencoderObjective)
-WITHOUT_DENSITIES = (*WITHOUT_PRIOR, WassersteinObjective)
+WITHOUT_DENSITIES = tuple(
+    kind for kind in get_args(get_args(Objective)[0]) if "posterior_density" not in kind.needs
+)

@@ -86,12 +86,14 @@ class _StrictLoader(yaml.SafeLoader):
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:bool":  # YAML 1.1 reads the key `on` as true
                 key.tag = "tag:yaml.org,2002:str"
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", node.start_mark
-                )
+        keys: list[Any] = []
+        for item, _ in node.value:
+            key = self.construct_object(item, deep=True)
+            if key in keys:
+                first = node.value[keys.index(key)][0].start_mark.line + 1
+                problem = f"key {key!r} is given twice, first at line {first}"
+                raise yaml.constructor.ConstructorError(None, None, problem, item.start_mark)
+            keys.append(key)
         return super().construct_mapping(node, deep)
 
 
@@ -132,6 +134,8 @@ def _usual_name(c: RunConfiguration) -> str:
     words = [c.posterior.kind, c.prior.kind] if c.model.kind == "vae" else [c.model.kind]
     if c.model.kind != "vae" and c.prior.kind != tag_of(default_kind("prior")):
         words.append(c.prior.kind)
+    if isinstance(c.model, FlowModel) and c.model.objective != "maximum_likelihood":
+        words.insert(1, c.model.objective)
     if c.condition.on != "nothing":
         words.append(c.condition.on)
     for part in ("network", "prior_base", "likelihood", "objective", "training"):
@@ -153,7 +157,7 @@ def _fill_in_usual(merged: dict[str, Any]) -> None:
         merged["training"] = {"plan": "two_stage"} | training
     if kind is FlowModel and isinstance(data, dict) and data.get("preparation") is None:
         name = data.get("name", default_kind("data").model_fields["name"].default)
-        if isinstance(name, str) and name in USUAL_PREPARATION:
+        if isinstance(name, str) and USUAL_PREPARATION.get(name, "continuous") != "continuous":
             merged["data"] = data | {"preparation": "dequantized"}
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from latentflows.studies.settings.base import Integer, Number, Settings
+from latentflows.studies.settings.base import Integer, Number, PriorSettings, Settings
 from latentflows.studies.settings.flows import (
     BPF,
     CNF,
@@ -27,13 +27,18 @@ from latentflows.studies.settings.flows import (
 )
 
 
-class Gaussian(Settings):
+class _OneGaussian(PriorSettings):
+    def learns_from_draws(self, *, labels: bool) -> bool:
+        return not labels  # one Gaussian for each class is a mixture
+
+
+class Gaussian(_OneGaussian):
     """A Gaussian with diagonal covariance."""
 
     kind: Literal["gaussian"] = "gaussian"
 
 
-class FullGaussian(Settings):
+class FullGaussian(_OneGaussian):
     """A Gaussian with full covariance."""
 
     kind: Literal["full_gaussian"] = "full_gaussian"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from latentflows.studies.settings.base import Integer, Number, Settings
+from latentflows.studies.settings.base import Integer, Number, PriorSettings
 from latentflows.studies.settings.flows import (
     BPF,
     CNF,
@@ -24,9 +24,10 @@ from latentflows.studies.settings.flows import (
 from latentflows.studies.settings.posteriors import FullGaussian, Gaussian
 
 
-class Standard(Settings):
+class Standard(PriorSettings):
     """N(0, I), without parameters."""
 
+    takes_label = False
     kind: Literal["standard"] = "standard"
 
 
@@ -34,9 +35,10 @@ def _components(default: int) -> Any:
     return Field(default=default, gt=0, description="Number of components.")
 
 
-class GaussianMixture(Settings):
+class GaussianMixture(PriorSettings):
     """A mixture of Gaussians, learned by gradient, also from a start by EM (arXiv 1611.02648)."""
 
+    draws_differentiable = False
     kind: Literal["mixture"] = "mixture"
     num_components: Integer = _components(10)
     covariance: Literal["diagonal", "full"] = Field(
@@ -47,9 +49,11 @@ class GaussianMixture(Settings):
     )
 
 
-class VampPrior(Settings):
+class VampPrior(PriorSettings):
     """A mixture of the posteriors of learned pseudo-inputs (arXiv 1705.07120)."""
 
+    takes_label = False
+    draws_differentiable = False
     kind: Literal["vamp"] = "vamp"
     num_components: Integer = _components(500)
     start: Literal["random", "data"] = Field(
@@ -58,9 +62,11 @@ class VampPrior(Settings):
     learned_weights: bool = Field(default=False, description="Learn the weights of the components.")
 
 
-class ExemplarPrior(Settings):
+class ExemplarPrior(PriorSettings):
     """A Gaussian around the latent of each of many training data (arXiv 2004.04795)."""
 
+    takes_label = False
+    draws_differentiable = False
     kind: Literal["exemplar"] = "exemplar"
     num_exemplars: Integer = Field(default=1000, gt=0, description="Training data kept in the model.")
     num_components: Integer = Field(default=500, gt=0, description="Of them, drawn in each training step.")
@@ -74,9 +80,11 @@ def _depth(default: int) -> Any:
     return Field(default=default, gt=0, description="Number of hidden layers of its networks.")
 
 
-class ResampledPrior(Settings):
+class ResampledPrior(PriorSettings):
     """Draws of N(0, I) that a network accepts or rejects (LARS, arXiv 1810.11428)."""
 
+    takes_label = False
+    draws_differentiable = False
     kind: Literal["resampled"] = "resampled"
     width: Integer = _width(100)
     depth: Integer = _depth(2)
@@ -86,10 +94,12 @@ class ResampledPrior(Settings):
     )
 
 
-class NoiseContrastivePrior(Settings):
+class NoiseContrastivePrior(PriorSettings):
     """N(0, I) reweighted by a classifier between it and the latents (NCP, arXiv 2010.02917)."""
 
-    own_objective: ClassVar[bool] = True
+    takes_label = False
+    draws_differentiable = False
+    stage_of_its_own = True
     kind: Literal["noise_contrastive"] = "noise_contrastive"
     width: Integer = _width(256)
     depth: Integer = _depth(2)
@@ -100,10 +110,11 @@ class NoiseContrastivePrior(Settings):
     num_steps: Integer = Field(default=100, gt=0, description="Steps of a draw, with langevin.")
 
 
-class AdversarialPrior(Settings):
+class AdversarialPrior(PriorSettings):
     """A Real NVP sampler trained against a critic in the latent space (EVaLP, arXiv 2510.00260)."""
 
-    own_objective: ClassVar[bool] = True
+    takes_label = False
+    stage_of_its_own = True
     kind: Literal["adversarial"] = "adversarial"
     num_layers: Integer = Field(default=4, gt=0, description="Couplings of the sampler.")
     width: Integer = _width(128)
@@ -119,11 +130,13 @@ class AdversarialPrior(Settings):
         default=None, ge=2, description="Resample draws among so many by the critic; null for none."
     )
 
+    def learns_from_draws(self, *, labels: bool) -> bool:
+        return self.num_proposals is None
 
-class FlowMatchingPrior(Settings):
+
+class FlowMatchingPrior(PriorSettings):
     """A continuous flow trained by regression; draws are cheap, each density is an ODE (arXiv 2210.02747)."""
 
-    own_objective: ClassVar[bool] = True
     kind: Literal["flow_matching"] = "flow_matching"
     width: Integer = _width(256)
     num_blocks: Integer = Field(default=2, gt=0, description="Residual blocks of the velocity.")
@@ -139,9 +152,11 @@ class FlowMatchingPrior(Settings):
     num_probes: Integer = Field(default=4, gt=0, description="Probes of hutchinson.")
 
 
-class SecondStagePrior(Settings):
+class SecondStagePrior(PriorSettings):
     """A second VAE over the latents of the first (arXiv 1903.05789)."""
 
+    takes_label = False
+    draws_differentiable = False
     kind: Literal["second_stage"] = "second_stage"
     inner_dim: Integer | None = Field(
         default=None, gt=0, description="Number of its latents; null for as many as it models."
@@ -158,12 +173,21 @@ def _flow(where: str) -> Any:
     return Field(default=None, description=f"Flow of {where}, with its defaults; null for a Gaussian.")
 
 
-class Levels(Settings):
+class Levels(PriorSettings):
     """What a prior with several levels of latents has; their sizes are those of the posterior's levels."""
 
     width: Integer = Field(default=128, gt=0, description="Units of the hidden layer between two levels.")
     top_flow: LevelFlow | None = _flow("the top level")
     flow: LevelFlow | None = _flow("every level below the top")
+    top_pseudo_inputs: Integer | None = Field(
+        default=None,
+        gt=0,
+        description="Pseudo-inputs of a VampPrior at the top, which start at random; null for N(0, I) (arXiv "
+        "1705.07120).",
+    )
+
+    def learns_from_draws(self, *, labels: bool) -> bool:
+        return self.top_pseudo_inputs is None
 
 
 class TwoLevelPrior(Levels):

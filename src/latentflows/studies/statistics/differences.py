@@ -37,6 +37,8 @@ class PairedComparison:
         sign_flip_p_value: Of the exact sign-flip test; None where no seed is shared.
         corrected_sign_flip_p_value: The same after Holm's correction.
         power: What the t-test can find at this spread; None where there is no spread.
+        error_over_images: Standard error of the mean difference over the images that both were measured on, at the
+            models that were trained; None where it is not known. No interval and no test holds it.
     """
 
     arm: str
@@ -52,6 +54,7 @@ class PairedComparison:
     sign_flip_p_value: float | None = None
     corrected_sign_flip_p_value: float | None = None
     power: Power | None = None
+    error_over_images: float | None = None
 
     @property
     def significant(self) -> bool:
@@ -86,6 +89,7 @@ class PairedComparison:
             "bootstrap_high": None if resampled is None else resampled.high,
             "bootstrap_method": None if resampled is None else resampled.method,
             "interval_level": None if found is None else found.level,
+            "error_over_images": self.error_over_images,
             "p_value": self.p_value,
             "corrected_p_value": self.corrected_p_value,
             "sign_flip_p_value": self.sign_flip_p_value,
