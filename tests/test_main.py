@@ -71,7 +71,7 @@ def test_two_processes_leave_one_run_that_is_that_of_one_process(tmp_path, monke
     one, two = read_run(tmp_path / "one"), read_run(tmp_path / "two")
     assert two.record is not None
     assert (two.record.status, two.record.steps, two.record.hardware["processes"]) == ("finished", 18, 2)
-    assert len(two.pictures) == len(one.pictures) == 6
+    assert len(two.pictures) == len(one.pictures) == 7
     for ours, theirs in zip(figures_of(one), figures_of(two), strict=True):
         assert theirs == pytest.approx(ours, rel=1e-4)
     assert one.evaluation is not None
