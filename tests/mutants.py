@@ -1,6 +1,6 @@
 """Plant one fault at a time in a copy of the source, and see a test fail: `python -m tests.mutants`.
 
-A suite that passes on broken code is worth nothing. Each fault of `tests/faults.py` is one exact replacement of text;
+A suite that passes on broken code is worth nothing. Each fault of `tests/faults/` is one exact replacement of text;
 the copy lies in a temporary folder and is what the tests import. Exit status 1 if a mutant survives, if a text no
 longer occurs exactly once, or if the unchanged suite is not green. `python -m tests.mutants actnorm kl` runs those
 whose name contains one of the words.

@@ -1,5 +1,6 @@
 """The command line, run in this process: what it prints, its exit codes, and one message for every mistake."""
 
+import errno
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import pytest
 
 from latentflows import __version__
 from latentflows.cli import app, main
+from latentflows.cli_common import alone
 from latentflows.core.errors import ConfigurationError
 from latentflows.reporting.base import read_run
 from latentflows.studies.execution.engines import Event, LocalPool
@@ -147,6 +149,10 @@ MISTAKES = {
     "no GPU": (
         ["train", "training.accelerator=cuda", "--out", "on_gpu"],
         '`accelerator` is "cuda", but PyTorch sees no GPU',
+    ),
+    "no folder of its own": (
+        ["train", "training.epochs=1", "--out", "/"],
+        "A run needs a folder of its own; got /.",
     ),
     "a folder inside a file": (
         ["train", "training.epochs=1", "--out", "bad.yaml/run"],
@@ -463,3 +469,29 @@ def test_a_warning_is_one_line_without_a_place_in_the_code(tmp_path, capsys):
     assert code == 0
     assert "Warning: A Bernoulli cross-entropy on gray values is no likelihood" in told
     assert ".py" not in told
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_run_folder_is_one_process_s_at_a_time(command, trained, capsys):
+    held = [str(trained / "config.yaml"), "--out", str(trained), "--resume"]
+    with alone(trained):
+        assert main([command, *(held if command == "train" else [str(trained)])]) == 2
+    assert f"The run {trained.resolve()} is in use by process" in capsys.readouterr().err
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path):
+    out = tmp_path / "new" / "runs" / "one"
+    with pytest.raises(ConfigurationError), alone(out):
+        raise ConfigurationError("no")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_within_one_that_cannot_be_written_to_needs_no_lock(monkeypatch, tmp_path):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "lock")
+
+    monkeypatch.setattr("latentflows.studies.execution.locks.locked", refuse)
+    with alone(tmp_path):
+        pass
+    with pytest.raises(PermissionError), alone(tmp_path / "new"):
+        pass

@@ -15,5 +15,5 @@ CASES = [
 @pytest.mark.parametrize(("file", "old", "new"), CASES)
 def test_the_text_of_a_fault_stands_in_the_code_exactly_once(file, old, new):
     count = (PACKAGE / file).read_text(encoding="utf-8").count(old)
-    assert count == 1, f"it stands there {count} times: bring tests/faults.py up to date"
+    assert count == 1, f"it stands there {count} times: bring tests/faults/ up to date"
     assert new != old

@@ -12,6 +12,7 @@ import shlex
 import signal
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,7 @@ from latentflows.cli_common import (
     Quiet,
     Resume,
     Workers,
+    alone,
     check_choice,
     given_command,
     interrupted,
@@ -168,15 +170,16 @@ def train(
         say_if_new(folder, resume)
     quiet = quiet or not is_first()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    result = run(
-        configuration,
-        folder,
-        resume=resume,
-        overwrite=overwrite,
-        callbacks=[] if quiet else [ProgressBar()],
-        command=given_command(),
-        announce=lambda part: None if quiet else typer.echo(f"{part} ..."),
-    )
+    with alone(folder) if is_first() else nullcontext():
+        result = run(
+            configuration,
+            folder,
+            resume=resume,
+            overwrite=overwrite,
+            callbacks=[] if quiet else [ProgressBar()],
+            command=given_command(),
+            announce=lambda part: None if quiet else typer.echo(f"{part} ..."),
+        )
     if not is_first():
         return
     if result.status == "interrupted":
@@ -226,7 +229,6 @@ def evaluate(
                 f"A trained run takes evaluation.KEY=VALUE and data.root=FOLDER alone; got {text!r}. Its other "
                 "settings are those that it was trained with."
             )
-    configuration, model = load_run(run)
     given = {
         "evaluation.num_importance_samples": num_importance_samples,
         "evaluation.num_images": num_images,
@@ -235,22 +237,24 @@ def evaluate(
         "data.root": data_root,
     }
     changes = [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
-    if any(text.startswith("evaluation.num_importance_samples=") for text in changes) and not (
-        has_importance_samples(model)
-    ):
-        raise ConfigurationError(
-            f"{run}: this model uses no importance samples, so their number changes none of its figures. Leave out "
-            "--num-importance-samples."
+    with alone(run):
+        configuration, model = load_run(run)
+        if any(text.startswith("evaluation.num_importance_samples=") for text in changes) and not (
+            has_importance_samples(model)
+        ):
+            raise ConfigurationError(
+                f"{run}: this model uses no importance samples, so their number changes none of its figures. Leave "
+                "out --num-importance-samples."
+            )
+        configuration = configuration_from(configuration.model_dump(mode="json"), changes)
+        before = recorded(run)
+        content = measure(
+            model,
+            build_data(configuration),
+            configuration.evaluation,
+            run,
+            announce=lambda part: typer.echo(f"{part} ...", err=True),
         )
-    before = recorded(run)
-    configuration = configuration_from(configuration.model_dump(mode="json"), changes)
-    content = measure(
-        model,
-        build_data(configuration),
-        configuration.evaluation,
-        run,
-        announce=lambda part: typer.echo(f"{part} ...", err=True),
-    )
     for line in replaced(before, content):
         typer.echo(f"Replaced: {line}")
     terminal.show_figures(content["figures"], content["protocol"])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -45,6 +49,40 @@ def say_if_new(folder: Path, resume: bool) -> None:
     """Say that there is nothing to go on with, where that was asked for: a script may always ask."""
     if resume and not (folder.exists() and (folder.is_file() or any(folder.iterdir()))):
         typer.echo(f"--resume: there is nothing in {folder} yet, so it starts from the beginning.", err=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the one process that works on a run folder, by the lock that a study takes on it.
+
+    Where the folder around it cannot be written to, as that of a mounted one, there is no lock.
+
+    Raises:
+        ConfigurationError: if another process works on it, naming that process; if the folder can be none of a run.
+        NotADirectoryError: if the folder would lie in a file.
+    """
+    from latentflows.studies.execution.locks import locked
+
+    given, folder = folder, folder.resolve()
+    if not folder.name:
+        raise ConfigurationError(f"A run needs a folder of its own; got {folder}. Give another one by --out.")
+    if any(path.is_file() for path in folder.parents):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(given))
+    around = [path for path in folder.parents if not path.exists()]
+    with ExitStack() as stack:
+        for path in reversed(around):  # made for the lock alone, unless a run stands there in the end
+            stack.callback(_remove_if_empty, path)
+        try:
+            stack.enter_context(locked(folder.with_name(f".{folder.name}.lock"), f"The run {folder}"))
+        except OSError as error:
+            if not folder.is_dir() or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+        yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def interrupted(command: str) -> NoReturn:

@@ -12,6 +12,7 @@ from latentflows.bijections import (
     Chain,
     Inverse,
     InverseAutoregressive,
+    LeakyReLU,
     Permutation,
     Planar,
     Radial,
@@ -68,6 +69,13 @@ def test_half_precision_values_are_promoted(name):
     x, log_det = bijection(u)
     assert x.dtype == log_det.dtype == torch.float32
     torch.testing.assert_close(x, bijection(u.float())[0])
+
+
+def test_half_precision_contexts_are_promoted_outside_autocast():
+    layer, u, context = Planar(3, context_shape=2), torch.randn(5, 3), torch.randn(5, 2).half()
+    x, log_det = layer(u.half(), context)
+    assert x.dtype == log_det.dtype == torch.float32
+    torch.testing.assert_close(x, layer(u.half().float(), context.float())[0])
 
 
 def test_chain_runs_forward_from_first_to_last_and_adds_log_dets():
@@ -172,6 +180,11 @@ def test_a_context_that_is_not_finite_is_named(bad):
         layer(torch.zeros(7, 5, 3), context)
     with values_unchecked():
         layer(torch.zeros(7, 5, 3), context)
+
+
+def test_values_that_are_not_finite_are_counted_where_an_event_is_one_number():
+    with pytest.raises(NonFiniteError, match="in 1 of 4 rows"):
+        LeakyReLU(())(torch.tensor([0.0, 1.0, torch.nan, 2.0]))
 
 
 @pytest.mark.parametrize("shape", [0, -2, (3, 0), (2.0,)])

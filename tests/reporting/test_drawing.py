@@ -135,6 +135,7 @@ def test_each_color_has_one_variable():
         ("N(0, I), same sizes", ["N(0,\N{NO-BREAK SPACE}I), same sizes"]),
         ("a rather long name of an arm", ["a rather long", "name of an arm"]),
         ("one, two, three, four, five, six", ["one, two, three,", "four, five, six"]),
+        ("Real NVP prior (six layers, width sixty)", ["Real NVP prior (six", "layers, width sixty)"]),
         ("antidisestablishmentarianism", ["antidisestablishmentaria", "nism"]),
         ("", [""]),
     ],

@@ -8,13 +8,16 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 
 from latentflows.core.errors import ConfigurationError, DataError
 from latentflows.reporting import export_study
+from latentflows.reporting.budgets import budget_table
 from latentflows.reporting.export import to_csv
-from latentflows.reporting.latex import escape
+from latentflows.reporting.latex import escape, latex_table
+from latentflows.reporting.table import table_of
 from latentflows.studies.results.results import read_results
 
 LABEL = r"100% of β_1 & $x^2$ #{a}~b\c <d> |e|"
@@ -160,6 +163,14 @@ def test_the_caption_names_data_without_how_they_were_made(fake, tmp_path, data,
     export_study(folder, tmp_path / "out")
     text = (tmp_path / "out" / "table.tex").read_text(encoding="utf-8")
     assert f"importance samples per image; {brief}. Difference" in text
+
+
+def test_the_label_is_the_folder_wherever_it_is_named_from(fake, tmp_path, monkeypatch):
+    folder = fake.write_comparison(tmp_path / "my study", gains={"a": 0.0, "b": 1.0}, seeds=(0,))
+    monkeypatch.chdir(folder)
+    results = read_results(Path())
+    table = table_of(results)
+    assert r"\label{tab:my-study}" in latex_table(results, table, budget_table(results, table), [])
 
 
 def test_special_characters_are_escaped():

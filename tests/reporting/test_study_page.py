@@ -212,6 +212,9 @@ def test_runs_under_way_are_told_from_those_that_stopped(fake, tmp_path):
     assert "Left out: “B”, seed 2 (not run yet)." in text
     assert "… Under way" in text
     assert "--resume" not in text
+    with locked(folder / "runs" / ".a-seed1.lock", "The run"):  # it has ended, another run of its job has not
+        text = Page(write_comparison_report(folder)).text
+    assert "under way" not in text
     (staged / "metrics.jsonl").unlink()
     (folder / "study.jsonl").write_text(lines[0])
     text = Page(write_comparison_report(folder)).text
@@ -359,8 +362,9 @@ def test_errors_over_images_and_of_monte_carlo_are_told_from_those_over_seeds(fa
     assert f" {error:.2f} " in text
 
 
-def test_curves_go_on_through_a_stage_of_the_prior_alone(fake, tmp_path):
-    """It logs no ELBO: that is the reconstruction of the best epoch before it less the KL."""
+@pytest.mark.parametrize("by_elbo", [True, False])
+def test_curves_go_on_through_a_stage_of_the_prior_alone(fake, tmp_path, by_elbo):
+    """It logs no ELBO: that is the reconstruction of the best epoch before it less the KL, if the ELBO chose it."""
     folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 1.0}, seeds=(0,))
     run = fake.write_run(folder / "runs" / "b-seed0", epochs=6, stages=("vae", "prior"))
 
@@ -372,14 +376,15 @@ def test_curves_go_on_through_a_stage_of_the_prior_alone(fake, tmp_path):
             "reconstruction": -8.0 - line["epoch"],
             "kl": 1.0,
         }
-        return line | {"validation": validation}
+        return line | {"validation": validation | {"loss": -validation["elbo"] if by_elbo else 5.0}}
 
     fake.edit_lines(run / "metrics.jsonl", of_prior)
     results = read_results(folder)
     (drawing,) = (
         found for found in study_drawings(results, table_of(results)) if found.name == "curves_step"
     )
-    assert "B ends at −10.00 after 72" in drawing.alt  # -8 - 2 at the second epoch, the best, and a KL of 0
+    # -8 - 2 at the second epoch, the best, and a KL of 0
+    assert ("B ends at −10.00 after 72" in drawing.alt) is by_elbo
 
 
 def test_uneven_seconds_come_with_a_caution(fake, tmp_path):
@@ -388,3 +393,12 @@ def test_uneven_seconds_come_with_a_caution(fake, tmp_path):
     fake.edit_json(folder / "runs" / "b-seed1" / "run.json", seconds=500.0, steps=720)
     text = Page(write_comparison_report(folder)).text
     assert "A step took up to 2.0 times as long in one run of “B” as in another" in text
+
+
+def test_seeds_that_trained_together_are_no_sign_of_a_busy_machine(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 1.0})
+    stage = {"stage": "joint", "runs": 8, "together": True, "text": ""}
+    fake.edit_json(folder / "runs" / "b-seed1" / "run.json", seconds=500.0, steps=720, together=[stage])
+    assert "the machine had other work" not in Page(write_comparison_report(folder)).text
+    fake.edit_json(folder / "runs" / "b-seed1" / "run.json", together=[stage | {"together": False}])
+    assert "the machine had other work" in Page(write_comparison_report(folder)).text

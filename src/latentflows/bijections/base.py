@@ -69,8 +69,8 @@ class Bijection(nn.Module, ABC):
 
         Raises:
             ShapeError: if a shape is not the declared one, or `lengths` are given to a layer that takes none.
-            DataError: for integers, or values of another type than the parameters; a NonFiniteError for NaN or
-                infinity in a value or a context, where `core.checks.all_finite` looks.
+            DataError: for integers, or values that parameters of another type cannot be multiplied with; a
+                NonFiniteError for NaN or infinity in a value or a context, where `core.checks.all_finite` looks.
             MissingDirectionError: if there is no such direction.
         """
         if self.passes[0] is None:
@@ -88,8 +88,8 @@ class Bijection(nn.Module, ABC):
 
         Raises:
             ShapeError: if a shape is not the declared one, or `lengths` are given to a layer that takes none.
-            DataError: for integers, or values of another type than the parameters; a NonFiniteError for NaN or
-                infinity in a value or a context, where `core.checks.all_finite` looks.
+            DataError: for integers, or values that parameters of another type cannot be multiplied with; a
+                NonFiniteError for NaN or infinity in a value or a context, where `core.checks.all_finite` looks.
             MissingDirectionError: if there is no such direction.
         """
         if self.passes[1] is None:

@@ -16,7 +16,7 @@ def checked(
 ) -> tuple[Tensor, Tensor | None, Shape]:
     """Return values (K, B, *event) and contexts (B, *context) as a bijection's hooks take them, and the batch shape.
 
-    Half precision is promoted, but for a context, which is left to autocast.
+    Half precision is promoted; a context of it is left to autocast where that is on.
 
     Raises:
         ShapeError: if a shape is not the declared one, or a context is missing or not wanted.
@@ -29,7 +29,9 @@ def checked(
     if not value.is_floating_point():
         raise DataError(f"`{owner}` expects floating-point values; got {value.dtype}. Use `.float()`.")
     value = at_least_float32(value)
-    if context is not None and context.dtype not in (torch.float16, torch.bfloat16):
+    if context is not None and not (
+        context.dtype.itemsize == 2 and torch.is_autocast_enabled(context.device.type)
+    ):
         context = context.to(value.dtype)
     value, context, batch = align(value, value_shape, context, context_shape)
     if not all_finite(value):
@@ -64,7 +66,7 @@ def align(
 
 
 def _not_finite(owner: str, what: str, rows: Tensor) -> NonFiniteError:
-    count = int((~rows.isfinite()).flatten(1).any(1).sum())
+    count = int((~rows.isfinite()).reshape(len(rows), -1).any(1).sum())
     return NonFiniteError(
         f"`{owner}` expects finite {what}; got NaN or infinity in {count} of {len(rows)} rows. Remove or repair those "
         "rows, or find the step that made them."

@@ -45,16 +45,19 @@ def _gains(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether the other library is quicker, computes the same, and nobody looks at the operations that run."""
     return (
         _PRODUCT is not None
+        and not (
+            torch.compiler.is_compiling() or torch.jit.is_tracing()
+        )  # first: these would guard or record a size
+        and x.numel() * weight.shape[0] >= _WORTH  # where most layers of small models end
         and x.is_cpu
         and weight.is_cpu
         and x.dtype == torch.float32
         and weight.dtype == torch.float32
-        and not _is_observed()  # before sizes are looked at: a compiler would guard them
+        and not _is_observed()
         and not torch.is_autocast_enabled("cpu")
         and x.ndim == 2
         and weight.ndim == 2
         and x.shape[1] == weight.shape[1]
-        and x.shape[0] * weight.numel() >= _WORTH
         and (bias is None or _fits(bias, len(weight)))
         and torch._C._get_mkldnn_enabled()
     )
@@ -66,8 +69,8 @@ def _fits(bias: Tensor, features: int) -> bool:
 
 
 def _is_observed() -> bool:
-    """Whether a compiler, a tracer or a mode (one that counts FLOPs, say) should see a product it knows."""
-    return is_traced() or torch._C._len_torch_dispatch_stack() > 0 or torch.jit.is_tracing()
+    """Whether a transform or a mode (one that counts FLOPs, say) should see a product it knows."""
+    return is_traced() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -86,9 +86,7 @@ class PlaneEnergy:
     def log_normalizer(self) -> float:
         """Log Z by the trapezoid rule in float64, to 1e-6. Cost: 250,000 energies, once."""
         nodes = torch.linspace(-_EDGE, _EDGE, _CELLS + 1, dtype=torch.float64)
-        total = (-self(torch.cartesian_prod(nodes, nodes))).logsumexp(
-            0
-        )  # at the edge itself there is nothing
+        total = (-self(torch.cartesian_prod(nodes, nodes))).logsumexp(0)  # there is nothing at the edge
         return float(total) + 2 * math.log(2 * _EDGE / _CELLS)
 
     def sample(self, count: int) -> Tensor:

@@ -36,11 +36,9 @@ from latentflows.models.vqvae import VQVAE
 _PADDING = 2  # pixels around every image of a grid
 _GRAY = 128  # of the padding: neither ink nor paper, so that images at their edges stay apart
 _CELL = 56  # pixels; smaller images are enlarged to at least this
-_CLASSES, _LABELED, _MOVED = (
-    20,
-    2000,
-    5,
-)  # classes that are shown, points they are measured on, points that are moved
+_CLASSES = 20  # that are shown, at most
+_LABELED = 2000  # points that the mean latents of classes are measured on, at most
+_MOVED = 5  # points that are moved from class to class
 
 
 def save_grid(images: Tensor, path: Path, *, columns: int) -> None:

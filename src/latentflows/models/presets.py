@@ -80,7 +80,7 @@ def real_nvp(
     Every second coupling moves the other half, so two layers and a permutation touch and mix all variables. It
     starts as a pure permutation: the last layer of each network is zero. `mask` says which entries make a half: the
     first ones, or every second one. `own_mask`, a 0 or 1 for each variable, takes its place: the first coupling lets
-    the ones stay, the second the zeros. `additive=True` gives NICE.
+    the ones stay, the second the zeros, and so on, of permuted variables. `additive=True` gives NICE.
 
     Source: Dinh et al., Density estimation using Real NVP, 2017, arXiv 1605.08803.
 

@@ -100,7 +100,7 @@ def _fixed_posterior(owner: str, model: VAE) -> None:
     part: Conditional = model.posterior
     while isinstance(part, Flow) and part.has_density:
         part = part.base
-    if isinstance(part, Flow) or part.distribution_type.detached is Distribution.detached:
+    if not part.has_density or part.distribution_type.detached is Distribution.detached:
         raise CombinationError(
             f"`{owner}` with this gradient differentiates log q(z|x) in z alone, which "
             f"{_name(model.posterior)} does not offer. Use a Gaussian, or a flow with an inverse (real_nvp, iaf, "

@@ -179,7 +179,8 @@ def _validation_values(epochs: Sequence[Epoch], key: str) -> list[float]:
     """A validation figure at every epoch; NaN where it was not logged.
 
     A stage of the prior alone logs no ELBO. Encoder and decoder stand still in it, at their best epoch so far, so that
-    it is the reconstruction of that epoch less the KL.
+    it is the reconstruction of that epoch less the KL. Where the best epoch was chosen by another figure than the ELBO,
+    it is not known which that was: NaN.
     """
     found, best, reconstruction = [], -math.inf, math.nan
     for epoch in epochs:
@@ -189,7 +190,11 @@ def _validation_values(epochs: Sequence[Epoch], key: str) -> list[float]:
             continue
         found.append(values.get(key, math.nan))
         if values.get("elbo", -math.inf) > best:
-            best, reconstruction = values["elbo"], values.get("reconstruction", math.nan)
+            best, chosen = (
+                values["elbo"],
+                math.isclose(values.get("loss", math.nan), -values["elbo"], rel_tol=1e-6),
+            )
+            reconstruction = values.get("reconstruction", math.nan) if chosen else math.nan
     return found
 
 
@@ -218,10 +223,13 @@ def _uneven_seconds(results: Results) -> str | None:
 
 
 def _unevenness(results: Results, arm: str) -> float:
-    """The longest over the shortest mean time of a step among the runs of an arm that count."""
-    records = [results.files(run).record for run in counted_runs(results, arm).values()]
-    each = [record.seconds / record.steps for record in records if record and record.steps and record.seconds]
-    return max(each) / min(each) if each else 1.0
+    """The longest over the shortest mean time of a step among the runs of an arm that count and trained alike."""
+    alike: dict[tuple[tuple[str, int], ...], list[float]] = {}
+    for run in counted_runs(results, arm).values():
+        record = results.files(run).record
+        if record and record.steps and record.seconds:
+            alike.setdefault(record.trained_with, []).append(record.seconds / record.steps)
+    return max((max(each) / min(each) for each in alike.values()), default=1.0)
 
 
 def protocol_lines(results: Results, *, brief: bool = False) -> list[str]:

@@ -184,8 +184,13 @@ def dots(values: Sequence[float]) -> str | None:
 
 
 def wrap(label: str, width: int = 24) -> str:
-    """Break a label into lines of at most `width`: after commas, else alike in length; never inside parentheses."""
-    whole = re.sub(r"\([^()]*\)", lambda match: match.group().replace(" ", "\N{NO-BREAK SPACE}"), label)
+    """Break a label into lines of at most `width`: after commas, else alike in length; inside no short parentheses."""
+
+    def kept_whole(match: re.Match[str]) -> str:
+        text = match.group()
+        return text.replace(" ", "\N{NO-BREAK SPACE}") if len(text) <= width else text
+
+    whole = re.sub(r"\([^()]*\)", kept_whole, label)
     lines = textwrap.wrap(whole, width)
     parts = whole.replace(", ", ",\n").split("\n")
     if len(parts) == len(lines) and max(map(len, parts)) <= width:

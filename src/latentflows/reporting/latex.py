@@ -81,7 +81,7 @@ def latex_table(results: Results, table: StudyTable, budgets: BudgetTable, proto
         r"\begin{table}",
         r"\centering\small\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{_caption(results, table, budgets, protocols)}}}",
-        rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', results.folder.name)}}}",
+        rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', results.folder.resolve().name)}}}",
         r"\medskip",
         *_tabular(headings, arms, 0.2 if beside else 0.5),
     ]

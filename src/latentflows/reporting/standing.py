@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from latentflows.studies.execution.locks import is_held
+from latentflows.studies.execution.record import ENDED
 from latentflows.studies.results.records import StudyRun
 from latentflows.studies.results.results import Results
 
 
 def is_under_way(results: Results, arm: str, seed: int) -> bool:
-    """Whether a process is at work on a run: it holds the run's lock."""
+    """Whether a process is at work on a run that has not ended: it holds the run's lock, as one that evaluates does."""
+    if results.status(arm, seed) in ENDED:
+        return False
     folder = results.folder / results.place(arm, seed)
     return is_held(folder.with_name(f".{folder.name}.lock"))
 

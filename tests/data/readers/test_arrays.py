@@ -111,8 +111,8 @@ BAD_ARRAYS = {
     "five channels": (images(5, 8, 8), r"not images: shape \(20, 5, 8, 8\)"),
     "ambiguous": (images(3, 8, 3), r"ambiguous: channels could be first or last in shape \(20, 3, 8, 3\)"),
     "scalar": (np.array(1.0), "expected uint8"),
-    "not a number": (np.full((9, 2), np.nan), "must be finite"),
-    "too large for float32": (np.full((9, 2), 1e300), "must be finite"),
+    "not a number": (np.full((9, 2), np.nan), r"x\.npy: every value must be finite"),
+    "too large for float32": (np.full((9, 2), 1e300), r"x\.npy: every value must be finite"),
     "one": (np.zeros((1, 2)), "At least two"),
 }
 

@@ -7,6 +7,7 @@ from latentflows.core.errors import CombinationError
 from latentflows.data import from_tensors
 from latentflows.distributions import AmortizedGaussian, Flow, Hierarchical, VampPrior
 from latentflows.evaluation import evaluate_bounds
+from latentflows.objectives import ELBO
 from latentflows.studies.building.build import build_model, build_options, build_stages
 from latentflows.studies.settings.overrides import configuration_from
 from latentflows.training import fit
@@ -205,3 +206,14 @@ def test_levels_that_do_not_fit_are_refused(overrides):
     with pytest.raises(CombinationError) as refused:
         configuration_from({}, overrides.split())
     assert WRONG[overrides] in str(refused.value)
+
+
+@pytest.mark.parametrize("level", ["top_flow", "flow"])
+def test_a_gradient_through_the_density_needs_an_inverse_at_every_level(level):
+    sticking = [*TWO_LEVEL, "objective.gradient=stick_the_landing"]
+    with pytest.raises(CombinationError, match=r"posterior\.kind=two_level has no inverse to do so"):
+        configuration_from({}, [*sticking, f"posterior.{level}=planar"])
+    plain = configuration_from({}, [*TWO_LEVEL, f"posterior.{level}=planar"])
+    with pytest.raises(CombinationError, match=r"differentiates log q\(z\|x\) in z alone"):
+        ELBO(gradient="stick_the_landing").check(build_model(plain, SHAPE))
+    ELBO(gradient="stick_the_landing").check(built([*sticking, f"posterior.{level}=real_nvp"]))

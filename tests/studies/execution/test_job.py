@@ -9,7 +9,7 @@ import torch
 from latentflows.core.errors import ConfigurationError, NonFiniteError
 from latentflows.studies.execution import job as job_room
 from latentflows.studies.execution.job import Job, run_job
-from latentflows.studies.execution.locks import locked
+from latentflows.studies.execution.locks import is_held, locked
 from latentflows.studies.planning.plan import PlannedRun
 from latentflows.studies.running import run as run_room
 from latentflows.studies.running import together as together_room
@@ -47,6 +47,18 @@ def test_a_job_leaves_its_runs_and_tells_how_each_ended(tiny, tmp_path, together
         assert json.loads((folder / "run.json").read_text())["command"] == "the command"
     assert outcomes[0][1]["figures"] != outcomes[1][1]["figures"]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["a-seed0", "a-seed1"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_run_that_has_ended_is_free_while_the_others_go_on(tiny, tmp_path, together):
+    held = []
+
+    def look(content):
+        if isinstance(content, tuple):
+            held.append([is_held(tmp_path / "runs" / f".a-seed{seed}.lock") for seed in range(2)])
+
+    run_job(job_of(tiny, tmp_path, together=together), look)
+    assert held == [[False, True], [False, False]]
 
 
 def test_what_is_complete_is_told_and_not_run_again(tiny, tmp_path, monkeypatch):

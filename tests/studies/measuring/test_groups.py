@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from latentflows.core.errors import CombinationError, ConfigurationError
-from latentflows.data import ambiguous_shapes
+from latentflows.data import SomeUnlabeled, ambiguous_shapes
 from latentflows.data.base import ArraySplit, ImageData, ImageSplit
 from latentflows.evaluation import (
     Annealing,
@@ -370,3 +370,17 @@ def test_a_model_that_is_given_labels_has_every_group(tiny, tmp_path, monkeypatc
     _, model = load_run(tmp_path / "run")
     assert model.context_shape == (2,)
     assert build_data(configuration).test.batch(torch.arange(2)).context is not None
+
+
+def test_neighbors_are_looked_for_among_training_points_with_their_labels():
+    given = ["condition.on=labels", "condition.parts=[posterior,likelihood]"]
+    conditional = build_model(configuration_from({}, [*SMALL, *given]), (1, 4, 4), (3,))
+    names, drawn = ("dark", "gray", "bright"), images()
+    train, test = (
+        ArraySplit(each.x, values="binary", labels=each.labels, with_labels=True)
+        for each in (drawn.train, drawn.test)
+    )
+    data = ImageData("bars", train, test, test, description="bars, as drawn", labels=names)
+    some = replace(data, train=SomeUnlabeled(train, 0.9))
+    found, expected = (measured(conditional, each, "neighbors", neighbors=20) for each in (some, data))
+    assert found["figures"] == expected["figures"]

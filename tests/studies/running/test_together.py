@@ -226,6 +226,9 @@ def test_what_memory_does_not_suffice_for_beside_others_goes_by_itself(configura
     assert ended == [1, 0, 2]
     assert any(text.startswith("s0, s2 go on one after another: Out of memory.") for text in announced)
     assert_alone_to_the_bit(results, configurations, tmp_path / "lone")
+    *trained, note = record_of(results[0].folder)["together"]  # its training went well, and stays told
+    assert [part["stage"] for part in trained] == ["vae", "prior"]
+    assert note["text"] == f"It went on by itself: {OUT_OF_MEMORY}"
     (alone,) = run_together(configurations[:1], [tmp_path / "one"])
     assert (alone.status, alone.reason) == ("failed", OUT_OF_MEMORY)
 
@@ -241,6 +244,7 @@ def test_who_asks_to_stop_stops_those_who_go_by_themselves(configurations, tmp_p
     monkeypatch.setattr(room, "fit_together", of_the_group)
     results = run_together(configurations, folders(tmp_path), callbacks=[Stop()])
     assert [result.status for result in results] == ["interrupted"] * 3
+    assert results[1].reason == "interrupted before it went on by itself"
     assert not (tmp_path / "s1" / "evaluation.json").exists()
 
 

@@ -23,6 +23,7 @@ from latentflows.data.readers.base import (
 SPLITS = ("train", "validation", "test")
 FRACTION = 0.1
 CHANNELS = (1, 3, 4)
+_ROWS = 4096  # checked at a time
 
 
 def read(request: Request) -> RawData:
@@ -132,7 +133,12 @@ def _values(array: np.ndarray, root: Path, memory_map: bool) -> np.ndarray:
             f"got {array.dtype} of shape {array.shape}. Save images as uint8, and other data as float32."
         )
     with np.errstate(over="ignore"):  # what overflows is infinite, and refused with the other infinities
-        return np.ascontiguousarray(array, dtype=np.float32)
+        values = np.ascontiguousarray(array, dtype=np.float32)
+    if not all(np.isfinite(values[i : i + _ROWS]).all() for i in range(0, len(values), _ROWS)):
+        raise DataError(
+            f"{root}: every value must be finite in float32; got NaN or infinity. Remove those data points."
+        )
+    return values
 
 
 def _channels_first(images: np.ndarray, root: Path) -> np.ndarray:

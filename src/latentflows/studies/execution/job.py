@@ -47,21 +47,29 @@ class Job:
 def run_job(job: Job, report: Report) -> list[tuple[int, Outcome]]:
     """Carry out the runs of a job in a worker process, taking up what earlier attempts left.
 
-    It reports the fraction done of the whole job, and (position, outcome) of every run as it ends.
+    It reports the fraction done of the whole job, and (position, outcome) of every run as it ends; a run that has ended
+    may be evaluated by others, while the rest goes on.
 
     Returns:
-        The same pairs of position and outcome; a run that an interruption kept from starting has none.
+        The same pairs of position and outcome; a run that an interruption kept from starting may have none.
     """
     with ExitStack() as stack:
-        for planned in job.runs:
+        locks = [stack.enter_context(ExitStack()) for _ in job.runs]
+        for lock, planned in zip(locks, job.runs, strict=True):
             folder = job.out / planned.folder
-            stack.enter_context(
+            lock.enter_context(
                 locked(folder.with_name(f".{folder.name}.lock"), f"The run {folder}", patience=_PATIENCE)
             )
+
+        def tell(content: Any) -> None:
+            if isinstance(content, tuple):
+                locks[content[0]].close()
+            report(content)
+
         told: dict[int, Outcome] = {}
         if job.together and len(job.runs) > 1:
-            _together(job, report, told)
-        _one_by_one(job, report, told)
+            _together(job, tell, told)
+        _one_by_one(job, tell, told)
     return sorted(told.items())
 
 

@@ -11,7 +11,7 @@ import torch
 
 from latentflows.core.batches import DataSource
 from latentflows.core.errors import CombinationError, DataError
-from latentflows.data import EnergySplit, MaskSplit
+from latentflows.data import EnergySplit, MaskSplit, SomeUnlabeled
 from latentflows.data.ambiguous_shapes import MASKS
 from latentflows.distributions import Flow
 from latentflows.evaluation import (
@@ -208,13 +208,15 @@ def _classifier(subject: Subject) -> Classifier:
 
 def _neighbors(subject: Subject) -> Measured:
     model, settings, count = subject.model, subject.settings, subject.count("neighbors")
-    context = None
+    train, context = subject.data.train, None
+    if isinstance(train, SomeUnlabeled):  # all latents are to be compared as given their label
+        train = train.source
     if model.context_shape is not None:
         context = draw_once(subject.source, count, seed=settings.seed).context
     samples = sample(model, count, seed=settings.seed, context=context).cpu()
     found = evaluate_neighbors(
         samples,
-        subject.data.train,
+        train,
         subject.source,
         model=model if isinstance(model, VAE) else None,
         context=context,

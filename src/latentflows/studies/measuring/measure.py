@@ -268,7 +268,7 @@ def write_samples(
             f"Draws of shape {tuple(drawn.x.shape[1:])} are no pictures. Write them as an array, with --out FILE.npy."
         )
     clipped = "" if draws_discrete(model) else " Values outside [0, 1] are clipped."
-    clipped += "" if cost is None else f" {cost[0].upper()}{cost[1:]}."
+    clipped += "" if cost is None else f" {cost}."
     if guidance:
         clipped += f" Guided with weight {guidance:g}, at twice the cost: not draws of the model's density."
     x = drawn.x.cpu().clamp(0, 1)

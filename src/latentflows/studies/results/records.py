@@ -35,6 +35,14 @@ class Parameters(Record):
         return {**self.__pydantic_extra__, "total": self.total}
 
 
+class Together(Record):
+    """How runs that were started together trained in a stage."""
+
+    stage: str = ""
+    runs: int = 1
+    together: bool
+
+
 class RunRecord(Record):
     """`run.json`."""
 
@@ -52,6 +60,12 @@ class RunRecord(Record):
     versions: dict[str, Any]
     hardware: dict[str, Any]
     started: str
+    together: tuple[Together, ...] = ()
+
+    @property
+    def trained_with(self) -> tuple[tuple[str, int], ...]:
+        """The stages that were one program for several runs, each with how many; empty for a run by itself."""
+        return tuple((part.stage, part.runs) for part in self.together if part.together)
 
 
 class Epoch(Record):

@@ -165,6 +165,7 @@ def first_record(
         },
         "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
         "labels": list(labels),
+        **({"together": before["together"]} if "together" in before else {}),
     }
 
 

@@ -261,7 +261,8 @@ class _Lone:
             result = RunResult(self.out, "failed", reason_of(error), None, {}, 0.0)
         with suppress(OSError, LatentFlowsError):
             note = {"together": False, "text": f"It went on by itself: {self.reason}"}
-            write_record(self.out, read_record(self.out) | {"together": [note]})
+            record = read_record(self.out)
+            write_record(self.out, record | {"together": [*record.get("together", []), note]})
         return result
 
 
@@ -279,7 +280,8 @@ def _after_one_another(
     watched = GroupProgress(callbacks, [each.out.name for each in runs.values()])
     for number, (position, each) in enumerate(runs.items()):
         if stopped:
-            result = RunResult(each.out, "interrupted", "interrupted before it began", None, {}, 0.0)
+            why = "interrupted before it went on by itself"
+            result = RunResult(each.out, "interrupted", why, None, {}, 0.0)
         else:
             result = each.carry_out(watched.of(number), announce)
         stopped = stopped or result.status == "interrupted"

@@ -138,6 +138,8 @@ def _gradient_faults(c: RunConfiguration) -> list[str]:
 
 def _one_way(c: RunConfiguration) -> bool:
     """Whether the posterior has no density at points that it did not draw, for want of an inverse."""
+    if isinstance(c.posterior, PosteriorLevels):
+        return any(flow and not _FLOWS[flow].has_inverse for flow in (c.posterior.top_flow, c.posterior.flow))
     return isinstance(c.posterior, FlowSettings) and not c.posterior.has_inverse
 
 
@@ -151,7 +153,7 @@ def _prior_faults(c: RunConfiguration) -> list[str]:
     if _labels_prior(c) and not c.prior.takes_label:
         faults.append(
             f"`condition.parts` gives the prior the label, but prior.kind={c.prior.kind} takes none. Use a flow, "
-            "flow_matching, gaussian or mixture, or condition.parts=[posterior,likelihood]."
+            "flow_matching, gaussian, mixture, two_level or dlgm, or condition.parts=[posterior,likelihood]."
         )
     if c.prior.stage_of_its_own and c.training.plan == "one_stage":
         faults.append(

@@ -45,7 +45,7 @@ def _own_mask() -> Any:
     return Field(
         default=None,
         description="A mask of one's own in place of `mask`: for each variable 1 where the first coupling lets it "
-        "stay, 0 where it moves it; the second does the opposite, and so on.",
+        "stay, 0 where it moves it; the second does the opposite. After every two the variables are permuted.",
     )
 
 

@@ -1,0 +1,19 @@
+"""Faults to plant in the command line."""
+
+from tests.faults.base import Fault
+
+FAULTS: dict[str, list[Fault]] = {
+    "cli.py": [
+        (
+            "command line: a run is to be continued and replaced",
+            "    check_choice(resume, overwrite)\n",
+            "",
+        ),
+        (
+            "command line: two processes train in one folder",
+            "with alone(folder) if is_first() else nullcontext():",
+            "with nullcontext():",
+        ),
+        ("command line: a run is measured while it is worked on", "with alone(run):", "with nullcontext():"),
+    ],
+}

@@ -1,0 +1,92 @@
+"""Faults to plant in `reporting`."""
+
+from tests.faults.base import Fault
+
+FAULTS: dict[str, list[Fault]] = {
+    "reporting/base.py": [
+        (
+            "report: to go on with a study is to replace it",
+            'word not in ("--resume", "--overwrite")',
+            'word not in ("--resume",)',
+        ),
+    ],
+    "reporting/compared_groups.py": [
+        (
+            "comparison: an error over data passes for a deviation over seeds",
+            "found.standard_deviation if over_seeds else",
+            "found.standard_deviation if len(quantities) > 1 else",
+        ),
+        (
+            "comparison: runs that did not finish count",
+            'run is None or run.status != "finished"',
+            "run is None",
+        ),
+    ],
+    "reporting/comparison_page.py": [
+        (
+            "report: seeds that trained together are taken for a busy machine",
+            "alike.setdefault(record.trained_with, [])",
+            "alike.setdefault((), [])",
+        ),
+    ],
+    "reporting/export.py": [
+        ("export: a file of somebody else is replaced", "    if foreign:\n", "    if False:\n"),
+        (
+            "export: files of an earlier export count as those of somebody else",
+            "[*dict.fromkeys([*contents, *listed])]",
+            "list(contents)",
+        ),
+        ("export: a study without results", 'any(run.status == "finished" for run in', "any(run for run in"),
+    ],
+    "reporting/latex.py": [
+        (
+            "LaTeX: text is not escaped",
+            'return "".join(_ESCAPES.get(character, character) for character in text)',
+            "return text",
+        ),
+        (
+            "LaTeX: the label is how the folder is named from here",
+            "results.folder.resolve().name",
+            "results.folder.name",
+        ),
+    ],
+    "reporting/run_page.py": [
+        (
+            "page: a collapsed run is green",
+            'if record.status == "finished" and (wrong := _faults(run)):',
+            'if record.status != "finished" and (wrong := _faults(run)):',
+        ),
+    ],
+    "reporting/standing.py": [
+        (
+            "report: a run that has ended is under way as long as its job",
+            "    if results.status(arm, seed) in ENDED:\n        return False\n",
+            "",
+        ),
+    ],
+    "reporting/study_figures.py": [
+        (
+            "curves: a mean over fewer seeds at the end",
+            "if len(found) == len(runs):",
+            "if found:",
+        ),
+        ("curves: stages run into each other", "stages.setdefault(key[0], [])", 'stages.setdefault("", [])'),
+    ],
+    "reporting/table.py": [
+        (
+            "table: the bound is as loose as the mean is noisy",
+            "run.protocol.num_images * quantity.monte_carlo_error**2 / 2",
+            "quantity.monte_carlo_error**2 / 2",
+        ),
+        (
+            "table: FLOPs that were planned pass for those that were spent",
+            'if budget is None or budget.hold != "training_flops":',
+            "if True:",
+        ),
+        (
+            "table: seconds that were planned pass for those that were taken",
+            "        amount = amount if took is None else took.mean\n",
+            "",
+        ),
+    ],
+}

@@ -1,0 +1,409 @@
+"""Faults to plant in `studies`."""
+
+from tests.faults.base import Fault
+
+FAULTS: dict[str, list[Fault]] = {
+    "studies/building/codes.py": [
+        (
+            "codes: the prior hears no label",
+            '"context_shape": given[0] if given else None,',
+            '"context_shape": None,',
+        ),
+    ],
+    "studies/building/levels.py": [
+        (
+            "levels: the label passes for a level",
+            "read = (classes or 0) + sum(dims[:index])",
+            "read = sum(dims[:index])",
+        ),
+        (
+            "levels: each reads the top",
+            "select, network = Select(read - above, read)",
+            "select, network = Select(0, above)",
+        ),
+    ],
+    "studies/building/likelihoods.py": [
+        (
+            "DLGM: all levels are decoded",
+            "above = c.latent_dim - c.posterior.dims(c.latent_dim)[-1]",
+            "above = 0",
+        ),
+    ],
+    "studies/building/models.py": [
+        (
+            "flow on data: pixels without the sigmoid",
+            'if c.data.preparation == "dequantized":',
+            'if c.data.preparation == "unit":',
+        ),
+    ],
+    "studies/execution/compare.py": [
+        (
+            "study: the estimate knows no work",
+            "self.work = plan.work()",
+            "self.work = dict.fromkeys(plan.work(), 1.0)",
+        ),
+        (
+            "study: a run has two lines",
+            "        if (run.arm, run.seed) in self.told:\n            return\n",
+            "",
+        ),
+        ("study: runs of a dead job are forgotten", "apart += [(run,) for run in self._open(job)]", "pass"),
+        ("study: a worker is idle", "len(groups) < workers", "len(groups) < 1"),
+    ],
+    "studies/execution/engines/local.py": [
+        ("pool: a job dies with its process", "_RETRIES = 1", "_RETRIES = 0"),
+        ("pool: a stop starts what waits", "                    waiting.clear()\n", ""),
+        (
+            "pool: a process that is being born hears of no stop",
+            "_pass_on([worker], at_once=told > 1)",
+            "pass",
+        ),
+        (
+            "pool: a signal that was only noted is waited for",
+            "        self.process.join(_INSIST)\n        while",
+            "        self.process.join()\n        while",
+        ),
+    ],
+    "studies/execution/engines/ray.py": [
+        ("Ray: a job dies with its process", "        self.waiting.append(job)\n", ""),
+        (
+            "Ray: a machine without the folder is taken",
+            "        if not (read and",
+            "        if False and not (read and",
+        ),
+    ],
+    "studies/execution/job.py": [
+        ("job: an interrupt ends one run alone", '== "interrupted" for outcome', '== "" for outcome'),
+    ],
+    "studies/execution/locks.py": [
+        (
+            "lock: one of the dead passes for held",
+            "return _lives(_read(path)) if free is None else not free",
+            "return True",
+        ),
+        (
+            "lock: a file that was removed is held",
+            "return os.path.samestat(os.fstat(file), path.stat())",
+            "return True",
+        ),
+        (
+            "lock: a dead holder counts",
+            "ProcessLookupError:\n        return False",
+            "ProcessLookupError:\n        return True",
+        ),
+        (
+            "lock: two take over from one dead holder",
+            "if _lives(_read(path)):  # by now it is another one's",
+            "if False:",
+        ),
+        (
+            "lock: without locks whoever opens the file holds it",
+            "if granted is None and not is_new:",
+            "if granted is None and not is_new and not _lives(_read(path)):",
+        ),
+    ],
+    "studies/execution/progress.py": [
+        (
+            "estimate: every run counts by its work",
+            "per_run.get(arm, pace * self.work[arm])",
+            "pace * self.work[arm]",
+        ),
+        (
+            "estimate: an arm of which nothing is known counts as the mean",
+            "pace * self.work[arm])",
+            "sum(per_run.values()) / len(per_run))",
+        ),
+        (
+            "estimate: what an earlier process did counts as speed",
+            "/ (self.fraction - before)",
+            "/ self.fraction",
+        ),
+    ],
+    "studies/execution/record.py": [
+        ("record: a torn line stays", "    file.truncate(whole)\n    return whole", "    return end"),
+        ("record: a torn line is read", "enumerate(texts[:-1], 1)", "enumerate(texts, 1)"),
+        (
+            "record: a full disk leaves half a line",
+            "            file.truncate(whole)\n            raise",
+            "            raise",
+        ),
+    ],
+    "studies/execution/study_folder.py": [
+        (
+            "study: a crash leaves the plan of another study",
+            '        (out / "plan.json").unlink(missing_ok=True)\n',
+            "",
+        ),
+    ],
+    "studies/measuring/bounds.py": [
+        (
+            "evaluation: importance samples that there are none of are taken",
+            "return isinstance(model, VAE) and bounds_missing(model) is None",
+            "return True",
+        ),
+        ("codes: levels change their names", '_LEVELS = ("top", "bottom")', '_LEVELS = ("bottom", "top")'),
+        (
+            "flow on data: an exact likelihood passes for one of importance samples",
+            "weighted = settings.num_importance_samples if isinstance(model, VAE) else None",
+            "weighted = settings.num_importance_samples",
+        ),
+    ],
+    "studies/measuring/groups.py": [
+        (
+            "neighbors: training points lose their labels",
+            "if isinstance(train, SomeUnlabeled):",
+            "if False:",
+        ),
+        (
+            "annealing: other binarizations than those of the NLL beside it",
+            "draw_once(subject.source, count, seed=settings.seed),",
+            "draw_once(subject.source, count, seed=settings.seed + 1),",
+        ),
+        (
+            "samples: another classifier for every seed",
+            "seed=_CLASSIFIER_SEED,",
+            "seed=subject.settings.seed,",
+        ),
+        (
+            "information: a slow posterior is asked for n squared densities",
+            "settings.information is None and slow > _FEW_PASSES",
+            "settings.information is None and slow < 0",
+        ),
+    ],
+    "studies/measuring/measure.py": [
+        (
+            "evaluation: figures are replaced in silence",
+            'if before and old != after["protocol"]:',
+            'if before and old.keys() != after["protocol"].keys():',
+        ),
+        (
+            "evaluation: what is there is measured again",
+            'if asked is None or (before.get("asked") == asked and "reason" not in before):',
+            "if asked is None:",
+        ),
+        (
+            "evaluation: a refusal takes the place of figures",
+            'if "reason" not in found or "figures" not in before:',
+            "if True:",
+        ),
+        (
+            "evaluation: a fault in a group loses the run",
+            "    except Exception as error:",
+            "    except LatentFlowsError as error:",
+        ),
+    ],
+    "studies/planning/budget.py": [
+        (
+            "budget: decoder and prior leave the decoder out",
+            'parts = ("prior",) if hold == "prior" else ("prior", "likelihood")',
+            'parts = ("prior",)',
+        ),
+        (
+            "budget: the first size that is tried is taken",
+            "    best = min(built, key=lambda size: abs(built[size] - target))",
+            "    best = max(built)",
+        ),
+        (
+            "budget: FLOPs of the forward pass alone",
+            "        torch.autograd.grad(loss, learned, allow_unused=True)",
+            "        pass",
+        ),
+        (
+            "budget: work that a batch shares is counted for a single data point",
+            "    count = max(1, _batch(stage, len(source)) // stage.accumulate_grad_batches)",
+            "    count = 1",
+        ),
+        (
+            "budget: steps that take turns are all like the first",
+            "    if not objective.takes_turns:\n        return [(objective, 1.0)]",
+            "    if True:\n        return [(objective.at(0), 1.0)]",
+        ),
+        (
+            "budget: attention on a CPU costs nothing",
+            "        formula = _FORMULAS.get(func._overloadpacket)",
+            "        formula = flop_registry.get(func._overloadpacket)",
+        ),
+    ],
+    "studies/planning/plan.py": [
+        (
+            "plan: arms may be measured by different protocols",
+            "    _check_protocols(whole)\n",
+            "",
+        ),
+        (
+            "plan: runs have the sizes that were not solved",
+            "study.configuration(arm, seed, _overrides(by_name[arm.name].solved))",
+            "study.configuration(arm, seed)",
+        ),
+        (
+            "plan: seconds are measured anew when a study goes on",
+            "            self.amounts = {name: arm.amount for name, arm in settled.items()}",
+            "            pass",
+        ),
+        (
+            "plan: faults of an arm stand beside the arms",
+            '.replace("\\n", "\\n  ") for text in texts)',
+            " for text in texts)",
+        ),
+        (
+            "plan: an amount is not checked",
+            "    if abs(amount - target) > budget.within * target:",
+            "    if abs(amount - target) > budget.within * target * 1e9:",
+        ),
+    ],
+    "studies/planning/study.py": [
+        (
+            "study: the arm that others meet solves for a size",
+            "if arm.name not in held and arm.solve not in (None, NOT_HELD)",
+            "if False",
+        ),
+        ("study: no arm has a counterpart", "(place | of).items()", "(of | place).items()"),
+        (
+            "study: what is changed for all wins over an arm",
+            "[*arm.overrides, *(solved or []), *own]",
+            "[*(solved or []), *own]",
+        ),
+    ],
+    "studies/planning/study_file.py": [
+        (
+            "study: an override is one of an arm that solves for it",
+            "    if study.solves_for(arm) in keys:\n        return False\n",
+            "",
+        ),
+        (
+            "study: a wrong key hides what the others say",
+            "        faults += _validated(rest)[1]\n",
+            "        pass\n",
+        ),
+        ("study: nobody looks what an override reaches", "    if lost:\n", "    if False:\n"),
+    ],
+    "studies/results/images.py": [
+        (
+            "error over images: that of one arm",
+            "total, num = one - two if total is None else total + one - two, num + 1",
+            "total, num = one if total is None else total + one, num + 1",
+        ),
+        (
+            "error over images: of another evaluation",
+            " or not math.isclose(values.mean(), figure.mean, rel_tol=1e-9)",
+            "",
+        ),
+    ],
+    "studies/results/protocols.py": [
+        (
+            "comparison: figures of two protocols in one column",
+            'field != "seed" and one != two',
+            'field == "split" and one != two',
+        ),
+    ],
+    "studies/results/rows.py": [
+        (
+            "results: FLOPs of another stage",
+            "planned.stage_flops.get(epoch.stage)",
+            "next(iter(planned.stage_flops.values()), None)",
+        ),
+    ],
+    "studies/results/verdicts.py": [
+        (
+            "verdict: half of the interval passes for all of it",
+            "-smallest < found.low and found.high < smallest",
+            "found.high < smallest",
+        ),
+    ],
+    "studies/running/folder.py": [
+        (
+            "run: to be evaluated anew is to forget how it trained",
+            '        **({"together": before["together"]} if "together" in before else {}),\n',
+            "",
+        ),
+    ],
+    "studies/running/together.py": [
+        (
+            "together: memory that lacks beside others is final",
+            " or result.reason == OUT_OF_MEMORY):",
+            "):",
+        ),
+        (
+            "together: an error of the group is everybody's",
+            "each.error, each.failed_as_group = error, isinstance(error, Exception)",
+            "each.error = error",
+        ),
+        (
+            "together: who goes alone hears of no stop",
+            '        stopped = stopped or result.status == "interrupted"\n        end(',
+            "        end(",
+        ),
+    ],
+    "studies/settings/combinations.py": [
+        (
+            "combinations: Gaussians of classes pass for one Gaussian",
+            'by_class = _labels_prior(c) and prior != "standard"',
+            "by_class = False",
+        ),
+        (
+            "combinations: the prior of two stages is looked at in the first",
+            '"standard" if c.training.plan == "two_stage" else tag_of(type(c.prior))',
+            "tag_of(type(c.prior))",
+        ),
+    ],
+    "studies/settings/model_combinations.py": [
+        (
+            "model: settings that it does not look at are ignored",
+            "if getattr(c, key) != _default(key)",
+            "if False",
+        ),
+    ],
+    "studies/settings/models.py": [
+        ("codes: one pixel is halved again", "    if asked <= most:\n", "    if asked <= most + 1:\n"),
+        (
+            "codes: a map of the right size is halved again",
+            "while max(_halved(picture, steps)) > _CODES:",
+            "while max(_halved(picture, steps)) >= _CODES:",
+        ),
+    ],
+    "studies/settings/overrides.py": [
+        ("overrides: those of one arm reach the others", "copy.deepcopy(dict(raw))", "dict(raw)"),
+    ],
+    "studies/settings/posteriors.py": [
+        ("settings: Gaussians of classes learn from their draws", "return not labels", "return True"),
+    ],
+    "studies/statistics/differences.py": [
+        (
+            "power: at the level of a single comparison",
+            "comparison.level / comparison.num_comparisons, diff",
+            "comparison.level, diff",
+        ),
+        (
+            "comparison: a difference counts without the correction",
+            "return self.corrected_p_value is not None and self.corrected_p_value <= self.level",
+            "return self.p_value is not None and self.p_value <= self.level",
+        ),
+    ],
+    "studies/statistics/resampling.py": [
+        (
+            "bootstrap: BCa without its acceleration",
+            "float(np.sum(centered**3)) / (6",
+            "0.0 / (6",
+        ),
+        (
+            "bootstrap: all resamples are equally likely",
+            "factorials[num] / factorials[counts].prod(axis=1)",
+            "1.0 + 0 * factorials[counts].prod(axis=1)",
+        ),
+        ("sign flips: ties by rounding are lost", " - 1e-12 * float(np.abs(values).sum())", ""),
+    ],
+    "studies/statistics/significance.py": [
+        (
+            "Holm: a larger p-value is corrected less than a smaller one",
+            "highest = max(highest, min(",
+            "highest = max(0.0, min(",
+        ),
+        (
+            "Holm: a comparison that failed is forgotten",
+            "(len(p_values) - rank) * p",
+            "(len(known) - rank) * p",
+        ),
+        ("power: of a one-sided test", "stdtrit(num - 1, 1 - level / 2)", "stdtrit(num - 1, 1 - level)"),
+        ("t-test: normal instead of Student", "2 * stdtr(num - 1, -abs(mean)", "2 * stdtr(1e6, -abs(mean)"),
+    ],
+}
