@@ -33,6 +33,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "training/learner.py": [
         (
+            "adam: the weight decay of its short form is the coupled one",
+            '"fused", "decoupled_weight_decay")',
+            '"fused")',
+        ),
+        (
             "learner: a skipped step is counted in the codebook",
             "            module.begin()\n",
             "            pass\n",

@@ -20,8 +20,8 @@ from latentflows.distributions import AmortizedBernoulli, AmortizedGaussian, Sta
 from latentflows.models import VAE
 from latentflows.networks import MLP
 from latentflows.objectives import ELBO, IWAE
-from latentflows.training import Callback, Options, Stage, fit
-from latentflows.training.learner import learning_rate
+from latentflows.training import Callback, Options, Stage, fit, learner
+from latentflows.training.learner import advance, learning_rate, optimizer_of
 from tests.training.tiny import (
     BATCH,
     SHAPE,
@@ -231,16 +231,34 @@ def test_the_logged_learning_rate_is_the_one_of_the_epochs_last_step() -> None:
 
 def test_the_learning_rate_reaches_the_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = []
-    original = torch.optim.Adam.step
 
-    def step(self: torch.optim.Adam, *args: Any) -> Any:
-        rates.append(self.param_groups[0]["lr"])
-        return original(self, *args)
+    def noted(optimizer: torch.optim.Optimizer) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+        advance(optimizer)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    monkeypatch.setattr(learner, "advance", noted)
     (stage,) = one_stage(schedule="cosine", warmup_steps=3)
     fit(vae(), [stage], Images())
     assert rates == [learning_rate(stage, i, 12) for i in range(12)]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax"])
+def test_advancing_is_the_optimizers_own_step(name: Any, count: int) -> None:
+    stage = Stage("s", ELBO(), optimizer=name, weight_decay=0.1)
+    vectors = [[nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(count)] for _ in range(2)]
+    optimizers = [optimizer_of(list(own), stage) for own in vectors]
+    for step in range(4):
+        for own, optimizer in zip(vectors, optimizers, strict=True):
+            for vector in own:
+                vector.grad = torch.linspace(0.5, -2, 5) * (step - 1.5)
+            optimizer.param_groups[0]["lr"] = 0.1 / (step + 1)
+        advance(optimizers[0])
+        optimizers[1].step()
+    for first, second in zip(*vectors, strict=True):
+        assert torch.equal(first, second)
+        states = [optimizer.state[v] for optimizer, v in zip(optimizers, (first, second), strict=True)]
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
 
 
 def test_beta_warms_up_in_the_loss_and_is_one_in_validation() -> None:
