@@ -1,70 +1,29 @@
-"""The four 2-D energies of Rezende & Mohamed, normalized: what `energies.py` fits, and how a fit is measured.
+"""How fits to the four 2-D energies of Rezende & Mohamed are measured: what `energies.py` takes from quadrature.
 
-The published energies U2, U3 and U4 do not decay along the first axis, so exp(-U) has no finite integral on the plane.
-Here every energy gets a wall, which is 0 on the box [-4, 4]^2 (the range of the published figure) and rises outside:
-
-    U'(z) = U(z) + 0.5 * sum_i (max(|z_i| - 4, 0) / 0.1)^2,     p(z) = exp(-U'(z)) / Z
-
-Source: Rezende & Mohamed, Variational Inference with Normalizing Flows, 2015, arXiv 1505.05770, table 1.
+The densities are those of `data=energy`, `latentflows.data.PlaneEnergy`: the published energies with a wall, without
+which three of them have no finite integral.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-BOX = 4.0
-WALL = 0.1
+from latentflows.data.energies import EnergyName, PlaneEnergy
 
-
-def _bump(value: Tensor, scale: float) -> Tensor:
-    """Logarithm of exp(-(value / scale)^2 / 2)."""
-    return -0.5 * (value / scale) ** 2
-
-
-def _wave(z: Tensor) -> Tensor:
-    return torch.sin(0.5 * math.pi * z[..., 0])
-
-
-def ring(z: Tensor) -> Tensor:
-    """U1: the left and the right arc of a ring of radius 2."""
-    radius = torch.linalg.vector_norm(z, dim=-1)
-    arcs = torch.logaddexp(_bump(z[..., 0] - 2, 0.6), _bump(z[..., 0] + 2, 0.6))
-    return -_bump(radius - 2, 0.4) - arcs
-
-
-def wave(z: Tensor) -> Tensor:
-    """U2: a band along a sine."""
-    return -_bump(z[..., 1] - _wave(z), 0.4)
-
-
-def parting_wave(z: Tensor) -> Tensor:
-    """U3: a band that parts in two around z1 = 1 and comes together again."""
-    away = 3 * _bump(z[..., 0] - 1, 0.6).exp()
-    across = z[..., 1] - _wave(z)
-    return -torch.logaddexp(_bump(across, 0.35), _bump(across + away, 0.35))
-
-
-def forked_wave(z: Tensor) -> Tensor:
-    """U4: a band that forks at z1 = 1."""
-    away = 3 * torch.sigmoid((z[..., 0] - 1) / 0.3)
-    across = z[..., 1] - _wave(z)
-    return -torch.logaddexp(_bump(across, 0.4), _bump(across + away, 0.35))
-
-
-ENERGIES: dict[str, Callable[[Tensor], Tensor]] = {
-    "U1": ring,
-    "U2": wave,
-    "U3": parting_wave,
-    "U4": forked_wave,
+BOX = 4.0  # half the side of the square in which they lie
+ENERGIES: dict[str, EnergyName] = {  # by their names in the paper
+    "U1": "ring",
+    "U2": "wave",
+    "U3": "parting_wave",
+    "U4": "forked_wave",
 }
 
 
 def walled(name: str, z: Tensor) -> Tensor:
-    """The energy with its wall, up to its normalizer."""
-    return ENERGIES[name](z) + 0.5 * ((z.abs() - BOX).clamp_min(0) / WALL).square().sum(-1)
+    """The energy (...) of points (..., 2) with its wall, up to its normalizer."""
+    return PlaneEnergy(ENERGIES[name])(z.reshape(-1, 2)).view(z.shape[:-1])
 
 
 @dataclass(frozen=True)

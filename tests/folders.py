@@ -17,6 +17,7 @@ prior: {{kind: flow, layers: 6}}
 likelihood: {{kind: bernoulli, widths: [300, 300]}}
 stages:
   - {{name: joint, epochs: {epochs}, beta_warmup: 5}}
+evaluation: {{}}
 """
 
 
@@ -73,6 +74,25 @@ class Fake:
                 lines.append({"arm": arm["name"], "seed": seed, "run": run, **measured, **shared})
         (folder / "study.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return folder
+
+    @staticmethod
+    def cross(folder: Path, **more):
+        """Make the four arms of a comparison, neither, first, second and both, those of a crossing.
+
+        At each seed the NLL of the arm is 100 and the seed, with what `more` says of the arm and a little spread.
+        """
+        names = ("neither", "first", "second", "both")
+        labels = ["Flow_1", "Flow_2"]
+        Fake.edit_json(
+            folder / "study.json", interaction={**{name: name for name in names}, "labels": labels}
+        )
+
+        def planted(line):
+            spread = 0.01 * ((7 * line["seed"] + names.index(line["arm"])) % 5)
+            line["figures"]["nll"]["mean"] = 100.0 + line["seed"] + more[line["arm"]] + spread
+            return line
+
+        Fake.edit_lines(folder / "study.jsonl", planted)
 
     @staticmethod
     def write_plan(folder: Path, budget=None, **arms):

@@ -162,11 +162,11 @@ MISTAKES = {
     "no data": (["train", "data=mnist", "--data-root", "nowhere"], "`mnist` needs"),
     "too many images": (
         ["train", "evaluation.num_images=401"],
-        "must be at most the 400 images of the test split",
+        "must be at most the 400 data points of the test split",
     ),
     "too many samples": (
         ["train", "evaluation.samples=401", "evaluation.gaps=402"],
-        "`evaluation.gaps` must be at most the 400 images of the test split; got 402. Use evaluation.gaps=400",
+        "`evaluation.gaps` must be at most the 400 data points of the test split; got 402. Use evaluation.gaps=400",
     ),
     "evaluate: no run": (["evaluate", "nowhere"], "nowhere is no run folder"),
     "evaluate: no samples": (
@@ -225,7 +225,27 @@ MISTAKES = {
         ["list", "nowhere"],
         "`nowhere` must be a folder of runs, `components` or `options`",
     ),
-    "download: no such data": (["download", "mnits", "--root", "d"], "No download for 'mnits'"),
+    "download: no such data": (
+        ["download", "mnits"],
+        "No download for 'mnits'; expected one of mnist, fashion_mnist, omniglot, cifar10. Did you mean 'mnist'?",
+    ),
+    "train: a folder of data for digits": (
+        ["train", "--data-root", "d", "--out", "on_gpu"],
+        "`root` (--data-root) does not apply to `digits`; got d.",
+    ),
+    "train: a name that is no folder": (
+        ["train", "name=../up"],
+        "The folder of a run is called by its `name`, which '../up' cannot be.",
+    ),
+    "train: data in a file": (
+        ["train", "data=mnist", "--data-root", "bad.yaml"],
+        "bad.yaml: a file, where a folder was expected.",
+    ),
+    "sample: a place in a file": (["sample", "RUN", "--out", "bad.yaml/x.png"], "bad.yaml"),
+    "study: a folder of data for digits": (
+        ["study", "plan", "stages", "--data-root", "d"],
+        "--data-root has no effect: digits is not read from files; got d. Leave it out.",
+    ),
     "download: no folder": (["download", "mnist"], "`--root` is missing"),
     "demo: no workers": (["demo", "--workers", "0"], "`workers` must be at least 1; got 0"),
 }
@@ -266,9 +286,11 @@ def test_evaluate_measures_anew(trained, capsys):
     options = ["--num-importance-samples", "4", "--num-images", "3", "--split", "validation", "--seed", "2"]
     assert main(["evaluate", str(trained), *options]) == 0
     out = capsys.readouterr().out
-    assert re.search("Measured on: validation split, 3 images, K = 4 importance.*dynamic binarization", out)
+    assert re.search(
+        "Measured on: validation split, 3 data points, K = 4 importance.*dynamic binarization", out
+    )
     assert re.search(r"nll  \d+\.\d{3} ± \d+\.\d{3} nats \(Monte Carlo error \d[\d.e-]*\)\n", out)
-    assert "±: standard error over images." in out
+    assert "±: standard error over data points." in out
     assert "The weights were selected on the validation split" in out
     protocol = json.loads((trained / "evaluation.json").read_text())["protocol"]
     assert [protocol[key] for key in ("split", "num_images", "num_importance_samples", "seed")] == [
@@ -287,7 +309,7 @@ def test_evaluate_says_which_figures_it_replaces(trained, capsys, tmp_path):
     assert "Replaced" not in capsys.readouterr().out
     assert main(["evaluate", str(folder), *few, "--split", "validation"]) == 0
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Replaced")]
-    assert told[0] == "Replaced: figures on the test split, 3 images, K = 4, seed 0"
+    assert told[0] == "Replaced: figures on the test split, 3 data points, K = 4, seed 0"
     assert told[1].startswith("Replaced: figures of holes (split test, seed 0, holes 6)")
 
 

@@ -54,6 +54,13 @@ def test_what_does_not_reach_every_arm_is_said(capsys):
     assert "latent_dim" not in captured.err
 
 
+def test_what_no_arm_takes_from_the_base_is_said(capsys, tmp_path):
+    path = tmp_path / "idle.yaml"
+    path.write_text(STUDY.replace("base: {", "base: {seed: 5, "))
+    assert main(["study", "plan", "idle.yaml"]) == 0
+    assert "Note: no arm has `seed` from `base`: " in capsys.readouterr().err
+
+
 def test_plan_of_a_study_without_a_budget(capsys, tmp_path):
     (tmp_path / "plain.yaml").write_text(
         "name: s\narms: [{name: a}, {name: b, overrides: [latent_dim=2]}]\nseeds: [0]\nbaseline: a\n"

@@ -6,11 +6,9 @@ with one message on stderr and exit code 2; `--debug` or LATENTFLOWS_DEBUG=1 sho
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -29,11 +27,16 @@ from latentflows.cli_common import (
     Workers,
     alone,
     check_choice,
+    check_writable,
     given_command,
     interrupted,
+    message_of,
     run_study,
     say_if_new,
+    short_warnings,
+    usual_folder,
     write_report,
+    write_report_of,
 )
 from latentflows.core.errors import ConfigurationError, DataError, LatentFlowsError
 
@@ -52,9 +55,7 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for a failed run, 2 for bad input, 130 if interrupted."""
     try:
-        with warnings.catch_warnings():
-            if not os.environ.get(DEBUG):
-                warnings.showwarning = _show_warning
+        with nullcontext() if os.environ.get(DEBUG) else short_warnings():
             app(args=None if arguments is None else list(arguments), prog_name="latentflows")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -63,17 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LatentFlowsError, OSError) as error:
         if os.environ.get(DEBUG):
             raise
-        text = str(error)
-        if isinstance(error, OSError) and error.filename is not None:
-            text = f"{error.filename}: {error.strerror}. Choose another path."
-        typer.echo(f"Error: {text}", err=True)
+        typer.echo(f"Error: {message_of(error)}", err=True)
         return 2
     return 0
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """Say what the warning says, without the place in the code."""
-    typer.echo(f"Warning: {message}", err=True)
 
 
 def _version(asked: bool) -> None:
@@ -160,7 +153,7 @@ def train(
         )
     overrides += [] if data_root is None else [f"data.root={data_root}"]
     configuration = read_configuration(Path(files[0]) if files else None, overrides)
-    folder = out or Path("runs") / f"{configuration.name}-seed{configuration.seed}"
+    folder = out or usual_folder(configuration)
 
     from latentflows.studies.running.run import run
     from latentflows.training import ProgressBar
@@ -237,6 +230,11 @@ def evaluate(
         "data.root": data_root,
     }
     changes = [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
+
+    def announce(part: str) -> None:
+        check_writable(run)  # as something is to be measured
+        typer.echo(f"{part} ...", err=True)
+
     with alone(run):
         configuration, model = load_run(run)
         if any(text.startswith("evaluation.num_importance_samples=") for text in changes) and not (
@@ -253,14 +251,14 @@ def evaluate(
             build_data(configuration),
             configuration.evaluation,
             run,
-            announce=lambda part: typer.echo(f"{part} ...", err=True),
+            announce=announce,
         )
     for line in replaced(before, content):
         typer.echo(f"Replaced: {line}")
     terminal.show_figures(content["figures"], content["protocol"])
     terminal.show_training_note(run)
     terminal.show_groups(content)
-    write_report(run)
+    write_report_of(run, f"The figures are in {run / 'evaluation.json'}")
 
 
 @app.command()
@@ -316,22 +314,21 @@ def sample(
             "A density of the data has no mean of p(x|z) to show. Leave out --mean; draws at a lower --temperature are "
             "smoother."
         )
-    typer.echo(
-        write_samples(
-            model,
-            run,
-            num=num,
-            temperature=temperature,
-            mean=mean,
-            seed=seed,
-            out=out,
-            labels=label or (),
-            guidance=guidance,
-            steps=steps,
-        )
+    path = write_samples(
+        model,
+        run,
+        num=num,
+        temperature=temperature,
+        mean=mean,
+        seed=seed,
+        out=out,
+        labels=label or (),
+        guidance=guidance,
+        steps=steps,
     )
+    typer.echo(path)
     if out is None:
-        write_report(run)
+        write_report_of(run, f"The picture is in {path}")
 
 
 @app.command()
@@ -378,10 +375,12 @@ def download(
 
     Example: latentflows download mnist --root data
     """
+    from latentflows.data import download as fetch
+    from latentflows.data.download import check_source
+
+    check_source(name)
     if root is None:
         raise DataError(f"`--root` is missing: name a folder for the data, or set {DATA}.")
-    from latentflows.data import download as fetch
-
     typer.echo(fetch(name, root))
 
 
@@ -389,8 +388,13 @@ def _show_result(result: RunResult) -> None:
     if result.status != "finished":
         typer.echo(f"The run in {result.folder} {result.status}: {result.reason}", err=True)
         raise typer.Exit(1)
+    from latentflows.studies.results.reading import read_evaluation
+
     if result.figures is not None and result.protocol is not None:
+        evaluation = read_evaluation(result.folder)
+        assert evaluation is not None
         terminal.show_figures(result.figures, result.protocol)
         terminal.show_training_note(result.folder)
-        terminal.show_groups(json.loads((result.folder / "evaluation.json").read_text(encoding="utf-8")))
-    typer.echo(f"Run: {result.folder}  Report: {write_report(result.folder)}")
+        terminal.show_groups(evaluation.model_dump())
+    page = write_report_of(result.folder, f"The run in {result.folder} is finished")
+    typer.echo(f"Run: {result.folder}  Report: {page}")

@@ -6,6 +6,8 @@ import errno
 import os
 import shlex
 import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -14,13 +16,16 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from latentflows import terminal
-from latentflows.core.errors import ConfigurationError
+from latentflows.core.errors import ConfigurationError, LatentFlowsError
 
 if TYPE_CHECKING:
     from latentflows.studies.execution.engines import Engine
     from latentflows.studies.planning.study import Study
+    from latentflows.studies.settings.configuration import RunConfiguration
 
 DATA = "LATENTFLOWS_DATA"
+_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+_ANOTHER_PATH = "Choose another path."
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where it stopped; finished parts are skipped.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data files.", show_default=f"${DATA}")]
@@ -28,9 +33,45 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only th
 Workers = Annotated[int, typer.Option(help="Runs at a time, one core each.")]
 
 
+@contextmanager
+def short_warnings() -> Iterator[None]:
+    """Say on stderr what a warning says, or why a thread ended, without the place in the code."""
+
+    def show(message: object, *_: object, **__: object) -> None:
+        typer.echo(f"Warning: {message}", err=True)
+
+    def show_end(failed: threading.ExceptHookArgs) -> None:
+        if failed.exc_type is not SystemExit:
+            show(f"a thread beside the command ended: {str(failed.exc_value) or failed.exc_type.__name__}")
+
+    before = threading.excepthook
+    threading.excepthook = show_end
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        threading.excepthook = before
+
+
 def given_command() -> str:
     """Return the command line that started this process."""
     return shlex.join(["latentflows", *sys.argv[1:]])
+
+
+def usual_folder(configuration: RunConfiguration) -> Path:
+    """Return the folder of a run for which none is given.
+
+    Raises:
+        ConfigurationError: if the run's name makes none.
+    """
+    name = f"{configuration.name}-seed{configuration.seed}"
+    if Path(name).name != name:
+        raise ConfigurationError(
+            f"The folder of a run is called by its `name`, which {configuration.name!r} cannot be. Take another name, "
+            "or give the folder by --out."
+        )
+    return Path("runs") / name
 
 
 def check_choice(resume: bool, overwrite: bool) -> None:
@@ -75,8 +116,8 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             stack.enter_context(locked(folder.with_name(f".{folder.name}.lock"), f"The run {folder}"))
         except OSError as error:
-            if not folder.is_dir() or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise
+            if error.errno not in _NO_RIGHT or not folder.is_dir():
+                raise OSError(error.errno, error.strerror, str(given)) from error
         yield
 
 
@@ -89,6 +130,39 @@ def interrupted(command: str) -> NoReturn:
     """End with the command that goes on."""
     typer.echo(f"Interrupted; everything so far is saved. Continue with:\n  {command}", err=True)
     raise typer.Exit(130)
+
+
+def message_of(error: LatentFlowsError | OSError) -> str:
+    """Say what went wrong, where, and what to do."""
+    if not isinstance(error, OSError):
+        return str(error)
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}the disk is full. Free space and repeat the command, a run or a study with --resume."
+    advice = "Get the right to it, or choose another path." if error.errno in _NO_RIGHT else _ANOTHER_PATH
+    return f"{where}{error.strerror or error}. {advice}"
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that nothing can be written to, before work is done for it.
+
+    Raises:
+        PermissionError: naming the folder.
+    """
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
+def write_report_of(folder: Path, done: str) -> Path:
+    """Write the page of what has been done, which stands whatever happens to the page.
+
+    Raises:
+        LatentFlowsError: if the page cannot be made, saying first what was done.
+    """
+    try:
+        return write_report(folder)
+    except (LatentFlowsError, OSError) as error:
+        raise LatentFlowsError(f"{done}; the report could not be written: {message_of(error)}") from error
 
 
 def write_report(folder: Path) -> Path:
@@ -141,6 +215,6 @@ def run_study(
     if progress.done < progress.total:
         interrupted(f"{again} --out {shlex.quote(str(out))} --resume")
     terminal.show_table(out)
-    typer.echo(f"Report: {write_report(out)}")
+    typer.echo(f"Report: {write_report_of(out, f'The study in {out} is done')}")
     if len(progress.failed) == progress.total:
         raise typer.Exit(1)

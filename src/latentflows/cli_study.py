@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latentflows import terminal
 from latentflows.cli_common import DATA, DataRoot, Overwrite, Quiet, Resume, run_study
+from latentflows.core.errors import ConfigurationError, LatentFlowsError
+
+if TYPE_CHECKING:
+    from latentflows.studies.planning.study import Study
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Arms over seeds at equal budgets: plan, run, report and export.",
+    help="Arms over seeds at equal budgets: plan, run and export; `latentflows report` writes the page again.",
 )
 
 Source = Annotated[
@@ -52,6 +56,7 @@ def plan(study: Source, changes: Changes = None, data_root: DataRoot = None) -> 
     from latentflows.studies.planning.ready import find_study
 
     found = find_study(study, changes or [])
+    _check_data(found, data_root)
 
     from latentflows.studies.planning.plan import plan as make_plan
 
@@ -93,6 +98,7 @@ def run(
     from latentflows.studies.planning.ready import find_study
 
     found = find_study(study, changes or [])
+    _check_data(found, data_root)
 
     from latentflows.studies.execution.engines import engine_from
 
@@ -133,6 +139,22 @@ def export(
 
     for path in export_study(folder, out or folder / "export"):
         typer.echo(path)
+
+
+def _check_data(study: Study, root: Path | None) -> None:
+    """Refuse a folder of data that no arm reads."""
+    from latentflows.data.load import is_read_from_files
+
+    if root is None:
+        return
+    try:
+        names = {study.configuration(arm, study.seeds[0]).data.name for arm in study.all_arms()}
+    except LatentFlowsError:  # what is wrong with the arms is said by those who build them
+        return
+    if not any(is_read_from_files(name) for name in names):
+        raise ConfigurationError(
+            f"--data-root has no effect: {', '.join(sorted(names))} is not read from files; got {root}. Leave it out."
+        )
 
 
 def _set_data(root: Path | None) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from latentflows.core.errors import DataError
+from latentflows.core.errors import DataError, LatentFlowsError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from latentflows.studies.planning.study import Study
 
 
+_INTERACTION = (
+    " Interaction: with both, minus with each alone, plus with neither; negative: together they lower it by more, or "
+    "raise it by less, than the sum of what each does alone."
+)
 _SHOWN_RUNS = 3  # names of runs beside the bar of a study
 
 
@@ -71,8 +75,8 @@ def show_figures(figures: dict[str, Any], protocol: dict[str, Any]) -> None:
     measured = Protocol.model_validate(protocol)
     typer.echo(f"Measured on: {measured.conditions}.")
     finite = any(figure.get("monte_carlo_error") is not None for figure in shown.values())
-    noise = " Monte Carlo error: from finite K, at the same images." if finite else ""
-    typer.echo(f"±: standard error over images.{noise}")
+    noise = " Monte Carlo error: from finite K, at the same data points." if finite else ""
+    typer.echo(f"±: standard error over data points.{noise}")
     if measured.caution:
         typer.echo(measured.caution)
 
@@ -126,12 +130,13 @@ def show_table(folder: Path) -> None:
         f"\n{found.quantity[0].upper()}{found.quantity[1:]} in nats: mean over seeds with its 95% t interval. Epochs: "
         "over all stages.\n"
     )
-    if found.comparisons:
-        num = len(found.comparisons)
+    if found.tested:
+        num = len(found.tested)
         corrected = f", corrected for {num} comparisons by Holm's procedure" if num > 1 else ""
         console.print(_comparison_table(found))
-        console.print(f"\nDifferences at the same seed. p: paired t-test{corrected}.\n")
-    for compared in found.comparisons:
+        crossed = "" if found.interaction is None else _INTERACTION
+        console.print(f"\nDifferences at the same seed. p: paired t-test{corrected}.{crossed}\n")
+    for compared in found.tested:
         console.print(f"{compared.verdict}\n")
     for difference in found.protocol_differences:
         console.print(f"The figures do not compare: {difference}\n")
@@ -158,10 +163,12 @@ def _comparison_table(found: StudyTable) -> Table:
 
     heading = f"difference to {found.baseline}" if found.baseline else "difference"
     table = _plain_table(heading, ("mean", "95% interval", "p"))
-    for compared in found.comparisons:
+    for compared in found.tested:
         difference, decimals = compared.comparison.difference, found.difference_decimals
         table.add_row(
-            compared.label if found.baseline else f"{compared.label} − {compared.other_label}",
+            compared.label
+            if found.baseline or not compared.other_label
+            else f"{compared.label} − {compared.other_label}",
             "none" if difference is None else format_mean(difference, decimals),
             "" if difference is None else format_interval(difference, decimals),
             format_p_value(compared.comparison.corrected_p_value),
@@ -206,6 +213,9 @@ def show_plan(plan: Plan) -> None:
         what = budget.hold.replace("_", " ").replace("flops", "FLOPs")
         typer.echo(f"Held equal: {what}, at {' or '.join(targets)}, within {100 * budget.within:.3g}%.")
     shown = "; ".join(f"{arm} with {other}" for arm, other in study.pairs())
+    if crossed := study.interaction():
+        both, *alone, neither = (crossed[arm] for arm in ("both", "first", "second", "neither"))
+        shown += f"; the interaction {both} − {' − '.join(alone)} + {neither}"
     typer.echo(f"Compared: {shown or 'nothing'}.")
     arms, seeds, runs = _number(plan.arms, "arm"), _number(study.seeds, "seed"), _number(plan.runs, "run")
     typer.echo(f"{arms} x {seeds}: {runs}.")
@@ -216,9 +226,15 @@ def _number(what: Sequence[object], name: str) -> str:
 
 
 def show_untaken(study: Study, overrides: Sequence[str]) -> None:
-    """Say on stderr which changes do not reach every arm."""
-    from latentflows.studies.planning.study_file import untaken
+    """Say on stderr which changes do not reach every arm, and which keys of `base` no arm has from there."""
+    from latentflows.studies.planning.study_file import untaken, unused
 
+    if keys := unused(study):
+        shown = ", ".join(f"`{key}`" for key in keys)
+        typer.echo(
+            f"Note: no arm has {shown} from `base`: all set or solve for it, or choose parts without such a key.",
+            err=True,
+        )
     for text, arms in untaken(study, overrides).items():
         typer.echo(
             f"Note: `{text}` does not reach {', '.join(arms)}: what an arm sets or solves for comes after it.",
@@ -275,35 +291,44 @@ def list_runs(folder: Path) -> None:
         raise DataError(
             f"`{folder}` must be a folder of runs, `components` or `options`; there is no such folder.{hint}"
         )
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        raise DataError(f"`{folder}` cannot be looked into. Get the right to it, or name another folder.")
     found = [path for name in ("run.json", "study.json") for path in folder.glob(f"**/{name}")]
     if not found:
         typer.echo(f"No runs in {folder}. Make one with: latentflows train")
     for path in sorted(found, key=lambda path: path.parent):
         try:
             line = _run_line(path.parent) if path.name == "run.json" else _study_line(path.parent)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            line = f"unreadable ({type(error).__name__})"
+        except (LatentFlowsError, OSError) as error:
+            line = f"unreadable: {error}"
         typer.echo(f"{path.parent}  {line}")
 
 
 def _study_line(folder: Path) -> str:
+    from latentflows.reporting.standing import is_study_under_way
     from latentflows.studies.results.results import read_results
 
     results = read_results(folder)
     study = results.study
+    under_way = ", under way" if is_study_under_way(results) else ""
     asked = [(arm, seed) for arm in study.labels for seed in study.seeds]
     ended = [results.runs[key] for key in asked if key in results.runs]
     num_finished = sum(run.status == "finished" for run in ended)
-    return f"study: {num_finished} of {len(asked)} run{'s' if len(asked) > 1 else ''} finished"
+    return f"study: {num_finished} of {len(asked)} run{'s' if len(asked) > 1 else ''} finished{under_way}"
 
 
 def _run_line(folder: Path) -> str:
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    from latentflows.studies.results.reading import read_evaluation, read_record
+    from latentflows.studies.results.records import RunRecord
+
+    record, evaluation = read_record(folder / "run.json", RunRecord), read_evaluation(folder)
+    if record is None:
+        return "unreadable: run.json is gone"
     shown = "not evaluated"
-    if (folder / "evaluation.json").is_file():
-        evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-        shown = _likelihood_line(evaluation["figures"], evaluation["protocol"])
-    return f"{record['status']:<12} {shown:<44} {record['parameters']['total']:>10,} parameters"
+    if evaluation is not None:
+        content = evaluation.model_dump()
+        shown = _likelihood_line(content["figures"], content["protocol"])
+    return f"{record.status:<12} {shown:<44} {record.parameters.total:>10,} parameters"
 
 
 def _likelihood_line(figures: dict[str, Any], protocol: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from latentflows.core.errors import CheckpointError
-from latentflows.core.files import write_atomically
+from latentflows.core.files import check_format, write_atomically
 
 
 def test_folders_on_the_way_are_made_and_an_old_file_is_replaced(tmp_path: Path) -> None:
@@ -36,6 +36,24 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("builtins.open", full)
     with pytest.raises(CheckpointError, match="The disk is full"):
         write_atomically(tmp_path / "a", b"x" * 100)
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "\N{SNOWMAN}" * 85, "is-a-folder"])
+def test_a_place_that_cannot_be_written_to_is_named_as_it_was_given(tmp_path: Path, name: str) -> None:
+    (tmp_path / "is-a-folder").mkdir()
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the file is looked at
+        write_atomically(tmp_path / name, b"new")
+    assert caught.value.filename == str(tmp_path / name)
+    assert os.listdir(tmp_path) == ["is-a-folder"]
+
+
+def test_a_file_of_another_format_is_refused() -> None:
+    check_format(Path("run.json"), 1, 1)
+    for found in (None, 0, 2):
+        with pytest.raises(
+            CheckpointError, match=rf"run\.json has format {found}; this version reads 1\. Use the"
+        ):
+            check_format(Path("run.json"), found, 1)
 
 
 def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:

@@ -50,6 +50,11 @@ def test_missing_files_are_named_with_the_places_and_the_way_out(tmp_path):
     [
         ("mnits", {}, r"Unknown data set 'mnits'; expected one of digits, .*Did you mean 'mnist'\?"),
         ("zzz", {}, r"arrays\.$"),
+        (
+            "digits",
+            {"root": "here"},
+            r"`root` \(--data-root\) does not apply to `digits`; got here. It takes test, validation",
+        ),
         ("digits", {"size": 28}, "`size` does not apply to `digits`"),
         ("mnist", {"test": 5}, "`test` does not apply to `mnist`; got 5. It takes root, validation"),
         ("digits", {"memory_map": True}, "`memory_map` does not apply"),
@@ -63,6 +68,13 @@ def test_missing_files_are_named_with_the_places_and_the_way_out(tmp_path):
 def test_bad_settings_are_refused(name, settings, message):
     with pytest.raises(ConfigurationError, match=message):
         load(name, **settings)
+
+
+@pytest.mark.parametrize("name", [name for name in dataset_names() if name not in ("digits", "arrays")])
+def test_a_root_that_is_a_file_is_said_to_be_one(tmp_path, name):
+    (tmp_path / "x").write_bytes(b"x")
+    with pytest.raises(DataError, match=f"{tmp_path / 'x'}: a file, where a folder was expected"):
+        load(name, root=tmp_path / "x", **({"size": 4} if name == "folder" else {}))
 
 
 def test_every_name_answers_a_missing_root_with_a_library_error(tmp_path):

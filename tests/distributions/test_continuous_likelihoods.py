@@ -241,7 +241,7 @@ def test_evaluation_uses_what_training_left_behind():
 
 
 def test_scoring_alone_moves_nothing():
-    """In any mode, with gradients or without; and what a step gathered is forgotten when the next one begins."""
+    """Without gradients, or in eval mode; and what a step gathered is forgotten when the next one begins."""
     likelihood = optimal()
     z, x = data(6)
     step(likelihood, z, x)
@@ -253,10 +253,30 @@ def test_scoring_alone_moves_nothing():
             expected = DiagonalNormal(likelihood(z).mean, scale).log_prob(3 * x)
             torch.testing.assert_close(likelihood(z).log_prob(3 * x), expected)
     likelihood.train()
+    likelihood.begin()
     likelihood(z).log_prob(3 * x)  # as in a step that is skipped
     likelihood.begin()
     likelihood.commit()
     assert all(torch.equal(value, before[name]) for name, value in likelihood.state_dict().items())
+
+
+def test_a_plain_loop_has_the_variance_and_gathers_no_more_than_a_batch():
+    """One that knows nothing of `begin` and `commit`."""
+    likelihood, stepped = optimal(), optimal()
+    z, x = data(6)
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.01) for each in (likelihood, stepped)]
+    for score, each, optimizer in (
+        (lambda: likelihood(z).log_prob(x), likelihood, optimizers[0]),
+        (lambda: step(stepped, z, x), stepped, optimizers[1]),
+    ):
+        for _ in range(5):
+            optimizer.zero_grad()
+            (-score().mean()).backward()
+            optimizer.step()
+            assert not each._gathered
+    assert likelihood.num_steps == 5
+    assert 0 < likelihood.mean_square != 1
+    assert torch.equal(likelihood.mean_square, stepped.mean_square)
 
 
 def test_pieces_of_a_batch_count_once():

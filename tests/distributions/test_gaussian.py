@@ -17,6 +17,7 @@ from latentflows.distributions import (
     StandardGaussian,
     StandardNormal,
     gaussian_raw_shape,
+    kl_divergence,
 )
 from tests.bijections.cases import randomize
 
@@ -56,6 +57,19 @@ def test_diagonal_normal(ndim):
     mean, log_scale = torch.randn(2, 5, 1, 3).double(), torch.randn(2, 5, 1, 3).double()
     ours = DiagonalNormal(mean, log_scale, event_ndim=ndim)
     agrees(ours, distributions.Independent(distributions.Normal(mean, log_scale.exp()), ndim))
+
+
+def test_a_draw_without_gradients_takes_none_from_what_follows():
+    """The scale is kept for the draw and the KL."""
+    mean, log_scale = torch.randn(2, 3), torch.randn(2, 3).requires_grad_()
+    q = DiagonalNormal(mean, log_scale)
+    with torch.no_grad():
+        q.sample()
+    kl = kl_divergence(q, StandardNormal((3,), like=mean))
+    (slope,) = torch.autograd.grad(kl.sum(), log_scale, retain_graph=True)
+    torch.testing.assert_close(slope, (2 * log_scale).exp() - 1)
+    z = q.sample()
+    torch.testing.assert_close(torch.autograd.grad(z.sum(), log_scale)[0], (z - mean).detach())
 
 
 def test_a_shared_scale_counts_once_per_entry():

@@ -301,7 +301,7 @@ def test_data_that_do_not_fit_are_refused():
         evaluate_annealed(example.model, Points(torch.zeros(3, 5), values="binary"), FEW)
     with pytest.raises(ShapeError, match=r"shape \(5,\); got \(4,\)"):
         evaluate_annealed(example.model, Points(torch.zeros(3, 4)), FEW)
-    with pytest.raises(ConfigurationError, match="from 1 to the 3 images"):
+    with pytest.raises(ConfigurationError, match="from 1 to the 3 data points"):
         evaluate_annealed(example.model, Points(torch.zeros(3, 5)), FEW, num_images=4)
 
 

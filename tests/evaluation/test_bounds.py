@@ -442,8 +442,8 @@ def test_errors_that_cannot_be_known_are_none():
     [
         ({"num_importance_samples": 0}, "`num_importance_samples` must be a positive integer; got 0"),
         ({"num_importance_samples": 2.5}, "got 2.5"),
-        ({"num_images": 0}, "from 1 to the 5 images of the data; got 0"),
-        ({"num_images": 6}, "from 1 to the 5 images of the data; got 6"),
+        ({"num_images": 0}, "from 1 to the 5 data points; got 0"),
+        ({"num_images": 6}, "from 1 to the 5 data points; got 6"),
         ({"memory_mib": 0}, "`memory_mib` must be a positive integer"),
     ],
 )

@@ -120,7 +120,7 @@ def test_what_has_no_likelihood_is_refused(source, error, message):
 
 def test_a_number_of_points_that_are_not_there_and_a_flow_without_an_inverse_are_refused():
     source = Source(torch.zeros(4, 3))
-    with pytest.raises(ConfigurationError, match="`num_images` must be from 1 to the 4 images"):
+    with pytest.raises(ConfigurationError, match="`num_images` must be from 1 to the 4 data points"):
         evaluate_likelihood(DensityModel(StandardGaussian(3)), source, num_images=5)
     with pytest.raises(CombinationError, match="`Flow` has no inverse or no known constant"):
         evaluate_likelihood(DensityModel(Flow(StandardGaussian(3), planar(3, num_layers=1))), source)

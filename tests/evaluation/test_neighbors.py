@@ -152,7 +152,7 @@ def test_wrong_arguments_are_refused():
         evaluate_neighbors(torch.zeros(4, 2), train, train)
     with pytest.raises(DataError, match="Samples must be finite"):
         evaluate_neighbors(torch.full((4, 3), torch.nan), train, train)
-    with pytest.raises(ConfigurationError, match="at most the 8 training images; got 9"):
+    with pytest.raises(ConfigurationError, match="at most the 8 training data points; got 9"):
         evaluate_neighbors(torch.zeros(4, 3), train, train, num_neighbors=9)
     with pytest.raises(ConfigurationError, match="`levels` must lie between 0 and 1"):
         evaluate_neighbors(torch.zeros(4, 3), train, train, levels=(0.5, 1.0))

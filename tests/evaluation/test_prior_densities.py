@@ -1,6 +1,7 @@
 """What evaluation says, and refuses, of priors whose density is not a closed form."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,7 +14,13 @@ from latentflows.distributions import (
     ResampledPrior,
     StandardGaussian,
 )
-from latentflows.evaluation import evaluate_annealed, evaluate_bounds, evaluate_information
+from latentflows.evaluation import (
+    Annealing,
+    evaluate_annealed,
+    evaluate_bounds,
+    evaluate_gaps,
+    evaluate_information,
+)
 from latentflows.models import VAE, second_stage_vae
 from latentflows.networks import MLP, ResidualMLP
 from latentflows.objectives import IWAE
@@ -77,12 +84,62 @@ def test_a_biased_weight_is_refused_where_weights_are_averaged():
     assert evaluate_bounds(exact, X, num_importance_samples=2).prior_density == "approximate"
     model = with_prior(FlowMatchingPrior(2, network, num_steps=2, divergence="hutchinson"))
     assert evaluate_bounds(model, X, num_importance_samples=1).prior_density == "approximate"
-    with pytest.raises(CombinationError, match=r"exp\(log p\(z\)\) of `FlowMatchingPrior` is biased upward"):
+    with pytest.raises(
+        CombinationError, match=r"exp\(log p\) of the prior \(`FlowMatchingPrior`\) is biased upward"
+    ):
         evaluate_bounds(model, X, num_importance_samples=2)
     with pytest.raises(CombinationError, match="`IWAE` averages importance weights"):
         IWAE().check(model)
     with model.standard_prior():
         IWAE().check(model)
+
+
+@pytest.mark.parametrize("part", ["posterior", "likelihood"])
+def test_whatever_part_has_an_estimated_logarithm_is_weighed_nowhere(part, monkeypatch):
+    model = with_prior(StandardGaussian(2))
+    monkeypatch.setattr(getattr(model, part), "weighable", False)
+    chains = Annealing(num_chains=1, num_temperatures=1, start="posterior")
+    for weigh in (
+        lambda: evaluate_bounds(model, X, num_importance_samples=2),
+        lambda: evaluate_gaps(model, X, num_steps=1, num_samples=2),
+        lambda: evaluate_annealed(model, X, chains),
+    ):
+        with pytest.raises(CombinationError, match=f"the {part} .*biased upward"):
+            weigh()
+    evaluate_bounds(model, X, num_importance_samples=1)
+    if part == "posterior":  # which no chain is weighed by
+        evaluate_annealed(model, X, replace(chains, start="prior", num_pilot_moves=1), num_images=1)
+
+
+@pytest.mark.parametrize("method", ["rk4", "dopri5"])
+def test_an_integrated_density_comes_with_its_solver_and_its_error(method):
+    def network(in_shape, out_shape, features):
+        return ResidualMLP(in_shape, out_shape, width=4, num_blocks=1, context=features)
+
+    def solved(**settings):
+        torch.manual_seed(3)
+        model = with_prior(FlowMatchingPrior(2, network, solver=method, **settings))
+        return evaluate_bounds(model, X, num_importance_samples=1)
+
+    coarse, fine = solved(num_steps=1, tolerance=1e-2), solved(num_steps=10, tolerance=1e-5)
+    for found, words in ((coarse, ("1 steps", "0.01")), (fine, ("10 steps", "1e-05"))):
+        protocol = found.protocol()
+        assert (
+            protocol["prior_solver"]
+            == {
+                "rk4": f"rk4 with {words[0]}",
+                "dopri5": f"dopri5 at tolerance {words[1]}",
+            }[method]
+        )
+        assert protocol["probe_error"] is None
+    assert coarse.integration.evaluations < fine.integration.evaluations
+    if method == "rk4":
+        assert (coarse.integration.evaluations, fine.integration.evaluations) == (4, 40)
+    assert 0 < fine.integration.error < coarse.integration.error
+    guessed = solved(num_steps=2, divergence="hutchinson", num_probes=3)
+    assert guessed.integration.solver.endswith("divergence estimated from 3 probes")
+    assert guessed.integration.probe_error > 0
+    assert "prior_solver" not in evaluate_bounds(EXAMPLE.model, X, num_importance_samples=1).protocol()
 
 
 def test_the_draws_of_an_estimated_density_come_from_the_seed_and_disturb_no_other():
@@ -102,5 +159,5 @@ def test_annealing_says_why_it_refuses_an_estimated_logarithm():
     prior = FlowMatchingPrior(
         2, lambda i, o, c: network(i, o, context=c, zero_last=True), num_steps=2, divergence="hutchinson"
     )
-    with pytest.raises(CombinationError, match=r"biased upward.*its log p\(z\) is an estimate"):
+    with pytest.raises(CombinationError, match=r"the prior .*biased upward, since its log p is an estimate"):
         evaluate_annealed(with_prior(prior), X)

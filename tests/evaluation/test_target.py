@@ -66,7 +66,7 @@ def test_it_is_of_so_many_points_and_repeats():
     assert len(one.forward) == len(one.reverse) == 20
     assert torch.equal(one.reverse, other.reverse)
     assert torch.equal(one.forward, evaluate_target(model, source, wide, LOG_Z).forward[:20])
-    with pytest.raises(ConfigurationError, match="`num_images` must be from 1 to the 50"):
+    with pytest.raises(ConfigurationError, match="`num_points` must be from 1 to the 50 data points; got 51"):
         evaluate_target(model, source, wide, LOG_Z, num_points=51)
 
 

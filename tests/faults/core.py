@@ -34,6 +34,14 @@ FAULTS: dict[str, list[Fault]] = {
             "_product(x.contiguous().t(), gradient.t())",
         ),
     ],
+    "core/files.py": [
+        (
+            "files: a temporary name is told",
+            "os.strerror(error.errno), str(path))",
+            "os.strerror(error.errno), str(temporary))",
+        ),
+        ("files: every format is read", "    if found != expected:\n", "    if False:\n"),
+    ],
     "core/noise.py": [
         (
             "noise: the key is ignored past its first part",
@@ -60,6 +68,24 @@ FAULTS: dict[str, list[Fault]] = {
             "soft_bound: slope is not one at zero",
             "torch.rsub(value.abs(), 1, alpha=-1 / bound)",
             "torch.rsub(value.abs(), 1, alpha=-1) * bound",
+        ),
+    ],
+    "core/running.py": [
+        (
+            "running: a loop without steps is never taken in",
+            "        if not self._in_step:\n            self.commit()",
+            "        return",
+        ),
+        ("running: a piece of a step is taken in", "if not self._in_step:", "if True:"),
+        (
+            "running: a step never ends",
+            "        self._in_step = False\n",
+            '        self._in_step = vars(self).get("_in_step", False)\n',
+        ),
+        (
+            "running: what was taken in stays",
+            "        self._take_in()\n        self.leave()",
+            "        self._take_in()",
         ),
     ],
     "core/shapes.py": [

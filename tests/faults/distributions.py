@@ -180,8 +180,13 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "diagonal normal: samples with exp(log variance)",
-            "torch.addcmul(self._mean, self.log_scale.exp(), standardized)",
-            "torch.addcmul(self._mean, (2 * self.log_scale).exp(), standardized)",
+            "torch.addcmul(self._mean, self.scale, standardized)",
+            "torch.addcmul(self._mean, self.scale.square(), standardized)",
+        ),
+        (
+            "diagonal normal: a scale without a gradient is kept",
+            " or self._scale.requires_grad < learns",
+            "",
         ),
         (
             "diagonal normal: shared log-scale counted once",
@@ -320,6 +325,11 @@ FAULTS: dict[str, list[Fault]] = {
         ("mixture: the start is too wide", "0.5 * math.log(1 - spread**2)", "math.log(1 - spread**2)"),
     ],
     "distributions/normalizer.py": [
+        (
+            "normalizer: a bad step stays in the average",
+            "torch.where(finite, moved, self.log_mean)",
+            "moved",
+        ),
         (
             "normalizer: a step that gathered nothing is taken in",
             "        if self._gathered:\n            gathered = gathered_over_processes",

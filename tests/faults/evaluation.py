@@ -27,6 +27,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "evaluation/base.py": [
         (
+            "weights: a posterior's estimate is weighed",
+            'weighed = {"posterior": model.posterior} if posterior else {}',
+            "weighed = {}",
+        ),
+        (
             "evaluation: masses get the offset of densities",
             "return 0.0 if model.likelihood.distribution_type.discrete else",
             "return",
@@ -84,7 +89,20 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         ("gaps: context features stay", "return [*parameters, change], lambda", "return parameters, lambda"),
     ],
+    "evaluation/integration.py": [
+        (
+            "integration: the error is that of the probes",
+            "float(error.double().mean())",
+            "float(scored.standard_error.mean())",
+        ),
+        ("integration: an exact divergence has probes", "if p.num_probes is not None:", "if True:"),
+    ],
     "evaluation/holes.py": [
+        (
+            "holes: in the mode that the model is in",
+            "with evaluation_mode(model), torch.no_grad():",
+            "with torch.no_grad():",
+        ),
         ("mmd: points are paired with themselves", "        values[rows - start, rows] = 0\n", ""),
         (
             "mmd: the given labels are no relabeling",
@@ -133,6 +151,7 @@ FAULTS: dict[str, list[Fault]] = {
         ("frequencies: error with the noise of the draws", "square() - noise_part)", "square())"),
     ],
     "evaluation/target.py": [
+        ("target: a message names another argument", ', name="num_points")', ")"),
         ("target: log Z is forgotten", ".double() + log_normalizer", ".double()"),
         ("target: weights turned over", "log_mean_weight(-self.reverse", "log_mean_weight(self.reverse"),
     ],

@@ -38,7 +38,12 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "generation/steering.py": [
-        ("guidance: away from nothing", "part(torch.zeros_like(context))", "part(context)"),
+        (
+            "guidance: in the mode that the model is in",
+            "    with evaluation_mode(model):\n        p, without",
+            "    if True:\n        p, without",
+        ),
+        ("guidance: away from nothing", "part(torch.zeros_like(given))", "part(given)"),
         (
             "guidance: a velocity towards what has no label",
             "given + weight * (given - without)",

@@ -16,6 +16,7 @@ FAULTS: dict[str, list[Fault]] = {
         ("pixels: no margin", "beyond = margin / (1 - 2 * margin)", "beyond = 0.0"),
     ],
     "models/presets.py": [
+        ("real_nvp: one of two masks is ignored", 'own_mask is not None and mask != "half"', "False"),
         ("real_nvp: every layer moves the same half", "even = i % 2 == 0", "even = True"),
         ("real_nvp: a mask of one's own never changes", "== (1 if even else 0)", "== 1"),
         (

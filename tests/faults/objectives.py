@@ -106,8 +106,13 @@ FAULTS: dict[str, list[Fault]] = {
     "objectives/requirements.py": [
         (
             "a flow over a base without a constant passes",
-            "return density_of(part.base) if isinstance(part, Flow) else",
-            "return",
+            "    base = density_of(part.base)",
+            "    base = part.distribution_type.density",
+        ),
+        (
+            "the density of a solved flow is said to be exact",
+            'return "approximate" if part.solved and base == "exact" else base',
+            "return base",
         ),
         (
             "the question whether a prior can be weighed moves it",

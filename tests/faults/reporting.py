@@ -29,6 +29,18 @@ FAULTS: dict[str, list[Fault]] = {
             "alike.setdefault((), [])",
         ),
     ],
+    "reporting/damage.py": [
+        (
+            "report: a log that was cut passes for whole",
+            "and last < record.steps:",
+            "and last > record.steps:",
+        ),
+        (
+            "report: damaged weights are not told",
+            "    try:\n        load_tensors(path)\n",
+            "    try:\n        pass\n",
+        ),
+    ],
     "reporting/export.py": [
         ("export: a file of somebody else is replaced", "    if foreign:\n", "    if False:\n"),
         (
@@ -58,6 +70,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "reporting/standing.py": [
+        ("report: a study between two runs is incomplete", "is_held(results.folder / LOCK) or any(", "any("),
         (
             "report: a run that has ended is under way as long as its job",
             "    if results.status(arm, seed) in ENDED:\n        return False\n",

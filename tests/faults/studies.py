@@ -47,6 +47,11 @@ FAULTS: dict[str, list[Fault]] = {
             "        if (run.arm, run.seed) in self.told:\n            return\n",
             "",
         ),
+        (
+            "study: the bar goes back when runs go apart",
+            "                self._wait(job)",
+            "                self._hide(job)",
+        ),
         ("study: runs of a dead job are forgotten", "apart += [(run,) for run in self._open(job)]", "pass"),
         ("study: a worker is idle", "len(groups) < workers", "len(groups) < 1"),
     ],
@@ -129,6 +134,11 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "studies/execution/study_folder.py": [
+        (
+            "study: other labels make another study",
+            '"arms", "factors", *_WORDS}',
+            '"factors", *_WORDS}',
+        ),
         (
             "study: a crash leaves the plan of another study",
             '        (out / "plan.json").unlink(missing_ok=True)\n',
@@ -253,6 +263,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/planning/study.py": [
         (
+            "study: an interaction knows no baseline",
+            "crossed[0][1] | (self.baseline or {})",
+            "crossed[0][1]",
+        ),
+        (
             "study: the arm that others meet solves for a size",
             "if arm.name not in held and arm.solve not in (None, NOT_HELD)",
             "if False",
@@ -265,6 +280,12 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "studies/planning/study_file.py": [
+        ("study: what all arms set of the base passes in silence", " or has[key] != wanted[key]", ""),
+        (
+            "study: an override stands in the labels of those that do not take it",
+            "keys & (differ - has)",
+            "keys & differ",
+        ),
         (
             "study: an override is one of an arm that solves for it",
             "    if study.solves_for(arm) in keys:\n        return False\n",
@@ -280,8 +301,8 @@ FAULTS: dict[str, list[Fault]] = {
     "studies/results/images.py": [
         (
             "error over images: that of one arm",
-            "total, num = one - two if total is None else total + one - two, num + 1",
-            "total, num = one if total is None else total + one, num + 1",
+            "total = weight * values if total is None else total + weight * values",
+            "total = values if total is None else total + max(weight, 0) * values",
         ),
         (
             "error over images: of another evaluation",
@@ -311,6 +332,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "studies/running/folder.py": [
+        ("run: a later session replaces how it trained", '"together": [*before, *told]', '"together": told'),
         (
             "run: to be evaluated anew is to forget how it trained",
             '        **({"together": before["together"]} if "together" in before else {}),\n',
@@ -368,6 +390,13 @@ FAULTS: dict[str, list[Fault]] = {
         ("settings: Gaussians of classes learn from their draws", "return not labels", "return True"),
     ],
     "studies/statistics/differences.py": [
+        ("interaction: rounding passes for one", "if abs(total) > ROUNDING *", "if abs(total) >= 0 *"),
+        ("interaction: its fourth arm has the wrong sign", "of.neither: 1}", "of.neither: -1}"),
+        (
+            "interaction: it does not count in the correction",
+            "num_comparisons=len(asked)",
+            "num_comparisons=len(pairs)",
+        ),
         (
             "power: at the level of a single comparison",
             "comparison.level / comparison.num_comparisons, diff",

@@ -4,10 +4,11 @@ import pytest
 import torch
 from PIL import Image
 
+from latentflows.core import noise
 from latentflows.core.errors import DataError, ShapeError
 from latentflows.data import ArraySplit
 from latentflows.distributions import AmortizedGaussian
-from latentflows.generation import beside, class_means, save_grid, write_pictures
+from latentflows.generation import beside, class_means, interpolate, save_grid, write_pictures
 from tests.generation.parts import flow_prior, images, network, small_vae
 
 FILES = [
@@ -81,7 +82,9 @@ def test_pictures_and_their_index(tmp_path):
     for file in ("samples.png", "sample_means.png"):
         assert "temperature 0.8, seed 3" in captions[file]
         assert "clipped" not in captions[file]
-    assert "spherical line in the latent space" in captions["interpolations.png"]
+    assert captions["interpolations.png"].endswith(
+        "two data points, 2 rows a pair: straight, spherical; seed 3."
+    )
     assert captions["traversals.png"].startswith(
         "Means of p(x|z) from the posterior mean of one of the data points"
     )
@@ -97,7 +100,7 @@ def test_captions_name_what_the_data_are(tmp_path):
     ]
     assert captions[0] == "64 test images, chosen with seed 0."
     assert captions[3].startswith("First, third, ... row: test images; below each")
-    assert "between the latents of two test images a row" in captions[4]
+    assert "between the latents of two test images, 2 rows a pair" in captions[4]
 
 
 def test_reconstructions_stand_below_their_data(tmp_path):
@@ -117,7 +120,23 @@ def test_pictures_of_few_data(tmp_path, count):
     write_pictures(small_vae(prior=flow_prior()), images(count), tmp_path)
     assert all((tmp_path / file).exists() for file in FILES)
     captions = json.loads((tmp_path / "index.json").read_text())
-    assert "spherical line in the base noise" in captions[4]["caption"]
+    assert "3 rows a pair: straight, spherical, spherical in the base noise of the" in captions[4]["caption"]
+
+
+def test_rows_of_one_pair_are_its_lines_and_share_their_ends(tmp_path):
+    model, source = small_vae(prior=flow_prior()), images(64)
+    write_pictures(model, source, tmp_path, seed=2)
+    grid = pixels(tmp_path / "interpolations.png")[..., 0]
+    with noise.stream(2, noise.Purpose.DATA):
+        x = source.batch(noise.permutation(64)).x
+    for row, (line, space) in enumerate(
+        [("straight", "latent"), ("spherical", "latent"), ("spherical", "base")] * 2
+    ):
+        walk = interpolate(model, x[:2], x.flip(0)[:2], 10, line=line, space=space, seed=2)[row // 3]
+        top = 2 + 58 * row
+        drawn = grid[top : top + 56 : 14, 2 : 2 + 58 * 10]
+        shown = torch.stack([drawn[:, 58 * i : 58 * i + 56 : 14] for i in range(10)])
+        assert torch.equal(shown, (walk[:, 0] * 255).round().to(shown.dtype))
 
 
 def test_conditional_prior_takes_its_contexts_from_the_data(tmp_path):

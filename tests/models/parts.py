@@ -1,5 +1,10 @@
 """Small posteriors, priors and likelihoods by name: the axes that every combination is taken from."""
 
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
 from latentflows.core.shapes import Shape
 from latentflows.distributions import AmortizedGaussian, Conditional, Flow, LearnedGaussian, StandardGaussian
 from latentflows.models import VAE, presets
@@ -53,3 +58,21 @@ def conditional_prior(context: int) -> Conditional:
     made = gaussian((LATENT,), (context,))
     assert isinstance(made, AmortizedGaussian)
     return made
+
+
+def check_modes(model: nn.Module, use: Callable[[Any], object]) -> None:
+    """Use a model in train mode, one part of which is not, and look at the mode of every pass."""
+    model.train()
+    next(model.children()).eval()
+    modes = [module.training for module in model.modules()]
+    seen: list[bool] = []
+
+    def look(module: nn.Module, inputs: object, output: object) -> None:
+        seen.append(module.training)
+
+    for module in model.modules():
+        module.register_forward_hook(look)
+    use(model)
+    assert seen
+    assert not any(seen)
+    assert [module.training for module in model.modules()] == modes

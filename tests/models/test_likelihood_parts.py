@@ -183,6 +183,7 @@ def test_compiling_a_step_gives_the_same_gradient():
     def loss():
         return likelihood(z).log_prob(x).mean()
 
+    likelihood.begin()
     compiled = torch.compile(loss, backend="eager")
     weights = [p for p in likelihood.parameters() if isinstance(p, nn.Parameter)]
     torch.testing.assert_close(torch.autograd.grad(compiled(), weights), torch.autograd.grad(loss(), weights))

@@ -106,6 +106,8 @@ def test_a_mask_of_ones_own_takes_turns_with_its_opposite(name):
     for own in ([1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 2]):
         with pytest.raises(ConfigurationError, match="`own_mask` must hold 0 or 1 for each of 4 variables"):
             getattr(presets, name)(4, own_mask=own)
+    with pytest.raises(ConfigurationError, match=r"got both \[1, 0, 0, 0\] and 'alternating'. Give one"):
+        getattr(presets, name)(4, mask="alternating", own_mask=[1, 0, 0, 0])
 
 
 def test_planar_layers_are_one_bijection():

@@ -1,5 +1,6 @@
 """zuko's flows by name: shapes, passes, densities, use as prior and posterior, and what their import leaves alone."""
 
+import math
 import re
 import subprocess
 import sys
@@ -7,8 +8,28 @@ import sys
 import pytest
 import torch
 
-from latentflows import VAE, AmortizedGaussian, Flow, Inverse, StandardGaussian
+from latentflows import (
+    IWAE,
+    VAE,
+    AmortizedBernoulli,
+    AmortizedGaussian,
+    Chain,
+    DensityModel,
+    Flow,
+    Inverse,
+    StandardGaussian,
+)
+from latentflows.bijections import Permutation
 from latentflows.core.errors import CombinationError, ConfigurationError
+from latentflows.data.base import ArraySplit
+from latentflows.evaluation import (
+    Annealing,
+    evaluate_annealed,
+    evaluate_bounds,
+    evaluate_gaps,
+    evaluate_holes,
+    evaluate_likelihood,
+)
 from latentflows.models import zuko_flows
 from latentflows.networks import MLP
 from latentflows.objectives import ELBO
@@ -131,8 +152,46 @@ def test_building_one_leaves_the_checks_of_torch_on():
     assert "ValueError: Expected parameter scale" in result.stderr
 
 
+def test_the_likelihood_of_a_solved_density_is_said_to_be_approximate():
+    points = ArraySplit(torch.zeros(1, 2), values="continuous")
+    for name, density in (("cnf", "approximate"), ("naf", "exact")):
+        model = DensityModel(Flow(StandardGaussian(2), Inverse(make(name))))
+        assert evaluate_likelihood(model, points).density == density
+
+
 def test_a_missing_package_is_named_with_its_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "zuko", None)  # an import of it then fails as if it were not there
     message = "`zuko` is needed here and is not installed. Run: pip install 'latentflows[zuko]'"
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         zuko_flows.cnf(2)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("place", ["prior", "posterior"])
+def test_a_solved_density_is_said_to_be_approximate_and_an_estimate_is_not_weighed(place, exact):
+    flow = make("cnf", exact=exact)
+    gaussian = AmortizedGaussian(2, 3, MLP(3, 4, width=4, depth=1))
+    prior = Flow(StandardGaussian(2), Chain([Permutation(2, torch.tensor([1, 0])), flow]))
+    assert prior().density == prior().tempered(0.5).density == "approximate"
+    assert prior().weighable is prior.weighable is prior().detached().weighable is exact
+    parts = (gaussian, prior) if place == "prior" else (Flow(gaussian, Inverse(flow)), StandardGaussian(2))
+    model = VAE(*parts, AmortizedBernoulli(3, 2, MLP(2, 3, width=4, depth=1)))
+    data = ArraySplit(torch.tensor([[0.0, 1.0, 1.0]]), values="binary")
+    assert math.isfinite(float(evaluate_bounds(model, data, num_importance_samples=1).nll))
+    if exact:
+        IWAE().check(model)
+        holes = evaluate_holes(model, ArraySplit(data.x.repeat(4, 1), values="binary"), num_permutations=1)
+        assert holes.protocol["prior_density"] == ("approximate" if place == "prior" else "exact")
+        bounds = evaluate_bounds(model, data, num_importance_samples=3)
+        assert bounds.prior_density == ("approximate" if place == "prior" else "exact")
+        return
+    annealing = Annealing(num_chains=1, num_temperatures=1, start="posterior")
+    for weigh in (
+        lambda: evaluate_bounds(model, data, num_importance_samples=3),
+        lambda: evaluate_gaps(model, data, num_steps=1, num_samples=2),
+        lambda: evaluate_annealed(model, data, annealing),
+    ):
+        with pytest.raises(CombinationError, match=f"the {place} .*biased upward"):
+            weigh()
+    with pytest.raises(CombinationError, match="biased upward"):
+        IWAE().check(model)

@@ -74,13 +74,14 @@ def test_the_average_follows_training_batches_and_no_others():
     def excess():
         return error_of(objective.trace(model, x)) - 0.3
 
-    first = excess()
-    multiplier.commit()
+    first = excess()  # outside of a step: at once
     assert multiplier.average.item() == pytest.approx(first)
+    multiplier.begin()
     pieces = [excess(), excess()]  # of one batch, which counts once
     multiplier.commit()
     second = 0.75 * first + 0.25 * sum(pieces) / 2
     assert multiplier.average.item() == pytest.approx(second)
+    multiplier.begin()
     excess()  # of a step that is skipped
     multiplier.begin()
     model.eval()

@@ -69,6 +69,10 @@ def test_a_density_is_that_of_the_base_of_a_flow():
     assert density_of(StandardGaussian(2)) == "exact"
     assert density_of(Prior(Unknown)) == "unnormalized"
     assert density_of(flow_over(flow_over(Prior(Unknown)))) == "unnormalized"
+    solved = flow_over(StandardGaussian(LATENT))
+    assert density_of(solved) == "exact"
+    solved.solved = True
+    assert density_of(solved) == density_of(flow_over(solved)) == "approximate"
     assert density_of(AmortizedDelta(LATENT, DATA, network(DATA, LATENT))) == "unnormalized"
 
 

@@ -17,8 +17,15 @@ from tests.training.tiny import (
 )
 
 
+def in_step(model):
+    """Let the codes stay while they are looked at."""
+    for level in model.levels:
+        level.begin()
+    return model
+
+
 def test_the_loss_is_the_sum_of_what_is_logged_and_reads_its_weight():
-    model, x = code_model("gradient"), Fixed().x
+    model, x = in_step(code_model("gradient")), Fixed().x
     objective = VectorQuantization(commitment=0.5)
     value = objective(objective.trace(model, x))
     m = value.metrics
@@ -35,7 +42,7 @@ def test_the_loss_is_the_sum_of_what_is_logged_and_reads_its_weight():
 
 def test_beta_weighs_what_pulls_the_latents_alone():
     """The two squares are equal in value; what they pull is not."""
-    model, x = code_model("gradient"), Fixed().x
+    model, x = in_step(code_model("gradient")), Fixed().x
     objective, (only,) = VectorQuantization(commitment=0.5), model.levels
     weights = [only.codebook, *model.encoder.parameters()]
     found = torch.autograd.grad(objective(objective.trace(model, x)).loss, weights)
@@ -49,7 +56,7 @@ def test_beta_weighs_what_pulls_the_latents_alone():
 
 
 def test_figures_of_the_codes_are_those_of_the_level_where_they_are_lowest():
-    model, x = code_model("gradient", levels=2), Fixed().x
+    model, x = in_step(code_model("gradient", levels=2)), Fixed().x
     metrics = VectorQuantization()(VectorQuantization().trace(model, x)).metrics
     bound = evaluate_codes(model.eval(), Fixed())
     assert metrics["perplexity"][0].item() == pytest.approx(min(bound.perplexity), rel=1e-5)

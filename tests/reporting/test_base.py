@@ -20,18 +20,20 @@ def test_a_complete_run_is_read_whole(run):
     result = read_run(run)
     assert result.record is not None
     assert result.evaluation is not None
-    assert (len(result.epochs), result.torn_lines, len(result.pictures)) == (6, 0, 6)
+    assert (len(result.epochs), result.damage, len(result.pictures)) == (6, {}, 6)
     assert result.record.parameters.total == 290_384
     assert "inverse_autoregressive" in (result.config or "")
     assert (result.pictures[0].width, result.pictures[0].height) == (55, 55)
 
 
 @pytest.mark.parametrize("tail", [b'{"stage": "jo', b'{"stage": "joint"', b"\xe2\x82", b"\x00\x00\x00"])
-def test_a_torn_last_line_is_left_out_and_counted(run, tail):
+def test_a_torn_last_line_is_left_out_and_told(run, tail):
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(tail)
     result = read_run(run)
-    assert (len(result.epochs), result.torn_lines) == (6, 1)
+    assert len(result.epochs) == 6
+    assert list(result.damage) == ["metrics.jsonl"]
+    assert "1 torn line at the end was left out" in result.damage["metrics.jsonl"]
 
 
 def test_a_broken_line_in_the_middle_is_an_error_with_its_number(run):

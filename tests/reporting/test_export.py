@@ -20,7 +20,7 @@ from latentflows.reporting.latex import escape, latex_table
 from latentflows.reporting.table import table_of
 from latentflows.studies.results.results import read_results
 
-LABEL = r"100% of β_1 & $x^2$ #{a}~b\c <d> |e|"
+LABEL = r'100% of β_1 & $x^2$ #{a}~b\c <d> |e| "f"'
 
 
 def rows_of(path):
@@ -125,7 +125,7 @@ def test_the_table_names_protocol_and_marks_only_what_the_test_finds(exported):
     _, out, _ = exported
     text = (out / "table.tex").read_text(encoding="utf-8")
     for words in (
-        "test split, 360 images, K = 500 importance samples per image",
+        "test split, 360 data points, K = 500 importance samples per data point",
         "corrected for 2 comparisons by Holm's procedure",
         r"mean with its 95\% t interval over 3 seeds",
         "The study holds nothing equal but the configuration",
@@ -162,7 +162,7 @@ def test_the_caption_names_data_without_how_they_were_made(fake, tmp_path, data,
     )
     export_study(folder, tmp_path / "out")
     text = (tmp_path / "out" / "table.tex").read_text(encoding="utf-8")
-    assert f"importance samples per image; {brief}. Difference" in text
+    assert f"importance samples per data point; {brief}. Difference" in text
 
 
 def test_the_label_is_the_folder_wherever_it_is_named_from(fake, tmp_path, monkeypatch):
@@ -185,7 +185,6 @@ def test_the_table_compiles(exported, tmp_path):
     _, out, _ = exported
     lines = [
         r"\documentclass{article}",
-        r"\usepackage[T1]{fontenc}",
         r"\usepackage{booktabs}",
         r"\begin{document}",
     ]

@@ -108,8 +108,8 @@ def test_a_group_or_figure_of_a_later_version_is_shown_by_its_key(fake, folder):
 @pytest.mark.parametrize(
     ("key", "name", "meaning"),
     [
-        ("pixels_distance", "Distance of samples, pixels", "to the nearest training image"),
-        ("pixels_pca_baseline", "Distance of test images, components of pixels", "baseline"),
+        ("pixels_distance", "Distance of samples, data space", "to the nearest data point of"),
+        ("pixels_pca_baseline", "Distance of test data, components of the data", "baseline"),
         ("latents_pca_nearer_than_5%_of_test", "Nearer than 5% of test, components of latents", "0.05 for"),
     ],
 )

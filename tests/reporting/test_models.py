@@ -70,10 +70,21 @@ def test_a_run_record_without_a_total_is_refused(fake, tmp_path):
 def test_a_protocol_without_importance_samples_says_so():
     given = {"split": "test", "num_images": 5, "num_importance_samples": None, "seed": 0, "data": "digits"}
     plain = Protocol.model_validate(given)
-    assert plain.conditions == "test split, 5 images, no importance samples; digits"
+    assert plain.conditions == "test split, 5 data points, no importance samples; digits"
     assert plain.caution == ""
     codes = Protocol.model_validate(given | {"posterior": "one code sequence per image"})
     assert codes.caution.startswith("The bound is that of one code sequence per image: it is exact, but not")
+
+
+def test_a_density_that_an_equation_gives_is_said_with_its_solver():
+    given = {"split": "test", "num_images": 5, "num_importance_samples": 1, "seed": 0, "data": "digits"}
+    solved = {"prior_density": "approximate", "prior_solver": "rk4 with 3 steps", "solver_evaluations": 12.0}
+    protocol = Protocol.model_validate(given | solved | {"solver_error": 0.00083, "probe_error": 0.2})
+    assert protocol.caution.endswith(
+        "It is solved by rk4 with 3 steps: 12 evaluations for each latent, 0.00083 nats from that of a finer solution, "
+        "a standard error of 0.2 nats from the probes, on average."
+    )
+    assert protocol.compared == Protocol.model_validate(given).compared
 
 
 def test_a_picture_that_could_not_be_drawn_has_its_reason_and_no_command(fake, tmp_path):

@@ -15,6 +15,7 @@ from latentflows.reporting.comparison_page import study_drawings
 from latentflows.reporting.published import published_rows
 from latentflows.reporting.table import table_of
 from latentflows.studies.execution.locks import locked
+from latentflows.studies.execution.study_folder import LOCK
 from latentflows.studies.results.records import Published
 from latentflows.studies.results.results import read_results
 from tests.reporting.test_pages import Page
@@ -212,6 +213,10 @@ def test_runs_under_way_are_told_from_those_that_stopped(fake, tmp_path):
     assert "Left out: “B”, seed 2 (not run yet)." in text
     assert "… Under way" in text
     assert "--resume" not in text
+    with locked(folder / LOCK, "The study"):  # between two of its runs
+        text = Page(write_comparison_report(folder)).text
+    assert "… Under way" in text
+    assert "To finish what is missing" not in text
     with locked(folder / "runs" / ".a-seed1.lock", "The run"):  # it has ended, another run of its job has not
         text = Page(write_comparison_report(folder)).text
     assert "under way" not in text
@@ -221,6 +226,9 @@ def test_runs_under_way_are_told_from_those_that_stopped(fake, tmp_path):
     assert "Left out: “A”, seeds 1, 2 (stopped" not in text  # at different epochs of a known number
     assert "Left out: “B”, seed 0 (stopped)." in text
     assert "To finish what is missing" in text
+    (folder / "study.jsonl").write_text("".join(lines))
+    with locked(folder / LOCK, "The study"):  # all runs have ended; it is about to
+        assert "✓ Complete" in Page(write_comparison_report(folder)).text
 
 
 def test_a_comparison_without_runs_has_a_page(fake, tmp_path):
@@ -249,8 +257,9 @@ def test_an_interrupted_study_says_how_to_go_on(fake, tmp_path):
     assert "how and on what is shown once one has" in page.text
     (folder / "study.jsonl").write_text("\n".join(lines) + "\n")
     text = Page(write_comparison_report(folder)).text
-    assert "--resume" not in text
-    assert f"latentflows sample '{folder / 'runs' / 'a-seed0'}'" in text
+    assert "To finish what is missing" not in text
+    first = folder / "runs" / "a-seed0"
+    assert f"latentflows train '{first}'/config.yaml --out '{first}' --resume" in text
 
 
 @pytest.mark.parametrize(
@@ -314,7 +323,7 @@ def test_validation_figures_are_called_so_and_come_with_a_caution(fake, tmp_path
     page = Page(write_comparison_report(folder))
     assert "Validation NLL (lower is better)" in page.text
     assert "supports a lower (better) validation NLL of “B”" in page.text
-    assert "the same validation images" in page.text
+    assert "the same validation data points" in page.text
     assert "validation NLL of every run" in page.html
     assert "test nll" not in page.html.lower()
     assert page.text.count(caution) == 1
@@ -348,7 +357,7 @@ def test_errors_over_images_and_of_monte_carlo_are_told_from_those_over_seeds(fa
     folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 5.0})
     text = Page(write_comparison_report(folder)).text
     assert "Monte Carlo error of one run, from finite K: 0.031 nats at most." in text
-    assert "Error over images: how much" not in text
+    assert "Error over data points: how much" not in text
     rng = np.random.default_rng(0)
     for line in (folder / "study.jsonl").read_text().splitlines():
         run = json.loads(line)
@@ -356,7 +365,7 @@ def test_errors_over_images_and_of_monte_carlo_are_told_from_those_over_seeds(fa
         nll = run["figures"]["nll"]["mean"]
         np.save(folder / run["run"] / "nll.npy", values - values.mean() + nll)
     text = Page(write_comparison_report(folder)).text
-    assert "Error over images: how much the mean would vary with other images" in text
+    assert "Error over data points: how much the mean would vary with other data points" in text
     error = table_of(read_results(folder)).comparisons[0].comparison.error_over_images
     assert error is not None
     assert f" {error:.2f} " in text

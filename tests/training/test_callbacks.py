@@ -72,6 +72,24 @@ def test_a_narrow_terminal_cuts_no_figure(
     assert all((part in shown) == (part not in left_out) for part in ("reconstruction", "kl", "/s"))
 
 
+@pytest.mark.parametrize(
+    ("figures", "expected"),
+    [
+        ({"loss": 9.0, "free_energy": -1.5, "energy": 7.0}, "free_energy -1.50 validation -1.50"),
+        ({"loss": 9.0, "classifier": 7.0}, "loss 9.00 validation 9.00"),
+    ],
+    ids=["reverse KL", "no figure of that kind"],
+)
+def test_every_objective_has_a_figure_on_its_line(figures, expected, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "140")
+    bar = ProgressBar()
+    bar.bar.start()
+    times = {"epoch": 1, "max_epochs": 2, "samples": 10, "seconds": 1.0}
+    bar.on_epoch({"stage": "flow", "train": figures, "validation": figures, **times})
+    bar.bar.stop()
+    assert expected in capsys.readouterr().out
+
+
 def test_the_progress_bar_tells_of_skipped_steps(capsys: pytest.CaptureFixture[str]) -> None:
     stages = one_stage(Poison(frozenset({1})))
     fit(vae(), stages, Images(), callbacks=[ProgressBar()], options=Options(max_bad_steps=1))

@@ -104,6 +104,8 @@ class FromZuko(Bijection):
                 )
         super().__init__(event, base_shape=base, context_shape=features, passes=(forward, inverse))
         self.transform, self.verify = transform, verify
+        solved = _continuous(transform)
+        self.solved, self.weighable = bool(solved), all(bool(part.exact) for part in solved)
         if verify is not None and inverse is not None and forward is not None:
             self.passes = (forward + inverse, inverse)
 
@@ -172,16 +174,22 @@ def _explained(source: nn.Module | Transform, event: Shape, context: Shape | Non
 @contextmanager
 def _solver_that_ends(source: nn.Module | Transform) -> Iterator[None]:
     """Stop zuko's solver where a velocity is NaN or infinite: it would shrink its step for ever."""
-    parts = source.modules() if isinstance(source, nn.Module) else ()
-    solved = [part for part in parts if type(part).__name__ == "FFJTransform"]
     handles = [
-        network.register_forward_hook(_check_velocity) for part in solved for network in part.children()
+        network.register_forward_hook(_check_velocity)
+        for part in _continuous(source)
+        for network in part.children()
     ]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _continuous(source: nn.Module | Transform) -> list[Any]:
+    """Return the parts that zuko solves as an ODE."""
+    parts = source.modules() if isinstance(source, nn.Module) else ()
+    return [part for part in parts if type(part).__name__ == "FFJTransform"]
 
 
 def _check_velocity(network: nn.Module, arguments: object, velocity: Tensor) -> None:

@@ -40,9 +40,13 @@ class Bijection(nn.Module, ABC):
         context_shape: Shape of one context, or None where none is taken.
         passes: Network evaluations (forward, inverse); None where a direction does not exist, 0 without a network.
         variable_lengths: Takes `lengths` of padded sequences.
+        solved: Values and log-determinants have the error of a numeric solver.
+        weighable: exp(log_det) is no estimate that is biased because the log_det is one.
     """
 
     variable_lengths: bool = False
+    solved: bool = False
+    weighable: bool = True
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from latentflows.core.errors import CheckpointError
@@ -16,6 +17,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Raises:
         CheckpointError: if the disk is full, naming the file and the size.
+        OSError: if the place cannot be written to, naming `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Always this name, so that what a killed process left is written over.
@@ -27,13 +29,28 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the same one again
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CheckpointError(
-                f"The disk is full: {path} needs {len(content) / 2**20:.1f} MiB. Free space and resume the run; "
-                "what was there before is intact."
+                f"The disk is full: {path} needs {len(content) / 2**20:.1f} MiB. Free space and repeat the command, a "
+                "run or a study with --resume; what was there before is intact."
             ) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
+
+
+def check_format(path: Path, found: object, expected: int) -> None:
+    """Refuse a file of another format than this version writes.
+
+    Raises:
+        CheckpointError: naming both formats.
+    """
+    if found != expected:
+        raise CheckpointError(
+            f"{path} has format {found}; this version reads {expected}. Use the latentflows version that wrote it."
+        )
 
 
 def is_partial(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import http.client
 import os
@@ -105,8 +106,7 @@ def download(name: str, root: str | Path, *, sources: Mapping[str, tuple[Source,
         ConfigurationError: if the data set has no source.
         DataError: if there is no connection, a digest is wrong, or the folder cannot be written.
     """
-    if name not in sources:
-        raise ConfigurationError(f"No download for {name!r}; expected one of {', '.join(sources)}.")
+    check_source(name, sources)
     folder = Path(root) / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,6 +115,18 @@ def download(name: str, root: str | Path, *, sources: Mapping[str, tuple[Source,
     for source in sources[name]:
         _fetch(source, folder)
     return folder
+
+
+def check_source(name: str, sources: Mapping[str, tuple[Source, ...]] = SOURCES) -> None:
+    """Refuse a name that has no source.
+
+    Raises:
+        ConfigurationError: naming those that have, and the closest of them.
+    """
+    if name not in sources:
+        close = difflib.get_close_matches(name.lower(), sources, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigurationError(f"No download for {name!r}; expected one of {', '.join(sources)}.{hint}")
 
 
 def _fetch(source: Source, folder: Path) -> None:

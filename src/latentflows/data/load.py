@@ -41,6 +41,11 @@ def dataset_names() -> tuple[str, ...]:
     return tuple(DATASETS)
 
 
+def is_read_from_files(name: str) -> bool:
+    """Whether a data set is looked for in a folder, the `root`."""
+    return name in DATASETS and "root" in DATASETS[name].settings
+
+
 def load(
     name: str,
     *,
@@ -97,6 +102,7 @@ def load(
         raise ConfigurationError(f"Unknown data set {name!r}; expected one of {', '.join(DATASETS)}.{hint}")
     entry = DATASETS[name]
     given = {
+        "root": root,
         "validation": validation,
         "test": test,
         "size": size,
@@ -105,9 +111,10 @@ def load(
     }
     for setting, value in given.items():
         if value is not None and setting not in entry.settings:
+            option = " (--data-root)" if setting == "root" else ""
             raise ConfigurationError(
-                f"`{setting}` does not apply to `{name}`; got {value!r}. "
-                f"It takes {', '.join(sorted(entry.settings))}."
+                f"`{setting}`{option} does not apply to `{name}`; got {value}. "
+                f"It takes {', '.join(sorted(entry.settings))}; leave the others out."
             )
     if not 0 <= seed < 2**32:
         raise ConfigurationError(f"`seed` must be from 0 to 2^32 - 1; got {seed}.")

@@ -304,8 +304,9 @@ class BatchOptimalGaussian(Conditional, Running):
     weights is that of (K B D / 2) log sigma^2, as in the paper. At the bound sigma is a constant. In eval mode, without
     gradients, and for draws, sigma^2 is the moving average over training steps in `mean_square`, a buffer saved with
     the weights; it starts as a plain average and leaves out steps whose error is not finite. Until training it is 1.
-    It moves by `commit` alone, which `fit` calls once the optimizer has moved (see `Running`): scoring data never moves
-    it. It is that of the weights that learn, also where a moving average of them (`ema_decay`) is what is validated.
+    `fit` moves it once the optimizer has moved; in a loop of your own every batch that is scored in train mode with
+    gradients moves it (see `Running`). It is that of the weights that learn, also where a moving average of them
+    (`ema_decay`) is what is validated.
 
     With K samples sigma is the best for the mean of log p(x|z_k), the ELBO; for IWAE's bound it is not the best, and
     its derivative is not zero but is left out. Over several processes the squared error is averaged over all (one
@@ -349,13 +350,12 @@ class BatchOptimalGaussian(Conditional, Running):
         self.raw_shape = self.event_shape
         self.register_buffer("mean_square", torch.ones(()))
         self.register_buffer("num_steps", torch.zeros(()))
-        self.begin()
 
-    def begin(self) -> None:
+    def _forget(self) -> None:
         self._gathered: list[Tensor] = []
 
     @torch.no_grad()
-    def commit(self) -> None:
+    def _take_in(self) -> None:
         if self._gathered:
             fresh = torch.stack(self._gathered).mean()  # each is that of all processes
             finite = fresh.isfinite()
@@ -363,7 +363,6 @@ class BatchOptimalGaussian(Conditional, Running):
             step = torch.where(finite, (fresh - self.mean_square) * weight, 0.0)
             self.mean_square += step.to(self.mean_square.dtype)
             self.num_steps += finite
-        self.begin()
 
     def _condition(self, context: Tensor | None) -> FittedNormal:
         mean = network_output(self, self.network, context, self.raw_shape)
@@ -376,7 +375,8 @@ class BatchOptimalGaussian(Conditional, Running):
 
     @torch.no_grad()
     def _fit(self, squares: Tensor) -> Tensor:
-        """Return the log-scale that fits these squared distances best, and gather their mean for `commit`."""
+        """Return the log-scale that fits these squared distances best, and gather their mean."""
         mean_square = gathered_over_processes(squares.mean()).mean()
         self._gathered.append(mean_square)
+        self.gathered()
         return self._log_scale(mean_square)

@@ -76,7 +76,7 @@ class Pushforward(Distribution):
         return self.bijection.initialize(u, self.context, direction="forward")
 
     def tempered(self, temperature: float) -> Pushforward:
-        return Pushforward(self.base.tempered(temperature), self.bijection, self.context)
+        return self._as_exact(Pushforward(self.base.tempered(temperature), self.bijection, self.context))
 
     def detached(self) -> Pushforward:
         """Return the same flow with fixed parameters; its `log_prob` differentiates through the inverse.
@@ -92,13 +92,21 @@ class Pushforward(Distribution):
         tensors = {id(p): p.detach() for p in self.bijection.parameters()}
         tensors |= {id(b): b for b in self.bijection.buffers()}
         context = None if self.context is None else self.context.detach()
-        return Pushforward(self.base.detached(), copy.deepcopy(self.bijection, tensors), context)
+        return self._as_exact(
+            Pushforward(self.base.detached(), copy.deepcopy(self.bijection, tensors), context)
+        )
+
+    def _as_exact(self, flow: Pushforward) -> Pushforward:
+        """Say of a flow's density what holds of this one's."""
+        flow.density, flow.weighable = self.density, self.weighable
+        return flow
 
 
 class Flow(Conditional):
     """A base conditional pushed through a bijection: a posterior, a prior, a likelihood, or a model of data.
 
-    The context, after `embed`, reaches whichever of base and bijection declares a context shape.
+    The context, after `embed`, reaches whichever of base and bijection declares a context shape. Where a layer is
+    solved numerically, as an ODE, the density is "approximate", with the error of that solver.
 
     Args:
         base: Distribution of the noise u.
@@ -150,6 +158,9 @@ class Flow(Conditional):
         density = base.has_density and bijection.passes[1] is not None
         super().__init__(bijection.event_shape, outer, has_density=density)
         self.base, self.bijection, self.embed = base, bijection, embed
+        layers = [layer for layer in bijection.modules() if isinstance(layer, Bijection)]
+        self.solved = any(layer.solved for layer in layers)
+        self.weighable = base.weighable and all(layer.weighable for layer in layers)
 
     def _condition(self, context: Tensor | None) -> Pushforward:
         features = context
@@ -158,4 +169,8 @@ class Flow(Conditional):
             assert self.context_shape is not None
             features = over_batch(self.embed, context, self.context_shape)
         base = self.base(features if self.base.context_shape else None)
-        return Pushforward(base, self.bijection, features if self.bijection.context_shape else None)
+        flow = Pushforward(base, self.bijection, features if self.bijection.context_shape else None)
+        flow.weighable = base.weighable and self.weighable
+        if self.solved and base.density == "exact":
+            flow.density = "approximate"
+        return flow

@@ -76,7 +76,8 @@ class DiagonalNormal(Distribution):
     @property
     def scale(self) -> Tensor:
         """sigma, (*batch, *event): one tensor for the draw and for the KL, so that the gradient takes one way."""
-        if self._scale is None:
+        learns = torch.is_grad_enabled() and self.log_scale.requires_grad
+        if self._scale is None or self._scale.requires_grad < learns:  # a draw without gradients keeps none
             self._scale = self.log_scale.exp()
         return self._scale
 

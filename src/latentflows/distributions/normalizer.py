@@ -58,36 +58,36 @@ class Normalizer(Running):
         self.register_buffer("log_mean", torch.zeros(()))
         self.register_buffer("error", torch.full((), torch.inf))
         self.register_buffer("known", torch.tensor(False))
-        self.begin()
 
     def follow(self, log_weight: Tensor) -> Tensor:
-        """Return the log of the mean of weights (S,), with gradient, and gather it for `commit`.
+        """Return the log of the mean of weights (S,), with gradient, and gather it.
 
         Its expectation is below the log of the expected weight by Var(w) / (2 S mean(w)^2), to first order. A value
-        that is not finite is returned as it is, so that the step is skipped.
+        that is not finite is returned as it is, so that the step is skipped, and the average leaves it out.
         """
         fresh = log_weight.logsumexp(0) - math.log(len(log_weight))
         self._gathered.append(fresh.detach())
         self.error.fill_(torch.inf)
+        self.gathered()
         return fresh
 
-    def begin(self) -> None:
+    def _forget(self) -> None:
         self._gathered: list[Tensor] = []
 
     @torch.no_grad()
-    def commit(self) -> None:
+    def _take_in(self) -> None:
         if self._gathered:
             gathered = gathered_over_processes(torch.stack(self._gathered)).flatten()
             fresh = gathered.logsumexp(0) - math.log(len(gathered))
             moved = torch.logaddexp(self.log_mean + math.log(_DECAY), fresh + math.log1p(-_DECAY))
-            self.log_mean.copy_(torch.where(self.known, moved, fresh))
-            self.known.fill_(True)
-        self.begin()
+            moved, finite = torch.where(self.known, moved, fresh), fresh.isfinite()
+            self.log_mean.copy_(torch.where(finite, moved, self.log_mean))
+            self.known.logical_or_(finite)
 
     @torch.no_grad()
     def forget(self) -> None:
         """Say that the weights move, so that the stored value is stale, and with it what this step gathered."""
-        self.begin()
+        self._forget()
         self.known.fill_(False)
         self.error.fill_(torch.inf)
 

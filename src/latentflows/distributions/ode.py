@@ -76,6 +76,11 @@ class OdeSolver:
             raise ConfigurationError(f"`num_steps` must be a positive integer; got {self.num_steps!r}.")
         check_positive("tolerance", self.tolerance)
 
+    def __str__(self) -> str:
+        if self.method == "dopri5":
+            return f"dopri5 at tolerance {self.tolerance:g}"
+        return f"{self.method} with {self.num_steps} steps"
+
     @property
     def num_evaluations(self) -> int | None:
         """Evaluations of f in one solution; None where the tolerance decides."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from latentflows.core.errors import CombinationError, ConfigurationError, LatentFlowsError
 from latentflows.core.noise import Purpose, standard_normal, stream, uniform
 from latentflows.core.shapes import size
-from latentflows.evaluation.base import Block, Protocol, Use, check_positive_integers
+from latentflows.evaluation.base import Block, Protocol, Use, check_positive_integers, check_weighable
 from latentflows.models.inference import to_model
 from latentflows.models.vae import VAE
 
@@ -214,11 +214,7 @@ def checked_density(model: VAE, context: Tensor | None, settings: Annealing) -> 
         raise CombinationError(
             f"Annealing needs the density of the prior, and that of this one is {p.density}. {fix}."
         )
-    if not p.weighable:
-        raise CombinationError(
-            "Annealing weights chains by exp(log p(z)), which for this prior is biased upward, since its log p(z) is "
-            "an estimate. Compute its divergence exactly (`divergence` exact)."
-        )
+    check_weighable(model, p, posterior=settings.start == "posterior")
     exact = model.posterior.has_density and model.posterior.distribution_type.density == "exact"
     if settings.start == "posterior" and not exact:
         raise CombinationError(

@@ -181,20 +181,44 @@ def check_positive_integers(**settings: int) -> None:
             raise ConfigurationError(f"`{name}` must be a positive integer; got {value!r}.")
 
 
-def checked_count(num_images: int | None, available: int) -> int:
-    """Return how many images are meant by `num_images`, None being all.
+def checked_count(count: int | None, available: int, *, name: str = "num_images") -> int:
+    """Return how many data points are meant by an argument of this name, None being all.
 
     Raises:
         ConfigurationError: if it is not between 1 and what is available.
     """
-    if num_images is None:
+    if count is None:
         return available
-    if not isinstance(num_images, int) or not 1 <= num_images <= available:
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= available:
         raise ConfigurationError(
-            f"`num_images` must be from 1 to the {available} images of the data; got {num_images!r}. "
-            "Leave it out for all of them."
+            f"`{name}` must be from 1 to the {available} data points; got {count!r}. Leave it out for all of them."
         )
-    return num_images
+    return count
+
+
+def check_weighable(model: VAE, prior: Distribution, *, posterior: bool = True, instead: str = "") -> None:
+    """Refuse a mean of weights that hold exp(log p) where log p is an estimate, which makes it too large on average.
+
+    Args:
+        model: Whose likelihood, and posterior, are looked at.
+        prior: The one in force.
+        posterior: Whether log q(z|x) is in the weights.
+        instead: What else can be done, for the message.
+
+    Raises:
+        CombinationError: naming the part, and what to do.
+    """
+    weighed = {"posterior": model.posterior} if posterior else {}
+    unfit = [
+        name for name, part in (weighed | {"likelihood": model.likelihood}).items() if not part.weighable
+    ]
+    unfit += [] if prior.weighable else ["prior"]
+    if unfit:
+        raise CombinationError(
+            f"exp(log p) of the {unfit[0]} (`{type(getattr(model, unfit[0])).__name__}`) is biased upward, since its "
+            "log p is an estimate: a mean of importance weights could exceed p(x). Make its divergence exact "
+            f'(divergence="exact", `cnf(exact=True)`){instead}.'
+        )
 
 
 def posterior_moments(

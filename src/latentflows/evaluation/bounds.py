@@ -19,12 +19,14 @@ from latentflows.evaluation.base import (
     bits_offset,
     check_positive_integers,
     check_values,
+    check_weighable,
     checked_count,
     figure,
     finite,
     log_mean_weight,
     on_model,
 )
+from latentflows.evaluation.integration import Integration, integration_of
 from latentflows.models.inference import evaluation_mode
 from latentflows.models.vae import VAE
 from latentflows.models.vqvae import VQVAE
@@ -53,6 +55,7 @@ class Bounds:
         prior_density: What the prior's log p(z) is: "exact", "estimate" or "approximate" (see `Distribution`).
         normalizer_error: Error of log p(z) from an estimated normalizer, the same for every image, nats; infinite
             where it was never measured, None where there is none.
+        integration: The solver behind the prior's density, where an equation gives it.
     """
 
     reconstruction: Tensor
@@ -66,6 +69,7 @@ class Bounds:
     bits_offset: float | None
     prior_density: str = "exact"
     normalizer_error: float | None = None
+    integration: Integration | None = None
 
     def figures(self) -> Figures:
         r"""Return the means over images with their errors, as `evaluation.json` holds them.
@@ -102,9 +106,10 @@ class Bounds:
         }
 
     def protocol(self) -> dict[str, int | float | str | None]:
-        """Return what the figures rest on: K, and what the prior's density is, with its error in nats."""
+        """Return what the figures rest on: K, and what the prior's density is, with its errors in nats."""
         error = self.normalizer_error
-        return {
+        solved = {} if self.integration is None else self.integration.protocol()
+        return solved | {
             "num_importance_samples": self.num_importance_samples,
             "prior_density": self.prior_density,
             "normalizer_error": None if error is None else finite(error),
@@ -176,7 +181,7 @@ def evaluate_bounds(
     block = max(1, block)
     blocks = []
     with evaluation_mode(model), torch.no_grad():
-        rows, prior = None, None
+        rows, prior, integration = None, None, None
         for start in range(0, count, block):
             indices = torch.arange(start, min(start + block, len(source)))
             with stream(seed, Purpose.EVALUATION, start, 0):
@@ -184,6 +189,7 @@ def evaluate_bounds(
             if rows is None:
                 prior = _checked_prior(model, batch.context, num_importance_samples)
                 rows = _rows_in_memory(model, batch.context, memory_mib)
+                integration = integration_of(model, batch, seed=seed)
             parts = _log_weights(
                 model, batch, num_importance_samples, rows, (seed, Purpose.EVALUATION, start)
             )
@@ -198,6 +204,7 @@ def evaluate_bounds(
         bits_offset=bits_offset(model, source),
         prior_density=prior.density if prior is not None else "exact",
         normalizer_error=None if error is None else float(error),
+        integration=integration,
     )
 
 
@@ -209,12 +216,8 @@ def _checked_prior(model: VAE, context: Tensor | None, num_samples: int) -> Dist
             f"`{type(model.prior).__name__}` knows its density up to a constant only: a bound computed from it would "
             "be off by that constant. Call `model.prior.estimate_normalizer()` before; sample quality needs no density."
         )
-    if not p.weighable and num_samples > 1:
-        raise CombinationError(
-            f"exp(log p(z)) of `{type(model.prior).__name__}` is biased upward, since log p(z) is an estimate: a mean "
-            'of importance weights could exceed p(x). Use divergence="exact", or '
-            "`num_importance_samples` 1 for the ELBO."
-        )
+    if num_samples > 1:
+        check_weighable(model, p, instead=", or use `num_importance_samples` 1 for the ELBO")
     return p
 
 

@@ -27,6 +27,7 @@ from latentflows.evaluation.base import (
     check_event,
     check_positive_integers,
     check_values,
+    check_weighable,
     checked_count,
     draw_once,
     figure,
@@ -348,11 +349,7 @@ def _checked_prior(model: VAE, block: Block) -> Distribution:
             "The gap to log p(x) is unknown with an unnormalized prior: its ELBO is off by a constant. Use a prior "
             "with a density."
         )
-    if not p.weighable:
-        raise CombinationError(
-            "exp(log p(z)) of this prior is biased, so a mean of importance weights could exceed p(x). Make its "
-            "density exact."
-        )
+    check_weighable(model, p)
     return p
 
 

@@ -152,7 +152,7 @@ def evaluate_holes(
     count = checked_count(num_images, len(source))
     check_event(model, source)
     data = draw_once(source, count, seed=seed)
-    posterior, prior = [], []
+    posterior, prior, density = [], [], ""
     with evaluation_mode(model), torch.no_grad():
         for block in blocks(model, data, _BLOCK):
             with stream(seed, Purpose.EVALUATION, Use.LATENTS, block.start, 0):
@@ -160,6 +160,7 @@ def evaluate_holes(
             with stream(seed, Purpose.EVALUATION, Use.PRIOR, block.start, 0):
                 p = model.prior_at(block.context)
                 prior.append(p.sample() if p.batch_shape else p.sample((len(block.x),)))
+                density = p.density
     from_q, from_p = torch.cat(posterior), torch.cat(prior)
     rbf, imq = (
         kernel_test(from_q, from_p, kernel=kernel, num_permutations=num_permutations, seed=seed)
@@ -168,7 +169,7 @@ def evaluate_holes(
     protocol: Protocol = {
         "compared": "one draw of q(z|x) per image, as many draws of the prior",
         "num_images": count,
-        "prior_density": model.prior_type.density,
+        "prior_density": density,
         "seed": seed,
     }
     return Holes(rbf, imq, classifier_test(from_q, from_p, seed=seed), protocol)

@@ -165,7 +165,7 @@ def evaluate_neighbors(
         "num_samples": len(samples),
         "num_train": len(train),
         "num_test": len(test),
-        "components": f"at most {num_components}, of the training images, not whitened",
+        "components": f"at most {num_components}, of the training data, not whitened",
         "seed": seed,
     }
     return Neighbors(spaces, protocol)
@@ -239,7 +239,7 @@ def _check_samples(
         raise DataError("Samples must be finite; got NaN or infinity.")
     if num_neighbors > len(train):
         raise ConfigurationError(
-            f"`num_neighbors` must be at most the {len(train)} training images; got {num_neighbors}."
+            f"`num_neighbors` must be at most the {len(train)} training data points; got {num_neighbors}."
         )
     if not levels or not all(0 < level < 1 for level in levels):
         raise ConfigurationError(f"`levels` must lie between 0 and 1, both excluded; got {levels}.")

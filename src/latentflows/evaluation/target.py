@@ -11,7 +11,15 @@ from torch import Tensor
 from latentflows.core.batches import DataSource
 from latentflows.core.errors import LatentFlowsError
 from latentflows.core.noise import Purpose, stream
-from latentflows.evaluation.base import Figures, Use, draw_once, figure, finite, log_mean_weight
+from latentflows.evaluation.base import (
+    Figures,
+    Use,
+    checked_count,
+    draw_once,
+    figure,
+    finite,
+    log_mean_weight,
+)
 from latentflows.evaluation.exact import evaluate_likelihood
 from latentflows.models.density import DensityModel
 from latentflows.models.inference import evaluation_mode, to_model
@@ -79,7 +87,7 @@ def evaluate_target(
         Papamakarios et al., Normalizing Flows for Probabilistic Modeling and Inference, 2021, arXiv 1912.02762,
         section 2.3.
     """
-    points = draw_once(source, num_points, seed=seed)
+    points = draw_once(source, checked_count(num_points, len(source), name="num_points"), seed=seed)
     scored = evaluate_likelihood(model, points, seed=seed)
     with evaluation_mode(model), torch.no_grad(), stream(seed, Purpose.EVALUATION, Use.TARGET, 0, 0):
         drawn = model.draw(1, len(points))

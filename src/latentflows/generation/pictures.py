@@ -16,9 +16,9 @@ from latentflows.core.batches import Batch, DataSource
 from latentflows.core.errors import CombinationError, DataError, ShapeError
 from latentflows.core.files import write_atomically
 from latentflows.distributions.flow import Flow
-from latentflows.distributions.gaussian import StandardGaussian
 from latentflows.generation.drawing import (
     Line,
+    Space,
     check_positive,
     draws_discrete,
     interpolate,
@@ -33,6 +33,11 @@ from latentflows.models.inference import evaluation_mode, posterior_mean, to_mod
 from latentflows.models.vae import VAE
 from latentflows.models.vqvae import VQVAE
 
+_LINES: tuple[tuple[str, Line, Space], ...] = (
+    ("straight", "straight", "latent"),
+    ("spherical", "spherical", "latent"),
+    ("spherical in the base noise of the prior's flow", "spherical", "base"),
+)
 _PADDING = 2  # pixels around every image of a grid
 _GRAY = 128  # of the padding: neither ink nor paper, so that images at their edges stay apart
 _CELL = 56  # pixels; smaller images are enlarged to at least this
@@ -298,25 +303,22 @@ def _reconstructions(task: _Task) -> tuple[Tensor, int, str]:
 
 
 def _interpolations(task: _Task) -> tuple[Tensor, int, str]:
-    steps, rows = 10, min(8, len(task.batch.x))
-    prior = getattr(task.model, "prior", None)
+    steps, prior = 10, getattr(task.model, "prior", None)
     flow = isinstance(prior, Flow) and prior.context_shape is None
-    line: Line = "spherical" if flow or isinstance(prior, StandardGaussian) else "straight"
+    ways = _LINES if flow else _LINES[:-1]
+    pairs = min(8 // len(ways), len(task.batch.x))
     x, context = task.batch.x, _context(task)
-    decoded = interpolate(
-        task.model,
-        x[:rows],
-        x.flip(0)[:rows],
-        steps,
-        line=line,
-        space="base" if flow else "latent",
-        seed=task.seed,
-        context=None if context is None else context[:rows],
-    )
-    images, note = _in_range(task, decoded.flatten(0, 1))
-    where = "the base noise of the prior's flow" if flow else "the latent space"
-    caption = f"Means of {_likelihood(task)} on a {line} line in {where} between the latents of two {task.what} a row"
-    return images, steps, f"{caption}, seed {task.seed}.{_given(task, 'the left one')}{note}"
+    given = None if context is None else context[:pairs]
+    ends = x[:pairs], x.flip(0)[:pairs]
+    walks = [
+        interpolate(task.model, *ends, steps, line=line, space=space, seed=task.seed, context=given)
+        for _, line, space in ways
+    ]
+    images, note = _in_range(task, torch.stack(walks, 1).flatten(0, 2))
+    names = ", ".join(name for name, _, _ in ways)
+    caption = f"Means of {_likelihood(task)} on lines between the latents of two {task.what}, {len(ways)} rows a pair: "
+    caption += f"{names}; seed {task.seed}."
+    return images, steps, f"{caption}{_given(task, 'the left one')}{note}"
 
 
 def _traversals(task: _Task) -> tuple[Tensor, int, str]:

@@ -21,6 +21,7 @@ from latentflows.distributions import (
 )
 from latentflows.distributions.flow import Pushforward
 from latentflows.models.density import DensityModel, Model
+from latentflows.models.inference import evaluation_mode, to_model
 from latentflows.models.tarflow import sample_guided
 from latentflows.models.vae import VAE
 from latentflows.transforms.guidance import check_guidance
@@ -41,7 +42,8 @@ def guided_draws(
     **The draws follow another distribution than the model's.** Cost: twice that of plain draws.
 
     Args:
-        model: Whose prior is a TarFlow or a `FlowMatchingPrior`, or whose density a TarFlow, that is given a label.
+        model: Whose prior is a TarFlow or a `FlowMatchingPrior`, or whose density a TarFlow, that is given a label; in
+            any mode, given back as it was.
         num: How many.
         context: Labels (num, C).
         weight: 0 or more; 0 is plain drawing.
@@ -67,16 +69,18 @@ def guided_draws(
         given = "none" if context is None else str(len(context))
         raise ShapeError(f"Guidance needs a label for each of {num} draws; got {given}.")
     check_guidance(weight, "linear")
-    p, without = part(context), part(torch.zeros_like(context))
-    if isinstance(p, ContinuousPushforward):
-        return _guided(p.tempered(temperature), weight).sample()
-    assert isinstance(p, Pushforward)
-    assert isinstance(without, Pushforward)
-    assert p.context is not None
-    assert without.context is not None
-    base = p.base if temperature == 1 else p.base.tempered(temperature)
-    u = base.sample(() if base.batch_shape else (num,))
-    return sample_guided(p.bijection, u, p.context, without.context, weight=weight)
+    given = to_model(model, context)
+    with evaluation_mode(model):
+        p, without = part(given), part(torch.zeros_like(given))
+        if isinstance(p, ContinuousPushforward):
+            return _guided(p.tempered(temperature), weight).sample()
+        assert isinstance(p, Pushforward)
+        assert isinstance(without, Pushforward)
+        assert p.context is not None
+        assert without.context is not None
+        base = p.base if temperature == 1 else p.base.tempered(temperature)
+        u = base.sample(() if base.batch_shape else (num,))
+        return sample_guided(p.bijection, u, p.context, without.context, weight=weight)
 
 
 def _guided(p: ContinuousPushforward, weight: float) -> ContinuousPushforward:

@@ -86,7 +86,7 @@ def real_nvp(
 
     Raises:
         CombinationError: for fewer than two variables.
-        ConfigurationError: for a mask that does not divide them in two groups.
+        ConfigurationError: for a mask that does not divide them in two groups, or two masks.
     """
     _check_two(dim)
     check_sizes(num_layers=num_layers, width=width, depth=depth)
@@ -97,6 +97,10 @@ def real_nvp(
         )
     if mask not in get_args(Mask):
         raise ConfigurationError(f"`mask` must be one of {get_args(Mask)}; got {mask!r}.")
+    if own_mask is not None and mask != "half":
+        raise ConfigurationError(
+            f"`own_mask` takes the place of `mask`; got both {list(own_mask)} and {mask!r}. Give one of them."
+        )
 
     def network(in_shape: Shape, out_shape: Shape, features: int) -> nn.Module:
         return MLP(

@@ -49,7 +49,7 @@ class Quantizer(Running):
     `restart_below` of the mean count takes the place of a latent of the step, drawn at random, and the mean count;
     after the first step these are all codes that nothing chose. The moments of an optimizer are left as they are.
 
-    Moving averages and restarts are taken in by `commit`, after the optimizer has moved: see `Running`.
+    `fit` takes moving averages and restarts in after the optimizer has moved: see `Running`.
 
     Cost: 2 N M D FLOPs for N tokens, and N M numbers. Memory of the step: 2 M D numbers for each piece.
 
@@ -98,10 +98,9 @@ class Quantizer(Running):
         else:
             self.register_buffer("codebook", start)
             self.register_buffer("sums", torch.zeros(num_codes, self.dim))
-        self.begin()
 
     def forward(self, z: Tensor) -> Quantized:
-        """Replace latents (B, *event) by codes; in train mode with gradients, gather what `commit` needs.
+        """Replace latents (B, *event) by codes; in train mode with gradients, gather what moves the codes.
 
         Raises:
             ShapeError: if the latents have another shape.
@@ -136,13 +135,13 @@ class Quantizer(Running):
         flat = functional.embedding(codes.reshape(size(batch), self.num_tokens).long(), self.codebook)
         return self._event(flat).view(*batch, *self.event_shape)
 
-    def begin(self) -> None:
+    def _forget(self) -> None:
         self._counts: list[Tensor] = []
         self._sums: list[Tensor] = []
         self._candidates: list[Tensor] = []
 
     @torch.no_grad()
-    def commit(self) -> None:
+    def _take_in(self) -> None:
         if not self._counts:
             return
         counts = total_over_processes(torch.stack(self._counts).sum(0))
@@ -153,7 +152,6 @@ class Quantizer(Running):
             self.codebook.copy_(torch.where(seen, self.sums / self.counts[:, None], self.codebook))
         if self._candidates:
             self._restart()
-        self.begin()
 
     def _restart(self) -> None:
         """Put dead codes where latents of the step are; every process takes the same ones, in the pieces' order."""
@@ -182,6 +180,7 @@ class Quantizer(Running):
         if self.restart_below:
             chosen = noise.permutation(len(tokens))[: self.num_codes].to(tokens.device)
             self._candidates.append(tokens[chosen])
+        self.gathered()
 
     def _tokens(self, z: Tensor) -> Tensor:
         """Turn (B, *event) into (B, T, D), places in raster order."""

@@ -51,7 +51,6 @@ class Multiplier(Running):
         self.raw = nn.Parameter(torch.zeros(()))
         self.register_buffer("average", torch.zeros(()))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
-        self.begin()
 
     def log_value(self, speed: float) -> Tensor:
         """Return l, `speed` times as fast as the parameter moves."""
@@ -59,21 +58,21 @@ class Multiplier(Running):
 
     @torch.no_grad()
     def moved(self, constraint: Tensor, decay: float) -> Tensor:
-        """Return the average as this piece of a batch moves it; the mean over pieces is what `commit` will store."""
+        """Return the average as this piece of a batch moves it; the mean over pieces is what a step stores."""
         now = constraint.detach().mean().to(self.average)
         moved = torch.where(self.started, torch.lerp(now, self.average, decay), now)
         self._moved.append(moved)
+        self.gathered()
         return moved
 
-    def begin(self) -> None:
+    def _forget(self) -> None:
         self._moved: list[Tensor] = []
 
     @torch.no_grad()
-    def commit(self) -> None:
+    def _take_in(self) -> None:
         if self._moved:
             self.average.copy_(gathered_over_processes(torch.stack(self._moved)).mean())
             self.started.fill_(True)
-        self.begin()
 
 
 @dataclass(frozen=True)

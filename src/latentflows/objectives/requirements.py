@@ -28,8 +28,11 @@ DENSITY_FREE = "`Autoencoder`, `RegularizedAutoencoder`, `SparseAutoencoder` or 
 
 
 def density_of(part: Conditional) -> str:
-    """Return what `log_prob` of this conditional gives; a flow's is that of its base."""
-    return density_of(part.base) if isinstance(part, Flow) else part.distribution_type.density
+    """Return what `log_prob` of this conditional gives; a flow's is that of its base, unless a solver is in it."""
+    if not isinstance(part, Flow):
+        return part.distribution_type.density
+    base = density_of(part.base)
+    return "approximate" if part.solved and base == "exact" else base
 
 
 def _draws_with_gradients(part: Conditional) -> bool:
@@ -89,10 +92,12 @@ def _weighable_prior(owner: str, model: VAE) -> None:
     like = next(model.prior.parameters(), torch.zeros(()))
     with torch.no_grad():  # with gradients, in train mode, a normalizer would be estimated anew
         prior = model.prior_at(None if shape is None else like.new_zeros(1, *shape))
-    if not prior.weighable:
+    unfit = [part for part in (model.posterior, model.likelihood) if not part.weighable]
+    unfit += [] if prior.weighable else [model.prior]
+    if unfit:
         raise CombinationError(
-            f"`{owner}` averages importance weights, but exp(log p(z)) of {_name(model.prior)} is biased upward, since "
-            'its log p(z) is an estimate. Use divergence="exact", or `ELBO`.'
+            f"`{owner}` averages importance weights, but exp(log p) of {_name(unfit[0])} is biased upward, since its "
+            'log p is an estimate. Make its divergence exact (divergence="exact", `cnf(exact=True)`), or use `ELBO`.'
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentflows.core.errors import DataError
+from latentflows.reporting.damage import damages
 from latentflows.studies.execution.record import ENDED
 from latentflows.studies.results.reading import (
     check,
@@ -24,7 +25,7 @@ COMMANDS = {
     "run.json": "latentflows train CONFIG --out {folder}",
     "metrics.jsonl": "latentflows train CONFIG --out {folder}",
     "evaluation.json": "latentflows evaluate {folder}",
-    "samples/index.json": "latentflows sample {folder}",
+    "samples/index.json": "latentflows train {folder}/config.yaml --out {folder} --resume",
 }
 RUN_FILES = ("run.json", "config.yaml", "metrics.jsonl", "evaluation.json")
 
@@ -43,13 +44,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as read; None or empty where a file is missing."""
+    """A run folder as read; None or empty where a file is missing.
+
+    `damage` says by file what is damaged, where that leaves enough for a page.
+    """
 
     folder: Path
     record: RunRecord | None
     config: str | None
     epochs: tuple[Epoch, ...]
-    torn_lines: int
+    damage: dict[str, str]
     evaluation: Evaluation | None
     pictures: tuple[Picture, ...]
     undrawn: tuple[PictureEntry, ...]
@@ -62,7 +66,7 @@ def read_run(folder: Path) -> Run:
         folder: A folder with at least one of the files of a run.
 
     Returns:
-        The run. A missing file leaves its part empty; a torn last line of `metrics.jsonl` is counted.
+        The run. A missing file leaves its part empty; what is damaged beside it is told in `damage`.
 
     Raises:
         DataError: The folder is no run folder, or a file in it cannot be read; the message names it.
@@ -79,7 +83,7 @@ def read_run(folder: Path) -> Run:
         record=record,
         config=_read_config(folder / "config.yaml"),
         epochs=epochs,
-        torn_lines=torn_lines,
+        damage=damages(folder, record, epochs, torn_lines),
         evaluation=read_evaluation(folder),
         pictures=read_pictures(folder),
         undrawn=read_undrawn(folder),
@@ -141,7 +145,9 @@ def _entries(folder: Path) -> list[PictureEntry]:
         return []
     entries = parse(text)
     if not isinstance(entries, list):
-        raise DataError(f"{index} must hold a JSON list of pictures; it cannot be read as one.")
+        raise DataError(
+            f"{index} must hold a JSON list of pictures; it cannot be read as one. Restore or remove it."
+        )
     return [check(index, entry, PictureEntry) for entry in entries]
 
 
@@ -162,7 +168,7 @@ def _read_config(path: Path) -> str | None:
 
 
 def _read_picture(index: Path, entry: PictureEntry) -> Picture | None:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if Path(entry.file).name != entry.file:
         raise DataError(f"{index}: `file` must be a file name without folders; got {entry.file!r}.")
@@ -174,6 +180,8 @@ def _read_picture(index: Path, entry: PictureEntry) -> Picture | None:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             image.load()
             width, height = image.size
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path} is no PNG picture. Restore or remove it.") from error
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG chunk
-        raise DataError(f"{path} cannot be read as a PNG picture: {error}. Make it again.") from error
+        raise DataError(f"{path} cannot be read as a PNG picture: {error}. Restore or remove it.") from error
     return Picture(entry.file, entry.title, entry.caption, png, width, height)

@@ -17,7 +17,7 @@ from latentflows.reporting.drawing import Drawing
 from latentflows.reporting.page import write_page
 from latentflows.reporting.published import published_rows
 from latentflows.reporting.run_page import write_run_report
-from latentflows.reporting.standing import is_under_way, left_out, standing
+from latentflows.reporting.standing import is_study_under_way, left_out, standing
 from latentflows.reporting.study_figures import (
     AXES,
     MOST_BANDS,
@@ -69,7 +69,7 @@ def write_comparison_report(folder: Path, *, run_pages: bool = False) -> Path:
             _write_run_page(folder / run.run)
     table, labels = table_of(results), results.study.labels
     links, drawings = run_links(results), study_drawings(results, table)
-    under_way = any(is_under_way(results, arm, seed) for arm in labels for seed in results.study.seeds)
+    under_way = is_study_under_way(results)
     values = {
         "figures": {drawing.name: drawing for drawing in drawings},
         "title": results.study.name,

@@ -167,8 +167,8 @@ TOPICS = {
         ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage"),
     ),
     "neighbors": Topic(
-        "Nearest training images",
-        "A model that copies draws samples nearer to its training images than new images are. A share well above its "
+        "Nearest training data",
+        "A model that copies draws samples nearer to its training data than new data are. A share well above its "
         "level shows it.",
         {},
         (
@@ -245,7 +245,11 @@ TOPICS = {
         ("forward_kl", "reverse_kl", "effective_share"),
     ),
 }
-_SPACES = {"pixels": "pixels", "pixels_pca": "components of pixels", "latents_pca": "components of latents"}
+_SPACES = {
+    "pixels": "data space",
+    "pixels_pca": "components of the data",
+    "latents_pca": "components of latents",
+}
 _PLAIN_NAMES = {"data", "split"}
 
 
@@ -260,12 +264,14 @@ def words_of(group: str, figure: str) -> Words:
         if level is not None:
             return Words(
                 f"Nearer than {level}% of test, {space}",
-                f"share of samples; {float(level) / 100:g} for samples as far from the training images as test images",
+                f"share of samples; {float(level) / 100:g} for samples as far from the training data as test data",
                 3,
             )
         if match[2] == "distance":
-            return Words(f"Distance of samples, {space}", "to the nearest training image", 3)
-        return Words(f"Distance of test images, {space}", "to the nearest training image: the baseline", 3)
+            return Words(f"Distance of samples, {space}", "to the nearest data point of training", 3)
+        return Words(
+            f"Distance of test data, {space}", "to the nearest data point of training: the baseline", 3
+        )
     return Words(figure.replace("_", " "), "", 4)
 
 

@@ -26,7 +26,7 @@ _ESCAPES = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",  # a straight one is not in the usual font encoding
     "\N{MINUS SIGN}": "$-$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
     "\N{EN DASH}": "--",
@@ -58,7 +58,8 @@ def escape(text: str) -> str:
 def latex_table(results: Results, table: StudyTable, budgets: BudgetTable, protocols: list[str]) -> str:
     r"""A `table` environment with one row per arm, for `\input`; it needs the package booktabs.
 
-    Differences stand beside the arms where all are compared with one arm, else below, a row per comparison. No arm is
+    Differences stand beside the arms where all are compared with one arm, else below, a row per comparison, as an
+    interaction does. No arm is
     set in bold for having the lowest figure. Bold are the differences that the corrected test finds.
 
     Args:
@@ -85,9 +86,13 @@ def latex_table(results: Results, table: StudyTable, budgets: BudgetTable, proto
         r"\medskip",
         *_tabular(headings, arms, 0.2 if beside else 0.5),
     ]
-    if table.comparisons and not beside:
-        rows = [_compared(found, table) for found in table.comparisons]
-        lines += ["", r"\medskip", *_tabular(["Comparison", *_DIFFERENCE], rows, 0.5)]
+    below = [_compared(found, table) for found in ([] if beside else table.comparisons)]
+    if table.interaction is not None:
+        below.append(
+            [_name(table.interaction.label), *_difference(table.interaction, table.difference_decimals)]
+        )
+    if below:
+        lines += ["", r"\medskip", *_tabular(["Comparison", *_DIFFERENCE], below, 0.5)]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
@@ -150,7 +155,7 @@ def _upper(text: str) -> str:
 
 
 def _caption(results: Results, table: StudyTable, budgets: BudgetTable, protocols: list[str]) -> str:
-    num_seeds, num = len(results.study.seeds), len(table.comparisons)
+    num_seeds, num = len(results.study.seeds), len(table.tested)
     sentences = [
         results.study.name if results.study.name.endswith((".", "?", "!")) else f"{results.study.name}.",
         f"{_upper(table.quantity)} in nats, lower is better: mean with its 95% t interval over "
@@ -162,6 +167,11 @@ def _caption(results: Results, table: StudyTable, budgets: BudgetTable, protocol
         level = f"{table.comparisons[0].comparison.level:g}"
         sentences.append(
             f"Difference: paired{to}, at the same seed; p: paired t-test{corrected}; bold: p at most {level}."
+        )
+    if table.interaction is not None:
+        sentences.append(
+            "Interaction: with both, minus with each alone, plus with neither; negative: together they lower it by "
+            "more, or raise it by less, than the sum of what each does alone."
         )
     if table.protocol_differences:
         sentences.append("The runs were measured by different protocols; their figures do not compare.")

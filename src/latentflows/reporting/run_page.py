@@ -1,5 +1,6 @@
 """The page of one run."""
 
+import warnings
 from pathlib import Path
 
 import yaml
@@ -71,8 +72,13 @@ def write_run_report(run_folder: Path) -> Path:
 
     Raises:
         DataError: The folder is no run folder, or one of its files cannot be read.
+
+    Warns:
+        UserWarning: For each file that is damaged where a page can be made all the same; the page says it too.
     """
     run = read_run(run_folder)
+    for fault in run.damage.values():
+        warnings.warn(fault, stacklevel=2)
     drawings = run_figures(run.epochs)
     values = {
         "title": run.record.name if run.record else run_folder.resolve().name,

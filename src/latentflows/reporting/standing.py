@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from latentflows.studies.execution.locks import is_held
 from latentflows.studies.execution.record import ENDED
+from latentflows.studies.execution.study_folder import LOCK
 from latentflows.studies.results.records import StudyRun
 from latentflows.studies.results.results import Results
 
@@ -14,6 +15,15 @@ def is_under_way(results: Results, arm: str, seed: int) -> bool:
         return False
     folder = results.folder / results.place(arm, seed)
     return is_held(folder.with_name(f".{folder.name}.lock"))
+
+
+def is_study_under_way(results: Results) -> bool:
+    """Whether a process carries out a study that has not ended, though it may be between two of its runs."""
+    asked = ((arm, seed) for arm in results.study.labels for seed in results.study.seeds)
+    left = [(arm, seed) for arm, seed in asked if results.status(arm, seed) not in ENDED]
+    if not left:
+        return False
+    return is_held(results.folder / LOCK) or any(is_under_way(results, arm, seed) for arm, seed in left)
 
 
 def standing(results: Results, arm: str, seed: int) -> str:

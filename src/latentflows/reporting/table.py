@@ -10,7 +10,7 @@ from pathlib import Path
 from latentflows.studies.results.records import Arm, Parameters, Protocol, StudyRun
 from latentflows.studies.results.results import Results, read_results
 from latentflows.studies.results.rows import cumulative_flops
-from latentflows.studies.results.verdicts import Spent, verdict
+from latentflows.studies.results.verdicts import Spent, interaction_verdict, verdict
 from latentflows.studies.statistics.differences import PairedComparison, compare_pairs
 from latentflows.studies.statistics.means import Estimate, decimals_of, estimate
 from latentflows.studies.statistics.resampling import smallest_sign_flip_p_value
@@ -92,6 +92,8 @@ class StudyTable:
         metric: The figure that arms are compared by, a key of `METRICS`.
         quantity: What it is called: with the split that it was measured on, if it is one.
         protocol_differences: In what the protocols of the runs differ; empty where figures compare.
+        interaction: Of two factors of two levels, where the study crosses these and figures compare; its `label` is its
+            name. It counts in the correction of all.
     """
 
     rows: list[Row]
@@ -99,6 +101,12 @@ class StudyTable:
     metric: str
     quantity: str
     protocol_differences: list[str]
+    interaction: Compared | None = None
+
+    @property
+    def tested(self) -> list[Compared]:
+        """All that is tested: the comparisons, then the interaction."""
+        return [*self.comparisons, *([] if self.interaction is None else [self.interaction])]
 
     @property
     def decimals(self) -> int:
@@ -108,7 +116,7 @@ class StudyTable:
     @property
     def difference_decimals(self) -> int:
         """The same for the differences."""
-        found = [compared.comparison.difference for compared in self.comparisons]
+        found = [compared.comparison.difference for compared in self.tested]
         return max((decimals_of(item) for item in found if item is not None), default=2)
 
     @property
@@ -140,8 +148,10 @@ def table_of(results: Results) -> StudyTable:
     epochs = {arm: _epochs(results, arm) for arm in results.study.labels}
     compared = [] if differences else _comparisons(results, epochs, quantity)
     others = {other for _, other in results.study.pairs}
-    rows = [_row(results, arm, arm.name in others, compared, epochs) for arm in results.study.arms]
-    return StudyTable(rows, compared, metric, quantity, differences)
+    pairs = [found for found in compared if found.comparison.interaction is None]
+    rows = [_row(results, arm, arm.name in others, pairs, epochs) for arm in results.study.arms]
+    interaction = next((found for found in compared if found.comparison.interaction is not None), None)
+    return StudyTable(rows, pairs, metric, quantity, differences, interaction)
 
 
 def metric_of(results: Results) -> str:
@@ -161,10 +171,10 @@ def quantity_of(results: Results) -> str:
 def limits(results: Results) -> list[str]:
     """What the figures of a study do not support, a sentence each."""
     study = results.study
-    images = quantity_of(results).replace(METRICS[metric_of(results)], "images")
+    points = quantity_of(results).replace(METRICS[metric_of(results)], "data points")
     sentences = [
         "Seeds vary the training alone: first weights, order of the data and noise. So intervals and tests speak of "
-        f"training these arms again on the same data and the same {images}.",
+        f"training these arms again on the same data and the same {points}.",
         "They say nothing about other data, other sizes or longer training.",
     ]
     samples = {protocol.num_importance_samples for protocol in protocols_of(results) if protocol is not None}
@@ -175,7 +185,7 @@ def limits(results: Results) -> list[str]:
             "An NLL from K importance samples is on average an upper bound, and looser where the posterior fits badly"
             f"{_looseness(results)}{'; one without importance samples is exact.' if None in samples else '.'}"
         )
-    num = len(study.pairs)
+    num = study.num_comparisons
     if num > 1:
         sentences.append(
             f"p-values are corrected for the {num} comparisons of this study by one figure, not for looking at other "
@@ -242,29 +252,28 @@ def protocols_of(results: Results) -> list[Protocol | None]:
 
 
 def _comparisons(results: Results, epochs: Mapping[str, Estimate | None], quantity: str) -> list[Compared]:
-    spent = {arm: _spent(results, arm, epochs[arm]) for arm in results.study.labels}
     labels = results.study.labels
-    budget = None if results.plan is None else results.plan.budget
+    spent = {arm: _spent(results, arm, epochs[arm]) for arm in labels}
     metric = metric_of(results)
     if any(results.values(metric, arm) for arm in labels):
         found = results.compare(metric)
     else:  # no run has finished, or what they are has no likelihood
         found = compare_pairs({arm: {} for arm in labels}, results.study.pairs, metric=metric)
-    return [
-        Compared(
-            comparison,
-            labels[comparison.arm],
-            labels[comparison.other],
-            verdict(
-                comparison,
-                spent[comparison.arm],
-                spent[comparison.other],
-                budget=budget,
-                quantity=quantity,
-            ),
-        )
-        for comparison in found
-    ]
+    return [_in_words(results, comparison, spent, quantity) for comparison in found]
+
+
+def _in_words(
+    results: Results, comparison: PairedComparison, spent: Mapping[str, Spent], quantity: str
+) -> Compared:
+    crossed = results.study.interaction
+    if comparison.interaction is not None and crossed is not None:
+        arms = [spent[arm] for arm in comparison.weights]
+        words = interaction_verdict(comparison, crossed.labels, arms, quantity=quantity)
+        return Compared(comparison, crossed.name, "", words)
+    arm, other = spent[comparison.arm], spent[comparison.other]
+    budget = None if results.plan is None else results.plan.budget
+    words = verdict(comparison, arm, other, budget=budget, quantity=quantity)
+    return Compared(comparison, arm.label, other.label, words)
 
 
 def _spent(results: Results, arm: str, epochs: Estimate | None) -> Spent:

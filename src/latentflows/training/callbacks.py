@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from latentflows.core.errors import ConfigurationError
 from latentflows.models.vae import VAE
 from latentflows.training.base import Callback, History, Stage
 
+_SHOWN = ("elbo", "reconstruction", "kl", "prior_nll", "code_nll", "perplexity", "nll", "free_energy")
+_HELD_OUT = ("elbo", "prior_nll", "code_nll", "nll", "free_energy")
 _BAR_WIDTH = 20
 _TIME_WIDTH = 10  # of the time left, and the gaps between columns
 
@@ -54,21 +56,18 @@ class ProgressBar(Callback):
         stage = line["stage"]
         if stage not in self.tasks:
             self.tasks[stage] = self.bar.add_task(stage, total=line["max_epochs"], figures="")
-        shown = [
-            f"{name} {line['train'][name]:.2f}"
-            for name in ("elbo", "reconstruction", "kl", "prior_nll", "code_nll", "perplexity", "nll")
-            if line["train"].get(name) is not None
-        ]
-        held_out = line["validation"] or {}
-        shown += [
-            f"validation {held_out[name]:.2f}"
-            for name in ("elbo", "prior_nll", "code_nll", "nll")
-            if held_out.get(name) is not None
-        ]
+        shown = [f"{name} {value:.2f}" for name, value in _figures(line["train"], _SHOWN)]
+        shown += [f"validation {value:.2f}" for _, value in _figures(line["validation"] or {}, _HELD_OUT)]
         shown.append(f"{line['samples'] / max(line['seconds'], 1e-9):,.0f}/s")
         taken = len(f"{stage} {line['max_epochs']}/{line['max_epochs']}") + _BAR_WIDTH + _TIME_WIDTH
         figures = _fitting(shown, self.bar.console.width - taken)
         self.bar.update(self.tasks[stage], completed=done, figures=figures)
+
+
+def _figures(found: Mapping[str, float | None], names: Sequence[str]) -> list[tuple[str, float]]:
+    """Return those of the figures that there are; of an objective that has none of them, the loss."""
+    known = [name for name in names if name in found] or ["loss"]
+    return [(name, value) for name in known if (value := found.get(name)) is not None]
 
 
 def _fitting(shown: list[str], width: int) -> str:

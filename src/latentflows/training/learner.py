@@ -200,7 +200,9 @@ class Learner:
             self._set(self.average)
 
     def release(self) -> None:
-        """Let every parameter own its numbers again."""
+        """Let every parameter own its numbers again, and a skipped last step leave no trace."""
+        for module in self.running:
+            module.leave()
         if self.flattened or self.shares:
             for parameter in self.parameters:
                 parameter.data = parameter.data.clone()

@@ -113,7 +113,7 @@ BAD_ARRAYS = {
     "scalar": (np.array(1.0), "expected uint8"),
     "not a number": (np.full((9, 2), np.nan), r"x\.npy: every value must be finite"),
     "too large for float32": (np.full((9, 2), 1e300), r"x\.npy: every value must be finite"),
-    "one": (np.zeros((1, 2)), "At least two"),
+    "one": (np.zeros((1, 2)), r"x\.npy: at least two"),
 }
 
 

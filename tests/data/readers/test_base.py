@@ -25,35 +25,42 @@ from ..damage import never_misread, outcome
 
 @pytest.mark.parametrize(("value", "expected"), [(None, 3), (1, 1), (9, 9), (0.25, 2), (0.001, 1), (0.9, 9)])
 def test_amount_takes_numbers_and_fractions(value, expected):
-    assert amount(value, 10, 3, "validation") == expected
+    assert amount(value, 10, 3, "validation", "x.npy") == expected
 
 
 @pytest.mark.parametrize("value", [0, 10, -1, 0.0, 1.0, 1.5, -0.5, True, "3", float("nan")])
 def test_amount_out_of_range_is_refused(value):
     with pytest.raises(ConfigurationError, match="`validation` must be a number"):
-        amount(value, 10, 3, "validation")
+        amount(value, 10, 3, "validation", "x.npy")
 
 
 def test_one_data_point_cannot_be_split():
-    with pytest.raises(DataError, match="got 1"):
-        amount(None, 1, 0.1, "test")
+    with pytest.raises(DataError, match=r"x\.npy: at least two data points .*got 1\."):
+        amount(None, 1, 0.1, "test", "x.npy")
+
+
+def test_too_few_for_the_usual_number_are_told_from_a_number_that_was_asked_for():
+    with pytest.raises(DataError, match=r"x\.npy: 14 data points are too few .* the usual 20 as `test`"):
+        amount(None, 14, 20, "test", "x.npy")
+    with pytest.raises(ConfigurationError, match=r"from 1 to 13, as x\.npy holds 14 data points.*got 20\."):
+        amount(20, 14, 20, "test", "x.npy")
 
 
 @given(st.integers(3, 60), st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32 - 1))
 def test_rows_are_a_partition_that_the_seed_decides(total, num_validation, num_test, seed):
     if num_validation + num_test >= total:
-        with pytest.raises(ConfigurationError, match="leave data to train on"):
-            shuffled_rows(total, num_validation, num_test, seed)
+        with pytest.raises(ConfigurationError, match=r"x\.npy: .*leave data to train on"):
+            shuffled_rows(total, num_validation, num_test, seed, "x.npy")
         return
-    rows = shuffled_rows(total, num_validation, num_test, seed)
+    rows = shuffled_rows(total, num_validation, num_test, seed, "x.npy")
     assert [len(part) for part in rows] == [total - num_validation - num_test, num_validation, num_test]
     assert sorted(np.concatenate(rows)) == list(range(total))
-    again = shuffled_rows(total, num_validation, num_test, seed)
+    again = shuffled_rows(total, num_validation, num_test, seed, "x.npy")
     assert all(np.array_equal(a, b) for a, b in zip(rows, again, strict=True))
 
 
 def test_rows_depend_on_the_seed():
-    assert not np.array_equal(shuffled_rows(50, 5, 5, 0)[0], shuffled_rows(50, 5, 5, 1)[0])
+    assert not np.array_equal(shuffled_rows(50, 5, 5, 0, "x")[0], shuffled_rows(50, 5, 5, 1, "x")[0])
 
 
 @pytest.mark.parametrize("memory_map", [False, True])

@@ -41,10 +41,10 @@ def write_loose(folder):
         (folder / name).write_bytes(content)
 
 
-def write_archive(folder):
+def write_archive(folder, records=None):
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as archive:
-        for name, content in contents().items():
+        for name, content in (records or contents()).items():
             info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
@@ -100,14 +100,16 @@ def test_official_files_come_before_strips(tmp_path):
 def test_other_lengths_are_refused_even_whole_records(tmp_path, name, size):
     write_loose(tmp_path)
     (tmp_path / name).write_bytes((contents()[name] * 2)[:size])
-    with pytest.raises(DataError, match=rf"{name}: expected 4 records of 3073 bytes; got {size} bytes"):
+    with pytest.raises(
+        DataError, match=rf"^{tmp_path}.*{name}: expected 4 records of 3073 bytes; got {size} bytes"
+    ):
         cifar10.read(Request("cifar10", tmp_path, validation=3))
 
 
 def test_labels_out_of_range_are_refused(tmp_path):
     write_loose(tmp_path)
     (tmp_path / NAMES[2]).write_bytes(b"\x0a" + contents()[NAMES[2]][1:])
-    with pytest.raises(DataError, match=r"data_batch_3.bin: labels must be below 10; got 10"):
+    with pytest.raises(DataError, match=rf"^{tmp_path}.*data_batch_3.bin: labels must be below 10; got 10"):
         cifar10.read(Request("cifar10", tmp_path, validation=3))
 
 
@@ -169,6 +171,25 @@ def test_other_images_are_no_strips(tmp_path):
 def test_strips_and_labels_must_belong_together(tmp_path, counts, labels):
     write_strips(tmp_path, counts, labels)
     with pytest.raises(DataError, match=f"expected {sum(counts)} uint8 labels"):
+        cifar10.read(Request("cifar10", tmp_path))
+
+
+def test_an_archive_is_named_with_the_file_in_it(tmp_path):
+    write_archive(tmp_path, {name: content[:-1] for name, content in contents().items()})
+    with pytest.raises(DataError, match=rf"^{tmp_path}/cifar-10-binary.tar.gz, data_batch_1.bin: expected 4"):
+        cifar10.read(Request("cifar10", tmp_path, validation=3))
+
+
+def test_an_archive_that_is_none_is_told_in_one_line(tmp_path):
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        cifar10.read(Request("cifar10", tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_too_few_strips_are_refused(tmp_path):
+    write_strips(tmp_path, (2,), 2)
+    with pytest.raises(DataError, match=r"the strips hold 2 images, and 2 of them are for testing"):
         cifar10.read(Request("cifar10", tmp_path))
 
 

@@ -310,7 +310,7 @@ def test_a_conditional_model_is_built_and_loaded_with_the_shape_of_its_labels(tm
     label = torch.nn.functional.one_hot(torch.arange(5), 10).float()
     assert model.trace(binary(), context=label).log_weight.shape == (1, 5)
     (tmp_path / "config.yaml").write_text(to_yaml(configuration))
-    record = {"status": "finished", "event_shape": list(SHAPE), "context_shape": [10]}
+    record = {"format": 1, "status": "finished", "event_shape": list(SHAPE), "context_shape": [10]}
     (tmp_path / "run.json").write_text(json.dumps(record))
     save_weights(model, tmp_path / "checkpoint" / "model.safetensors")
     assert load_run(tmp_path)[1].context_shape == (10,)
@@ -336,7 +336,7 @@ def folder(tmp_path):
     (tmp_path / "checkpoint").mkdir()
     save_weights(model, tmp_path / "checkpoint" / "model.safetensors")
     (tmp_path / "config.yaml").write_text(to_yaml(configuration))
-    (tmp_path / "run.json").write_text(json.dumps({"status": "finished", "event_shape": SHAPE}))
+    (tmp_path / "run.json").write_text(json.dumps({"format": 1, "status": "finished", "event_shape": SHAPE}))
     return tmp_path, configuration, model
 
 
@@ -353,8 +353,14 @@ def test_the_last_good_weights_of_a_diverged_run_can_be_looked_at(folder):
     assert load_run(folder[0])[0] == folder[1]
 
 
-def record(path, status="finished", event_shape=SHAPE):
-    (path / "run.json").write_text(json.dumps({"status": status, "event_shape": event_shape}))
+def record(path, **changes):
+    content = {"format": 1, "status": "finished", "event_shape": SHAPE} | changes
+    (path / "run.json").write_text(json.dumps(content))
+
+
+def cut(path, where):
+    text = path.read_text()
+    path.write_text(text[: text.rindex(where)])
 
 
 DAMAGE = {
@@ -370,6 +376,10 @@ DAMAGE = {
     "another model": (
         lambda path: record(path, event_shape=[1, 8, 9]), CheckpointError, "another model",
     ),
+    "another format": (
+        lambda path: record(path, format=2), CheckpointError,
+        "run.json has format 2; this version reads 1. Use the latentflows version that wrote it",
+    ),
     "between two stages": (
         lambda path: record(path, status="interrupted"), CheckpointError,
         "holds a run that is interrupted, .*Resume it first: latentflows train .*config.yaml --out .* --resume",
@@ -379,6 +389,13 @@ DAMAGE = {
     ),
     "a damaged configuration": (
         lambda path: (path / "config.yaml").write_text("latent_dim: -1\n"), ConfigurationError, "latent_dim",
+    ),
+    "a configuration that was cut": (
+        lambda path: cut(path / "config.yaml", "evaluation:"), ConfigurationError,
+        "config.yaml is cut short: it has no `evaluation`, with which it ended. Restore it",
+    ),
+    "a configuration that was cut in its last line": (
+        lambda path: cut(path / "config.yaml", "\n"), ConfigurationError, "its last line has no end",
     ),
 }  # fmt: skip
 

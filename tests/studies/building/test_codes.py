@@ -105,14 +105,14 @@ def test_the_commands_know_the_run(trained, capsys, tmp_path):
     assert main(["evaluate", str(folder), "--num-images", "50", "evaluation.neighbors=20"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"nll bound  \d+\.\d{3} ± \d+\.\d{3} nats\n", out)
-    assert "50 images, no importance samples" in out
+    assert "50 data points, no importance samples" in out
     assert "Monte Carlo error" not in out
     before = (folder / "evaluation.json").read_bytes()
     for asked in (["--num-importance-samples", "10"], ["evaluation.num_importance_samples=10"]):
         assert main(["evaluate", str(folder), *asked]) == 2
         assert "this model uses no importance samples" in capsys.readouterr().err
     assert (folder / "evaluation.json").read_bytes() == before
-    assert "Nearer than 5% of test, pixels" in out
+    assert "Nearer than 5% of test, data space" in out
     assert main(["list", str(folder)]) == 0
     assert re.search(
         r"finished +test NLL bound \d+\.\d\d ± \d+\.\d\d nats +[\d,]+ parameters", capsys.readouterr().out

@@ -151,8 +151,8 @@ def test_the_commands_know_a_flow_on_data(flow, capsys, tmp_path):
     assert main(["evaluate", str(flow), *asked]) == 0
     out = capsys.readouterr().out
     assert "Fréchet distance" in out
-    assert "Nearer than 5% of test, pixels" in out
-    assert "400 images, no importance samples" in out
+    assert "Nearer than 5% of test, data space" in out
+    assert "400 data points, no importance samples" in out
     assert main(["list", str(flow)]) == 0
     assert re.search(
         r"finished +test NLL -?\d+\.\d\d ± \d+\.\d\d nats +[\d,]+ parameters", capsys.readouterr().out

@@ -163,6 +163,28 @@ def test_every_worker_has_a_job_where_there_are_enough_runs(workers, sizes):
     assert grouped([], workers) == []
 
 
+def test_what_was_done_stays_done_when_a_group_goes_apart(tiny, tmp_path, pool):
+    """Runs go on at their checkpoints, so the bar does not go back; those that wait are not under way."""
+    pool.ends = {"plain-seed1": "lost"}
+    states = []
+    compare(
+        study_of(tiny, seeds=[0, 1, 2]),
+        tmp_path,
+        engine=pool,
+        notify=lambda state: states.append((state.fraction, *sorted(state.waiting), list(state.active))),
+    )
+    fractions = [fraction for fraction, *_ in states]
+    assert fractions == sorted(fractions)
+    assert states[2] == (
+        pytest.approx(1.5 / 6),
+        "plain-seed0",
+        "plain-seed1",
+        "plain-seed2",
+        [],
+    )
+    assert states[-1] == (1.0, [])
+
+
 def test_the_fraction_of_a_job_is_spread_over_its_runs(tiny, tmp_path, pool):
     states = []
     compare(
@@ -209,6 +231,22 @@ def test_a_study_goes_on_with_more_seeds(tiny, tmp_path, pool):
     assert pool.jobs == [["plain-seed2"], ["flow-seed2"]]
     assert (progress.done, progress.total) == (6, 6)
     assert json.loads((tmp_path / "study.json").read_text())["seeds"] == [2, 0, 1]
+
+
+def test_a_study_goes_on_under_other_titles_and_however_it_is_written(tiny, tmp_path, pool):
+    compare(study_of(tiny), tmp_path, engine=pool)
+    study = study_of(tiny)
+    arms = [arm.model_copy(update={"label": f"{arm.label}, renamed"}) for arm in study.arms]
+    base = study.base | {"likelihood": {"kind": "bernoulli"}}  # as by default
+    compare(study_of(tiny, name="Other", base=base, arms=arms), tmp_path, engine=pool, resume=True)
+    assert read_results(tmp_path).study.labels == {"plain": "Plain, renamed", "flow": "Flow, renamed"}
+    for changes, key in (
+        ({"base": base | {"latent_dim": 3}}, "latent_dim"),
+        ({"arms": [*arms, Arm(name="more", overrides=["latent_dim=3"])]}, "arms"),
+        ({"baseline": "flow"}, "baseline"),
+    ):
+        with pytest.raises(ConfigurationError, match=rf"holds another study \(.Other.\): {key} differ"):
+            compare(study_of(tiny, **changes), tmp_path, engine=pool, resume=True)
 
 
 def test_what_a_process_left_that_was_killed_at_the_start_is_no_content(tiny, tmp_path, pool):

@@ -8,9 +8,10 @@ import torch
 
 from latentflows.core.errors import ConfigurationError, NonFiniteError
 from latentflows.studies.execution import job as job_room
-from latentflows.studies.execution.job import Job, run_job
+from latentflows.studies.execution.job import Job, outcome_of, run_job
 from latentflows.studies.execution.locks import is_held, locked
 from latentflows.studies.planning.plan import PlannedRun
+from latentflows.studies.results.records import StudyRun
 from latentflows.studies.running import run as run_room
 from latentflows.studies.running import together as together_room
 from latentflows.studies.running.failures import OUT_OF_MEMORY, reason_of
@@ -140,3 +141,10 @@ def test_a_run_that_another_process_still_saves_is_waited_for(tiny, tmp_path, mo
 )
 def test_reasons_name_what_a_user_can_change(error, reason):
     assert reason_of(error) == reason
+
+
+def test_the_line_of_a_run_that_failed_before_its_model_was_there_can_be_read(tmp_path):
+    outcome = outcome_of(RunResult(tmp_path, "failed", OUT_OF_MEMORY, None, {}, 0.0))
+    assert outcome["parameters"] is None
+    line = {"arm": "a", "seed": 0, "run": "runs/a-seed0", **outcome}
+    assert StudyRun.model_validate(line).reason == OUT_OF_MEMORY

@@ -65,6 +65,8 @@ def test_a_job_under_way_tells_by_its_speed(clock):
     clock.now = 60
     estimate.report(0, 0.7)
     assert estimate.seconds_left() == pytest.approx(0.3 * 50 + 50)
+    estimate.report(0, 0.1)  # its runs go apart, and each counts from its own start
+    assert estimate.fraction(0) == 0.7
     estimate.start(0)  # anew, in another process
     estimate.report(0, 0.01)
     assert estimate.seconds_left() == pytest.approx(0.99 + 1)

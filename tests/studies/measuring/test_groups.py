@@ -146,8 +146,8 @@ def test_figures_are_those_of_the_functions(model, monkeypatch):
 
 def test_a_count_above_the_split_is_refused_and_a_default_means_all_of_it(model):
     message = (
-        "`evaluation.gaps` must be at most the 200 images of the test split; got 201. Use evaluation.gaps=200 for all "
-        "of them.\n`evaluation.samples` must be"
+        "`evaluation.gaps` must be at most the 200 data points of the test split; got 201. Use evaluation.gaps=200 "
+        "for all of them.\n`evaluation.samples` must be"
     )
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         evaluate(model, images(), settings(gaps=201, samples=5000), None)
@@ -253,7 +253,7 @@ def test_other_settings_are_measured_anew(model, tmp_path, change):
     same_samples = not {"seed", "split"} & change.keys()
     assert (second["groups"]["neighbors"] == first["groups"]["neighbors"]) is same_samples
     told = replaced(first, second)
-    assert re.fullmatch(r"figures on the test split, \d+ images, K = 8, seed 0", told[0])
+    assert re.fullmatch(r"figures on the test split, \d+ data points, K = 8, seed 0", told[0])
     assert [line.startswith("figures of neighbors (split test, seed 0") for line in told[1:]] == [True] * (
         not same_samples
     )

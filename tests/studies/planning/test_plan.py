@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from latentflows.core.errors import CheckpointError, ConfigurationError
+from latentflows.data.readers import shapes2d
 from latentflows.distributions import AmortizedBernoulli, AmortizedGaussian, StandardGaussian
 from latentflows.models import VAE
 from latentflows.networks import MLP
@@ -149,6 +150,15 @@ def test_arms_of_different_protocols_are_refused():
         ConfigurationError, match=r"num_importance_samples` differs between arms \(1000 in flow; 7 in"
     ):
         plan(study(arms, None))
+
+
+def test_an_arm_that_solves_needs_a_budget_and_one_that_is_not_held_does_not():
+    free, solving = {"name": "free", "solve": "nothing"}, {"name": "other", "solve": "latent_dim"}
+    assert [arm.solved for arm in plan(study([FLOW, free], None)).arms] == [{}, {}]
+    with pytest.raises(
+        ConfigurationError, match=r"Arm 'other': it solves for `latent_dim`, and .* no `budget`"
+    ):
+        plan(study([FLOW, solving, free], None))
 
 
 def test_a_study_of_seconds_goes_on_with_the_seconds_of_its_first_plan(tmp_path, monkeypatch):
@@ -424,7 +434,10 @@ def test_an_unknown_study_is_named_with_the_known_ones():
 @pytest.mark.parametrize(
     "override", ["data.seed=1", "data.test=100", "data.preparation=fixed_binary", "data=shapes2d"]
 )
-def test_arms_on_other_data_are_refused(override):
+def test_arms_on_other_data_are_refused(override, monkeypatch):
+    monkeypatch.delenv("LATENTFLOWS_DATA", raising=False)
+    whole = shapes2d.draw
+    monkeypatch.setattr(shapes2d, "draw", lambda _: whole((3, 1, 1, 16, 16)))  # of 92,160 pictures 768
     arms = [{"name": "a"}, {"name": "b", "overrides": [override]}]
     with pytest.raises(ConfigurationError, match=r"`data\.\w+` differs between arms"):
         plan(study(arms, None))

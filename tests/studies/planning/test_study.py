@@ -4,8 +4,9 @@ import pytest
 
 from latentflows.core.errors import ConfigurationError
 from latentflows.studies.planning.plan import plan
+from latentflows.studies.planning.ready import ready_studies
 from latentflows.studies.planning.study import Arm, Study
-from latentflows.studies.planning.study_file import checked, read_study, untaken
+from latentflows.studies.planning.study_file import checked, read_study, untaken, unused
 
 LISTED = {
     "name": "s",
@@ -56,6 +57,36 @@ def test_a_level_as_baseline_pairs_arms_that_differ_in_that_factor_alone():
     assert study.pairs() == [("latents2-flow", "latents2-none"), ("latents8-flow", "latents8-none")]
     both = study.counterparts({"prior": "none", "latents": "latents2"})
     assert both == dict.fromkeys(("latents2-flow", "latents8-none", "latents8-flow"), "latents2-none")
+
+
+def test_two_axes_of_two_levels_have_an_interaction_and_others_have_none():
+    study = Study.model_validate(CROSSED)
+    assert study.interaction() == {
+        "both": "latents8-flow",
+        "first": "latents8-none",
+        "second": "latents2-flow",
+        "neither": "latents2-none",
+        "labels": ["latent_dim=8", "flow"],
+    }
+    assert study.listed()["interaction"] == study.interaction()
+    for baseline in (
+        "latents8-none",
+        {"latents": "latents8"},
+    ):  # changes are from what others are compared with
+        found = Study.model_validate(CROSSED | {"baseline": baseline}).interaction()
+        assert (found["both"], found["neither"], found["labels"]) == (
+            "latents2-flow",
+            "latents8-none",
+            ["latent_dim=2", "flow"],
+        )
+    three = [CROSSED["factors"][1], {"name": "n", "key": "latent_dim", "values": [2, 4, 8]}]
+    assert Study.model_validate(CROSSED | {"factors": three}).interaction() is None
+    assert Study.model_validate(CROSSED | {"factors": CROSSED["factors"][1:]}).interaction() is None
+    more = CROSSED | {"arms": [{"name": "x"}, {"name": "y", "overrides": ["objective.beta=2"]}]}
+    assert Study.model_validate(more).interaction() is None  # three axes
+    two = Study.model_validate(more | {"factors": CROSSED["factors"][1:]})
+    assert (two.interaction()["first"], two.interaction()["second"]) == ("y-none", "x-flow")
+    assert Study.model_validate(LISTED).interaction() is None
 
 
 def test_a_listed_baseline_is_compared_with_every_other_arm():
@@ -187,6 +218,18 @@ def test_a_wrong_key_does_not_hide_what_names_nothing():
     assert all(part in str(error.value) for part in parts)
 
 
+def test_faults_of_arms_are_named_with_those_of_the_file():
+    arms = [{"name": "a", "overrides": ["prior=planar"]}, {"name": "b"}, {"name": "c"}]
+    raw = LISTED | {"arms": arms, "seeds": [1, 1], "baseline": "z", "base": {"training": {"epoch": 1}}}
+    with pytest.raises(ConfigurationError) as error:
+        checked(raw, "file.yaml")
+    text = str(error.value)
+    assert text.startswith("file.yaml is no study; 4 faults:")
+    assert all(part in text for part in ("`seeds`", "`baseline` must be", "b, c: `training.epoch`", "planar"))
+    with pytest.raises(ConfigurationError, match="is no study"):
+        checked(raw | {"arms": [{"name": "a"}] * 2, "seeds": [1], "baseline": "a"}, "file.yaml")
+
+
 def test_overrides_reach_every_arm_and_the_studys_own_keys(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(
@@ -221,6 +264,60 @@ def test_what_reaches_some_arms_alone_is_known(tmp_path):
         ("training.epochs=2",): {"training.epochs=2": ["solves"]},  # an arm that sets the same has it
     }.items():
         assert untaken(read_study(path, overrides), overrides) == missed
+
+
+def test_what_no_arm_has_from_the_base_is_known():
+    base = {"latent_dim": 3, "prior": {"kind": "mixture", "num_components": 9}, "training": {"epochs": 2}}
+    sets = [{"name": "flow", "overrides": ["prior=real_nvp"]}, {"name": "maf", "overrides": ["prior=maf"]}]
+    study = Study.model_validate(LISTED | {"base": base, "arms": sets, "baseline": "maf"})
+    assert unused(study) == ["prior.kind", "prior.num_components"]
+    takes = [*sets, {"name": "takes"}]
+    assert unused(Study.model_validate(LISTED | {"base": base, "arms": takes, "baseline": "maf"})) == []
+    own = {"name": "x", "seed": 0, "data": "mnist"}  # of each run, not of what they share
+    solved = {"budget": {"hold": "model", "target": 9}, "arms": [{"name": "a", "solve": "latent_dim"}]}
+    assert unused(Study.model_validate(LISTED | {"base": base | own} | solved)) == [
+        "latent_dim",
+        "name",
+        "seed",
+    ]
+    assert all(not unused(study) for study in ready_studies().values())
+
+
+def test_labels_follow_what_overrides_make_of_arms(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "name: s\nfactors:\n"
+        "  - {name: f, levels: [{name: none, label: 'N(0, I)'}, {name: flow, overrides: [prior=real_nvp]}]}\n"
+        "  - {name: n, key: latent_dim, values: [2, 4]}\nseeds: [0]\n"
+    )
+    study = read_study(path, ["prior=maf", "prior=mixture", "training.epochs=2", "seeds=1"])
+    assert [arm.label for arm in study.all_arms()] == [
+        "N(0, I), prior=mixture, latent_dim=2",
+        "N(0, I), prior=mixture, latent_dim=4",
+        "flow, latent_dim=2",
+        "flow, latent_dim=4",
+    ]
+    path.write_text("name: s\narms: [{name: a}, {name: b, overrides: [training.epochs=3]}]\nseeds: [0]\n")
+    study = read_study(path, ["training.epochs=7", "latent_dim=3"])
+    assert [arm.label for arm in study.all_arms()] == ["a, training.epochs=7", "b"]
+    assert [arm.name for arm in study.all_arms()] == ["a", "b"]
+
+
+def test_null_takes_a_key_of_the_study_away(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "name: s\narms: [{name: none}, {name: b}, {name: c}]\nseeds: [0]\nbaseline: b\nsmallest_difference: 0.5\n"
+        "budget: {hold: model, like: b, solve: network.width, tolerance: 0.1}\n"
+    )
+    study = read_study(path, ["baseline=null", "smallest_difference=null", "budget.tolerance=null"])
+    assert (study.baseline, study.smallest_difference, study.budget.tolerance) == (None, None, None)
+    assert study.budget.solve == "network.width"
+    assert read_study(path, ["baseline=none", "budget=null"]).baseline == "none"
+    assert read_study(path, ["budget=null"]).budget is None
+    with pytest.raises(
+        ConfigurationError, match=r"`budget=model`: a budget has the keys hold, .* Give budget\.KEY"
+    ):
+        read_study(path, ["budget=model"])
 
 
 def test_what_reaches_no_arm_is_refused(tmp_path):

@@ -53,6 +53,22 @@ def test_runs_that_are_missing_or_failed_have_a_row(study, fake):
     assert [(row["folder"], row["epochs"]) for row in rows[2:4]] == [(None, None), ("runs/flow-seed0", 30)]
 
 
+def test_a_run_that_failed_before_its_model_was_there_spoils_no_study(study, fake):
+    """Its line knows no parameters: older ones have an empty object."""
+    fake.edit_lines(
+        study / "study.jsonl",
+        lambda line: (
+            line | {"status": "failed", "reason": "Out of memory.", "parameters": {}, "figures": None}
+            if (line["arm"], line["seed"]) == ("flow", 1)
+            else line
+        ),
+    )
+    results = read_results(study)
+    assert results.runs["flow", 1].parameters is None
+    assert [row["status"] for row in results.rows()].count("failed") == 1
+    assert sorted(results.compare()[0].by_seed) == [0, 2]
+
+
 def test_curves_are_long_and_count_flops_by_stage(study, fake):
     fake.write_run(study / "runs" / "flow-seed0", epochs=6, stages=("vae", "prior"))
     fake.write_plan(study)

@@ -37,11 +37,11 @@ def test_an_interval_within_the_smallest_difference_of_interest_is_said_to_be_sm
 
 def test_a_finding_that_other_images_may_undo_says_so():
     clear = compared()["clear"]
-    assert "images" not in words(replace(clear, error_over_images=0.4))
-    assert "Its standard error over images is 0.60 nats: other images may not show it." in words(
+    assert "data points" not in words(replace(clear, error_over_images=0.4))
+    assert "Its standard error over data points is 0.60 nats: other data points may not show it." in words(
         replace(clear, error_over_images=0.6)
     )
-    assert "images" not in words(replace(compared()["none"], error_over_images=0.6))
+    assert "data points" not in words(replace(compared()["none"], error_over_images=0.6))
 
 
 def test_runs_that_diverged_are_said_beside_the_comparison():

@@ -8,6 +8,8 @@ import signal
 import pytest
 
 from latentflows.core.errors import ConfigurationError
+from latentflows.studies.results.reading import read_record
+from latentflows.studies.results.records import RunRecord
 from latentflows.studies.running import together as room
 from latentflows.studies.running.failures import OUT_OF_MEMORY
 from latentflows.studies.running.run import FractionDone, run
@@ -130,13 +132,34 @@ def test_a_killed_group_goes_on(configurations, tmp_path, monkeypatch):
         assert_close(result, run(configuration, tmp_path / "lone" / configuration.name))
 
 
-@pytest.mark.usefixtures("eager")
-def test_an_interruption_leaves_all_resumable(configurations, tmp_path):
+def interrupted_after_an_epoch(configurations, tmp_path):
     class Stop(Callback):
         def on_epoch(self, line):
             os.kill(os.getpid(), signal.SIGINT)
 
-    results = run_together(configurations, folders(tmp_path), callbacks=[Stop()])
+    return run_together(configurations, folders(tmp_path), callbacks=[Stop()])
+
+
+@pytest.mark.usefixtures("eager")
+def test_how_every_session_trained_stays_told(configurations, tmp_path, monkeypatch):
+    interrupted_after_an_epoch(configurations, tmp_path)
+    monkeypatch.setattr(stacked, "_WORTH", math.inf)
+    run_together(configurations[:2], folders(tmp_path)[:2])
+    run(configurations[2], tmp_path / "s2", resume=True)
+    told = [[(e.get("stage"), e["together"]) for e in record_of(f)["together"]] for f in folders(tmp_path)]
+    assert told[:2] == [[("vae", True), ("vae", False), ("prior", False)]] * 2
+    assert told[2] == [("vae", True), (None, False)]
+    assert record_of(tmp_path / "s2")["together"][1]["text"] == "It went on by itself."
+    record = read_record(tmp_path / "s0" / "run.json", RunRecord)
+    assert record.trained_with == (("vae", 3), ("vae", 1), ("prior", 1))
+    (tmp_path / "s2" / "samples" / "index.json").unlink()
+    run(configurations[2], tmp_path / "s2", resume=True)  # it has been trained: nothing more is told
+    assert len(record_of(tmp_path / "s2")["together"]) == 2
+
+
+@pytest.mark.usefixtures("eager")
+def test_an_interruption_leaves_all_resumable(configurations, tmp_path):
+    results = interrupted_after_an_epoch(configurations, tmp_path)
     assert [result.status for result in results] == ["interrupted"] * 3
     assert [record_of(folder)["status"] for folder in folders(tmp_path)] == ["interrupted"] * 3
     assert [result.status for result in run_together(configurations, folders(tmp_path))] == ["finished"] * 3

@@ -3,8 +3,8 @@
 import pytest
 
 from latentflows.studies.results.records import HeldEqual
-from latentflows.studies.results.verdicts import Spent, verdict
-from latentflows.studies.statistics.differences import compare_pairs
+from latentflows.studies.results.verdicts import Spent, interaction_verdict, verdict
+from latentflows.studies.statistics.differences import Interaction, compare_pairs
 from latentflows.studies.statistics.significance import seeds_needed
 
 BASE = {0: 10.0, 1: 11.0, 2: 9.0, 3: 10.5, 4: 9.5}
@@ -146,3 +146,81 @@ def test_equal_but_for_rounding_is_no_finding():
     values = {"a": {0: 0.9, 1: 0.8, 2: 0.5}, "b": {0: 0.7, 1: 0.6, 2: 0.3}}
     (found,) = compare_pairs(values, [("a", "b")], metric="coverage", lower_is_better=False)
     assert (found.p_value, found.significant, found.power) == (None, False, None)
+
+
+def test_seeds_that_one_arm_lacks_do_not_count():
+    values = {"a": {0: 1.0, 1: 3.0, 5: 99.0}, "b": {1: 4.0, 0: 3.0, 7: -99.0}, "c": {9: 0.0}}
+    found = compared([("a", "b"), ("c", "b")], values)
+    assert found["a"].by_seed == {0: -2.0, 1: -1.0}
+    assert (found["a"].difference.mean, found["a"].difference.num) == (-1.5, 2)
+    assert (found["c"].by_seed, found["c"].difference) == ({}, None)
+
+
+CROSSED = Interaction("both", "first", "second", "neither")
+
+
+def crossed(more):
+    """Two changes of -1 and -0.5 nats alone, and together so much more than their sum, with a little spread."""
+    spread = (0.02, -0.01, 0.0, -0.02, 0.01)
+    return {
+        "neither": BASE,
+        "first": arm(*[-1.0] * 5),
+        "second": arm(*[-0.5] * 5),
+        "both": arm(*[-1.5 + more + wiggle for wiggle in spread]),
+    }
+
+
+@pytest.mark.parametrize(("more", "side"), [(-0.7, "lower (better)"), (0.3, "higher (worse)")])
+def test_an_interaction_that_was_planted_is_found_with_its_sign(more, side):
+    values = crossed(more) | {"other": arm(0.5, -0.6, 0.2, -0.4, 0.1)}
+    pairs = [(name, "neither") for name in ("first", "second", "both", "other")]
+    *_, found = compare_pairs(values, pairs, metric="nll", lower_is_better=True, interaction=CROSSED)
+    assert found.by_seed == pytest.approx(dict(enumerate(more + w for w in (0.02, -0.01, 0.0, -0.02, 0.01))))
+    assert found.difference.mean == pytest.approx(more)
+    assert found.difference.low < more < found.difference.high
+    assert (found.arm, found.other, found.interaction, found.significant) == (
+        "both",
+        "neither",
+        CROSSED,
+        True,
+    )
+    assert found.contrast == "both - first - second + neither"
+    assert (found.row()["contrast"], found.row()["other"]) == (found.contrast, None)
+    text = interaction_verdict(found, ("A", "B"), [Spent("AB", num_diverged=1), Spent("A")])
+    assert f"this supports an interaction: the NLL with “A” and “B” together is {side} than what each" in text
+    assert "1 run of “AB” diverged" in text
+
+
+def test_an_interaction_counts_in_the_correction_of_all():
+    pairs = [("both", "neither"), ("first", "neither")]
+    values = crossed(0.0)
+    alone = compare_pairs(values, pairs, metric="nll")
+    *beside, found = compare_pairs(values, pairs, metric="nll", interaction=CROSSED)
+    assert [one.num_comparisons for one in (*beside, found)] == [3, 3, 3]
+    assert alone[0].corrected_p_value == pytest.approx(2 * alone[0].p_value)
+    assert beside[0].corrected_p_value == pytest.approx(3 * beside[0].p_value)
+    assert not found.significant
+    text = interaction_verdict(found, ("A", "B"), [])
+    assert "does not show an interaction of “A” and “B” in NLL: 0.000 nats" in text
+    assert "no evidence that what they change adds up" in text
+    assert "find a true interaction of" in text
+
+
+def test_what_adds_up_but_for_rounding_is_no_interaction():
+    values = {"neither": 0.9, "first": 0.8, "second": 0.7, "both": 0.6}
+    values = {name: {seed: value - 0.1 * seed for seed in range(5)} for name, value in values.items()}
+    (found,) = compare_pairs(values, [], metric="coverage", lower_is_better=False, interaction=CROSSED)
+    assert list(found.by_seed.values()) == [0.0] * 5
+    assert (found.p_value, found.significant) == (None, False)
+
+
+def test_an_interaction_needs_seeds_that_all_four_arms_have():
+    values = crossed(-1.0)
+    values["second"] = {4: values["second"][4]}
+    *_, found = compare_pairs(values, [], metric="nll", interaction=CROSSED)
+    assert list(found.by_seed) == [4]
+    assert "one seed gives no interval, so this does not show an interaction." in interaction_verdict(
+        found, ("A", "B"), []
+    )
+    *_, found = compare_pairs(values | {"both": {}}, [], metric="nll", interaction=CROSSED)
+    assert "shared by the four arms of “A” and “B”" in interaction_verdict(found, ("A", "B"), [])

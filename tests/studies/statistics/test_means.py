@@ -13,7 +13,6 @@ from latentflows.studies.statistics.means import (
     format_mean,
     format_number,
     format_p_value,
-    paired_difference,
 )
 from latentflows.studies.statistics.resampling import BootstrapInterval
 
@@ -64,13 +63,6 @@ def test_one_value_has_no_interval():
 def test_estimate_refuses_nothing_and_what_is_not_finite(values):
     with pytest.raises(DataError, match="finite"):
         estimate(values)
-
-
-def test_paired_difference_uses_shared_seeds_alone_and_keeps_its_sign():
-    result = paired_difference({0: 1.0, 1: 3.0, 5: 99.0}, {1: 4.0, 0: 3.0, 7: -99.0})
-    assert result is not None
-    assert (result.mean, result.num) == (-1.5, 2)
-    assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 
 @pytest.mark.parametrize(

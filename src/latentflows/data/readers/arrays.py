@@ -60,11 +60,10 @@ def read(request: Request) -> RawData:
         splits, words = _given(request, found, root), "split as given"
     else:
         splits, words = _drawn(request, found, root), f"split drawn with seed {request.seed}"
-    shapes = {split.values.shape[1:] for split in splits}
-    kinds = {split.values.dtype for split in splits}
-    if len(shapes) > 1 or len(kinds) > 1:
+    if len({(split.values.shape[1:], split.values.dtype) for split in splits}) > 1:
+        got = ", ".join(f"{split.values.shape[1:]} of {split.values.dtype}" for split in splits)
         raise DataError(
-            f"{root}: train, validation and test must agree; got shapes {shapes} of {kinds}. Mend them."
+            f"{root}: train, validation and test must agree in shape and type; got {got}. Mend them."
         )
     levels = 2 if all(array.dtype == np.bool_ for key, array in found.items() if "labels" not in key) else 256
     return RawData(request.name, splits, f"arrays of {root.name}, {sizes(splits)}, {words}", levels=levels)
@@ -96,9 +95,15 @@ def _given(request: Request, found: dict[str, np.ndarray], root: Path) -> tuple[
         )
     made = []
     for name in SPLITS:
-        values = _values(found[name], root, request.memory_map)
-        made.append(RawSplit(values, _labels(found.get(f"{name}_labels"), len(values), root)))
+        values = _values(found[name], _place(root, name), request.memory_map)
+        labels = f"{name}_labels"
+        made.append(RawSplit(values, _labels(found.get(labels), len(values), _place(root, labels))))
     return made[0], made[1], made[2]
+
+
+def _place(root: Path, name: str) -> Path | str:
+    """Return the file that an array is in, or the file and its name there."""
+    return root / f"{name}.npy" if root.is_dir() else f"{root}, array {name}"
 
 
 def _drawn(request: Request, found: dict[str, np.ndarray], root: Path) -> tuple[RawSplit, RawSplit, RawSplit]:
@@ -110,56 +115,57 @@ def _drawn(request: Request, found: dict[str, np.ndarray], root: Path) -> tuple[
     values = _values(arrays[0], root, request.memory_map)
     labels = _labels(found.get("labels"), len(values), root)
     counts = [
-        amount(value, len(values), FRACTION, name)
+        amount(value, len(values), FRACTION, name, root)
         for name, value in (("validation", request.validation), ("test", request.test))
     ]
     made = []
-    for rows in shuffled_rows(len(values), counts[0], counts[1], request.seed):
+    for rows in shuffled_rows(len(values), counts[0], counts[1], request.seed, root):
         own = None if labels is None else labels[rows]
         made.append(RawSplit(values, own, rows) if request.memory_map else RawSplit(values[rows], own))
     return made[0], made[1], made[2]
 
 
-def _values(array: np.ndarray, root: Path, memory_map: bool) -> np.ndarray:
+def _values(array: np.ndarray, place: Path | str, memory_map: bool) -> np.ndarray:
     if memory_map and array.dtype != np.uint8:
         raise ConfigurationError(
-            f"`memory_map` needs uint8 images; {root} holds {array.dtype}. Leave it out."
+            f"`memory_map` needs uint8 images; {place} holds {array.dtype}. Leave it out."
         )
     if array.dtype in (np.uint8, np.bool_):
-        return _channels_first(array.view(np.uint8) if array.dtype == np.bool_ else array, root)
+        return _channels_first(array.view(np.uint8) if array.dtype == np.bool_ else array, place)
     if array.dtype not in (np.float16, np.float32, np.float64) or array.ndim < 2:
         raise DataError(
-            f"{root}: expected uint8 or bool images, or floats (N, *event); "
+            f"{place}: expected uint8 or bool images, or floats (N, *event); "
             f"got {array.dtype} of shape {array.shape}. Save images as uint8, and other data as float32."
         )
     with np.errstate(over="ignore"):  # what overflows is infinite, and refused with the other infinities
         values = np.ascontiguousarray(array, dtype=np.float32)
     if not all(np.isfinite(values[i : i + _ROWS]).all() for i in range(0, len(values), _ROWS)):
         raise DataError(
-            f"{root}: every value must be finite in float32; got NaN or infinity. Remove those data points."
+            f"{place}: every value must be finite in float32; got NaN or infinity. Remove those data points."
         )
     return values
 
 
-def _channels_first(images: np.ndarray, root: Path) -> np.ndarray:
+def _channels_first(images: np.ndarray, place: Path | str) -> np.ndarray:
     if images.ndim == 3:
         return images[:, None]
     first, last = (images.ndim == 4 and images.shape[axis] in CHANNELS for axis in (1, 3))
     if first == last:
         kind = "ambiguous: channels could be first or last in" if first else "not images:"
         raise DataError(
-            f"{root}: {kind} shape {images.shape}. "
+            f"{place}: {kind} shape {images.shape}. "
             f"Expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C one of {CHANNELS}; reshape the array."
         )
     return images if first else images.transpose(0, 3, 1, 2)
 
 
-def _labels(labels: np.ndarray | None, count: int, root: Path) -> np.ndarray | None:
+def _labels(labels: np.ndarray | None, count: int, place: Path | str) -> np.ndarray | None:
     if labels is None:
         return None
     if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        lowest = f", the lowest {labels.min()}" if labels.dtype.kind in "iu" else ""
         raise DataError(
-            f"{root}: labels must be {count} integers from 0, one for each data point; "
-            f"got {labels.dtype} of shape {labels.shape}. Mend them."
+            f"{place}: labels must be {count} integers from 0, one for each data point; "
+            f"got {labels.dtype} of shape {labels.shape}{lowest}. Mend them."
         )
     return labels.astype(np.int64)

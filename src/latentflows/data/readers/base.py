@@ -112,8 +112,15 @@ def missing(request: Request, candidates: Sequence[str]) -> DataError:
     """Return the error for files that are nowhere."""
     places = " and ".join(str(folder) for folder in folders(request))
     root = str(root_of(request))
+    fault = folder_fault(Path(root))
+    if Path(root).is_file():
+        return DataError(
+            f"{root}: {fault}. `{request.name}` is read from a folder that holds {' or '.join(candidates)}; name it as "
+            f"`root` (--data-root or {ROOT_VARIABLE})."
+        )
     return DataError(
-        f"`{request.name}` needs {' or '.join(candidates)}; found none in {places}. Download the data with "
+        f"`{request.name}` needs {' or '.join(candidates)}; found none in {places}"
+        f"{f' ({fault})' if fault else ''}. Download the data with "
         f"`latentflows download {request.name} --root {shlex.quote(root)}`, in Python "
         f"`latentflows.data.download({request.name!r}, {root!r})`, or name another `root` (--data-root)."
     )
@@ -134,32 +141,50 @@ def root_of(request: Request) -> Path:
     return Path(root)
 
 
+def folder_fault(root: Path) -> str:
+    """Say why a place is no folder; empty where it is one."""
+    if root.is_dir():
+        return ""
+    return "a file, where a folder was expected" if root.exists() else "no such folder"
+
+
 def folders(request: Request) -> tuple[Path, Path]:
     """Return the two folders that are looked in."""
     root = root_of(request)
     return root / request.name, root
 
 
-def amount(value: Amount | None, total: int, default: Amount, name: str) -> int:
+def amount(value: Amount | None, total: int, default: Amount, name: str, source: Path | str) -> int:
     """Return a number of data points from a number, a fraction, or None for the default.
 
     Raises:
         ConfigurationError: if it is not positive, or leaves no data for anything else.
+        DataError: if there are too few data for the default.
     """
     if total < 2:
-        raise DataError(f"At least two data points are needed to split off `{name}`; got {total}.")
+        raise DataError(
+            f"{source}: at least two data points are needed to split off `{name}`; got {total}. Add some."
+        )
+    if value is None and default >= total:
+        raise DataError(
+            f"{source}: {total} data points are too few to split off the usual {default} as `{name}`. Get the whole "
+            f"data set, or say how many by `{name}`."
+        )
     given = default if value is None else value
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise ConfigurationError(f"`{name}` must be a number of data points or a fraction; got {given!r}.")
     count = given if isinstance(given, int) else max(1, round(given * total)) if 0 < given < 1 else 0
     if not 0 < count < total:
         raise ConfigurationError(
-            f"`{name}` must be a number from 1 to {total - 1}, or a fraction between 0 and 1; got {given}."
+            f"`{name}` must be a number from 1 to {total - 1}, as {source} holds {total} data points, or a fraction "
+            f"between 0 and 1; got {given}."
         )
     return count
 
 
-def shuffled_rows(total: int, num_validation: int, num_test: int, seed: int) -> tuple[np.ndarray, ...]:
+def shuffled_rows(
+    total: int, num_validation: int, num_test: int, seed: int, source: Path | str
+) -> tuple[np.ndarray, ...]:
     """Draw disjoint rows of train, validation and test.
 
     numpy's `RandomState`, because its sequence is frozen: a split must not change with a library version.
@@ -170,8 +195,8 @@ def shuffled_rows(total: int, num_validation: int, num_test: int, seed: int) -> 
     num_train = total - num_validation - num_test
     if num_train < 1:
         raise ConfigurationError(
-            "`validation` and `test` must leave data to train on; "
-            f"got {num_validation} + {num_test} of {total}."
+            f"{source}: `validation` and `test` must leave data to train on; got {num_validation} + {num_test} of "
+            f"{total}. Ask for less, or add data."
         )
     order = np.random.RandomState(seed).permutation(total).astype(np.int64)
     return (
@@ -243,18 +268,18 @@ def read_npz(path: Path, keys: Sequence[str]) -> list[np.ndarray]:
         )
     try:
         with zipfile.ZipFile(path) as archive:
-            return [_parse_npy(archive.read(f"{key}.npy")) for key in keys]
+            return [_parse_npy(key, archive.read(f"{key}.npy")) for key in keys]
     except Exception as error:  # as in `read_npy`, and zlib's and zipfile's own kinds
         raise _unreadable(path, error) from None
 
 
-def _parse_npy(content: bytes) -> np.ndarray:
+def _parse_npy(key: str, content: bytes) -> np.ndarray:
     stream = io.BytesIO(content)
     array: Any = np.lib.format.read_array(stream, allow_pickle=False)
     if stream.tell() != len(content):
-        raise ValueError(f"an array is followed by {len(content) - stream.tell()} bytes too many")
+        raise ValueError(f"the array {key} is followed by {len(content) - stream.tell()} bytes too many")
     if not array.size:
-        raise ValueError(f"an array of shape {array.shape} is empty")
+        raise ValueError(f"the array {key} of shape {array.shape} is empty")
     return array
 
 

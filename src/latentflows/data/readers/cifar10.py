@@ -18,6 +18,7 @@ from latentflows.data.readers.base import (
     missing,
     read_image,
     read_npy,
+    root_of,
     sizes,
     take,
 )
@@ -60,14 +61,16 @@ def read(request: Request) -> RawData:
 
 
 def _official(request: Request, records: dict[str, bytes]) -> RawData:
-    parts = [_decode(name, records[name]) for name in TRAIN_FILES]
+    *parts, test = [_decode(place, content) for place, content in records.items()]
     images = np.concatenate([part[0] for part in parts])
     labels = np.concatenate([part[1] for part in parts])
-    first = len(images) - amount(request.validation, len(images), NUM_VALIDATION, "validation")
+    first = len(images) - amount(
+        request.validation, len(images), NUM_VALIDATION, "validation", root_of(request)
+    )
     splits = (
         take(images, labels, slice(None, first)),
         take(images, labels, slice(first, None)),
-        take(*_decode(TEST_FILE, records[TEST_FILE]), slice(None)),
+        take(*test, slice(None)),
     )
     words = (
         f"CIFAR-10 (official binary version), {sizes(splits)}, validation is the end of the training files"
@@ -76,11 +79,14 @@ def _official(request: Request, records: dict[str, bytes]) -> RawData:
 
 
 def _loose_records(request: Request) -> dict[str, bytes] | None:
+    """Return the content of the five training files and the test file, by their places."""
     for folder in folders(request):
         for place in (folder / INNER, folder):
             if any((place / name).is_file() for name in TRAIN_FILES):
                 try:
-                    return {name: (place / name).read_bytes() for name in (*TRAIN_FILES, TEST_FILE)}
+                    return {
+                        str(place / name): (place / name).read_bytes() for name in (*TRAIN_FILES, TEST_FILE)
+                    }
                 except OSError as error:
                     raise DataError(
                         f"{place}: a file cannot be read ({error}). Get all six files anew."
@@ -97,24 +103,25 @@ def _archived_records(request: Request) -> dict[str, bytes] | None:
         with tarfile.open(path) as archive:
             for name in (*TRAIN_FILES, TEST_FILE):
                 member = archive.extractfile(f"{INNER}/{name}")
-                records[name] = member.read() if member else b""
+                records[f"{path}, {name}"] = member.read() if member else b""
     except (OSError, EOFError, KeyError, ValueError, zlib.error, tarfile.TarError) as error:
+        reason = " ".join(str(error).split())  # tarfile tells of every compression that it has tried
         raise DataError(
-            f"{path}: cannot be read ({error}). It is cut short or damaged; download it anew."
+            f"{path}: cannot be read ({reason}). It is cut short or damaged; download it anew."
         ) from None
     return records
 
 
-def _decode(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+def _decode(place: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
     if len(content) != IMAGES_PER_FILE * RECORD:
         raise DataError(
-            f"{name}: expected {IMAGES_PER_FILE} records of {RECORD} bytes; got {len(content)} bytes. "
+            f"{place}: expected {IMAGES_PER_FILE} records of {RECORD} bytes; got {len(content)} bytes. "
             "The file is damaged; download it anew."
         )
     table = np.frombuffer(content, np.uint8).reshape(IMAGES_PER_FILE, RECORD)
     if table[:, 0].max() >= len(CLASSES):
         raise DataError(
-            f"{name}: labels must be below {len(CLASSES)}; got {table[:, 0].max()}. Download it anew."
+            f"{place}: labels must be below {len(CLASSES)}; got {table[:, 0].max()}. Download it anew."
         )
     return table[:, 1:].reshape(-1, *SHAPE), table[:, 0].astype(np.int64)
 
@@ -131,7 +138,14 @@ def _strips(request: Request) -> RawData:
     images = np.concatenate(parts).reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)
     labels = _strip_labels(request, len(images))
     total = len(images)
-    num_validation = amount(request.validation, total - STRIP_HELD_OUT, STRIP_HELD_OUT, "validation")
+    if total <= STRIP_HELD_OUT:
+        raise DataError(
+            f"{root_of(request)}: the strips hold {total} images, and {STRIP_HELD_OUT} of them are for testing. Get "
+            "all strips."
+        )
+    num_validation = amount(
+        request.validation, total - STRIP_HELD_OUT, STRIP_HELD_OUT, "validation", root_of(request)
+    )
     ends = [0, total - STRIP_HELD_OUT - num_validation, total - STRIP_HELD_OUT, total]
     splits = tuple(take(images, labels, slice(*ends[i : i + 2])) for i in range(3))
     train, validation, test = (RawSplit(np.ascontiguousarray(split.values), split.labels) for split in splits)

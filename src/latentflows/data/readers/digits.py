@@ -28,9 +28,9 @@ def read(request: Request) -> RawData:
     images = bunch.images.astype(np.uint8)[:, None]
     labels = bunch.target.astype(np.int64)
     total = len(images)
-    num_validation = amount(request.validation, total, 200, "validation")
-    num_test = amount(request.test, total, 400, "test")
-    rows = shuffled_rows(total, num_validation, num_test, request.seed)
+    num_validation = amount(request.validation, total, 200, "validation", request.name)
+    num_test = amount(request.test, total, 400, "test", request.name)
+    rows = shuffled_rows(total, num_validation, num_test, request.seed, request.name)
     train, validation, test = (take(images, labels, part) for part in rows)
     splits = (train, validation, test)
     return RawData(

@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from latentflows.core.errors import ConfigurationError, DataError
-from latentflows.data.readers.base import Amount, RawData, RawSplit, Request, read_fitted, root_of, sizes
+from latentflows.data.readers.base import (
+    Amount,
+    RawData,
+    RawSplit,
+    Request,
+    folder_fault,
+    read_fitted,
+    root_of,
+    sizes,
+)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 FRACTION = 0.1
@@ -57,8 +66,8 @@ def _size(request: Request) -> tuple[int, int]:
 
 def _assigned(request: Request) -> tuple[list[Path], list[Path], list[Path]]:
     root = root_of(request)
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder. Name the folder that holds the image files as `root`.")
+    if fault := folder_fault(root):
+        raise DataError(f"{root}: {fault}. Name the folder that holds the image files as `root`.")
     validation, test = _fraction(request.validation, "validation"), _fraction(request.test, "test")
     if validation + test >= 1:
         raise ConfigurationError(

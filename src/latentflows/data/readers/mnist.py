@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from latentflows.core.errors import DataError
-from latentflows.data.readers.base import RawData, Request, amount, need, sizes, take
+from latentflows.data.readers.base import RawData, Request, amount, need, root_of, sizes, take
 
 NUM_VALIDATION = 10_000  # the last of the 60,000 training images, as is usual
 CLASSES = {
@@ -43,7 +43,9 @@ def read(request: Request) -> RawData:
             f"`{request.name}`: train and test images must have one size; "
             f"got {images.shape[1:]} and {test_images.shape[1:]}. They belong to different data sets."
         )
-    first = len(images) - amount(request.validation, len(images), NUM_VALIDATION, "validation")
+    first = len(images) - amount(
+        request.validation, len(images), NUM_VALIDATION, "validation", root_of(request)
+    )
     splits = (
         take(images, labels, slice(None, first)),
         take(images, labels, slice(first, None)),
@@ -91,7 +93,8 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
             if len(header) < header_size or header[:4] != magic:
                 raise DataError(
                     f"{path}: expected an IDX header {magic.hex(' ')} with {ndim} lengths; "
-                    f"got {header.hex(' ')}. It is another kind of file, or damaged; download it anew."
+                    f"got {header.hex(' ') or 'an empty file'}. It is another kind of file, or damaged; download it "
+                    "anew."
                 )
             shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, header_size, 4)]
             count = int(np.prod(shape, dtype=object))

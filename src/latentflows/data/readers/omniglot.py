@@ -18,6 +18,7 @@ from latentflows.data.readers.base import (
     find,
     missing,
     read_npz,
+    root_of,
     shuffled_rows,
     sizes,
     take,
@@ -54,8 +55,8 @@ def read(request: Request) -> RawData:
         raise ConfigurationError(f"`size` must be {SMALL_SIZE} or {FULL_SIZE} for omniglot; got {size}.")
     ink, source = _ink(request, small=size == SMALL_SIZE)
     images, labels = _flat(ink[:, :TRAIN_DRAWERS])
-    num_validation = amount(request.validation, len(images), NUM_VALIDATION, "validation")
-    train_rows, validation_rows, _ = shuffled_rows(len(images), num_validation, 0, request.seed)
+    num_validation = amount(request.validation, len(images), NUM_VALIDATION, "validation", root_of(request))
+    train_rows, validation_rows, _ = shuffled_rows(len(images), num_validation, 0, request.seed, request.name)
     splits = (
         take(images, labels, train_rows),
         take(images, labels, validation_rows),

@@ -15,6 +15,7 @@ from latentflows.data.readers.base import (
     Request,
     amount,
     find,
+    folder_fault,
     read_npz,
     shuffled_rows,
     sizes,
@@ -45,11 +46,11 @@ def read(request: Request) -> RawData:
     path = _path(request)
     pixels, factors = read_file(path) if path is not None else draw(SIZES)
     total = len(pixels)
-    num_validation = amount(request.validation, total, 0.1, "validation")
-    num_test = amount(request.test, total, 0.1, "test")
+    num_validation = amount(request.validation, total, 0.1, "validation", request.name)
+    num_test = amount(request.test, total, 0.1, "test", request.name)
     splits = tuple(
         RawSplit(pixels, factors[rows, 0], rows, factors[rows])
-        for rows in shuffled_rows(total, num_validation, num_test, request.seed)
+        for rows in shuffled_rows(total, num_validation, num_test, request.seed, request.name)
     )
     source = "drawn by its rule" if path is None else path.name
     return RawData(
@@ -67,9 +68,10 @@ def _path(request: Request) -> Path | None:
         return None
     path = find(request, [FILE])
     if path is None and request.root is not None:
+        fault = folder_fault(request.root) or "not there"
         raise DataError(
-            f"`{request.name}` needs {FILE}; found none below {request.root}. Leave `root` out, and the same pictures "
-            "are drawn by their rule."
+            f"`{request.name}` needs {FILE} in the folder {request.root}: {fault}. Leave `root` out, and the same "
+            "pictures are drawn by their rule."
         )
     return path
 

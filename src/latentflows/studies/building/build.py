@@ -19,6 +19,7 @@ import torch
 from latentflows.core import noise
 from latentflows.core.batches import DataSource
 from latentflows.core.errors import CheckpointError, CombinationError, ConfigurationError
+from latentflows.core.files import check_format
 from latentflows.core.shapes import Shape
 from latentflows.data import ImageData, SomeUnlabeled, ambiguous_shapes, energy_points, load
 from latentflows.models import VAE, VQVAE, DensityModel
@@ -44,11 +45,12 @@ from latentflows.studies.settings import configuration as settings
 from latentflows.studies.settings.combinations import LIKELIHOODS_OF, likelihood_faults
 from latentflows.studies.settings.configuration import DataSettings, RunConfiguration
 from latentflows.studies.settings.models import CodesModel, FlowModel, SegmentationModel, VAEModel
-from latentflows.studies.settings.overrides import read_configuration
+from latentflows.studies.settings.overrides import read_whole_configuration
 from latentflows.training import MLflowLog, Options, Stage, TensorBoardLog, Tracker, WandbLog
 from latentflows.training.base import PARTS
 from latentflows.training.checkpoint import load_weights
 
+RECORD_FORMAT = 1  # of run.json
 _PROJECT = "latentflows"  # of MLflow's experiment and of the Weights & Biases project
 _NUM_PICTURES, _NUM_POINTS = 200, 2000  # validation and test points of drawn data, where nothing is said
 _POSTERIOR, _PRIOR, _LIKELIHOOD, _AUXILIARY = range(4)  # streams of the first weights
@@ -298,7 +300,7 @@ def load_run(folder: Path) -> tuple[RunConfiguration, Model]:
         raise CheckpointError(
             f"{folder} is no run folder: it has no config.yaml. Name a folder that `train` made."
         )
-    configuration = read_configuration(folder / "config.yaml")
+    configuration = read_whole_configuration(folder / "config.yaml")
     event_shape, context_shape = _shapes_of_ended(folder)
     model = build_model(configuration, event_shape, context_shape)
     load_weights(model, folder / "checkpoint" / "model.safetensors")
@@ -322,6 +324,7 @@ def _shapes_of_ended(folder: Path) -> tuple[Shape, Shape | None]:
             raise CheckpointError(
                 f"{folder / 'run.json'}: `{name}` must hold positive integers; got {list(shape)}."
             )
+    check_format(folder / "run.json", record.get("format"), RECORD_FORMAT)
     if status not in ("finished", "diverged"):
         config = shlex.quote(str(folder / "config.yaml"))
         raise CheckpointError(

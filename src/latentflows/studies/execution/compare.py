@@ -102,6 +102,7 @@ class _Session:
             self.before.setdefault(line["arm"], []).append(line["seconds"])
         self.together = together
         self.progress = Progress(total=len(plan.runs), done=len(plan.runs) - len(self.left))
+        self.most: dict[tuple[str, ...], float] = {}  # runs done of each job, by the names of its runs
         self.told: set[tuple[str, int]] = set()  # runs of which this session wrote a line
 
     def go(self) -> Progress:
@@ -141,7 +142,7 @@ class _Session:
                 self._end_all(job, unfinished("interrupted", "ended at once by the user"))
             elif len(job.runs) > 1:
                 apart += [(run,) for run in self._open(job)]
-                self._hide(job)
+                self._wait(job)
             else:
                 self._end_all(job, unfinished("failed", event.content))
             self.progress.seconds_left = estimate.seconds_left()
@@ -166,9 +167,16 @@ class _Session:
         """Spread the fraction of a job that is done over its runs: those that ended, and the rest alike."""
         rest = self._open(job)
         ended = len(job.runs) - len(rest)
+        names = tuple(map(_name, job.runs))
+        self.most[names] = max(fraction * len(names), self.most.get(names, 0.0))
         for run in rest:
-            share = (fraction * len(job.runs) - ended) / len(rest)
-            self.progress.active[_name(run)] = min(max(share, 0.0), 1.0)
+            self.progress.waiting.pop(_name(run), None)
+            self.progress.active[_name(run)] = min(max((self.most[names] - ended) / len(rest), 0.0), 1.0)
+
+    def _wait(self, job: Job) -> None:
+        """Keep what runs have done that go on later, each by itself: they have their checkpoints."""
+        for name in map(_name, self._open(job)):
+            self.progress.waiting[name] = self.most[(name,)] = self.progress.active.pop(name, 0.0)
 
     def _hide(self, job: Job) -> None:
         for run in job.runs:

@@ -135,7 +135,8 @@ def outcome_of(result: RunResult) -> Outcome:
         "reason": result.reason,
         "figures": result.figures,
         "protocol": result.protocol,
-        "parameters": result.parameters,
+        "parameters": result.parameters
+        or None,  # none is known of a run that failed before its model was there
         "seconds": result.seconds,
     }
 

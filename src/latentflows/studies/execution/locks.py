@@ -83,7 +83,9 @@ def _acquired(path: Path) -> int | None:
         file, is_new = _opened(path)
         try:
             found = _tried(file, path, is_new)
-        except BaseException:
+        except BaseException:  # as on a full disk, where it cannot be signed
+            if is_new:
+                path.unlink(missing_ok=True)
             os.close(file)
             raise
         if found == "ours":

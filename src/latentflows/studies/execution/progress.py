@@ -20,6 +20,7 @@ class Progress:
         done: Runs that have ended, also in an earlier session.
         failed: Names of those that did not finish, with the reason.
         active: Fraction done of each run under way, by name.
+        waiting: The same of runs that were under way and will go on.
         seconds_left: Estimate from what runs of each arm took so far; None at the start.
         notes: What happened on the way: runs that started anew because their process died.
     """
@@ -28,12 +29,14 @@ class Progress:
     done: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     active: dict[str, float] = field(default_factory=dict)
+    waiting: dict[str, float] = field(default_factory=dict)
     seconds_left: float | None = None
     notes: list[str] = field(default_factory=list)
 
     def end(self, name: str, line: dict[str, Any]) -> None:
         """Count a run that has ended; an interrupted one is still to be done."""
         self.active.pop(name, None)
+        self.waiting.pop(name, None)
         self.done += line["status"] != "interrupted"
         if line["status"] in ("failed", "diverged"):
             self.failed[name] = line["reason"] or line["status"]
@@ -41,7 +44,7 @@ class Progress:
     @property
     def fraction(self) -> float:
         """Fraction of the whole study that is done."""
-        return (self.done + sum(self.active.values())) / self.total
+        return (self.done + sum(self.active.values()) + sum(self.waiting.values())) / self.total
 
 
 @dataclass
@@ -53,7 +56,7 @@ class _Timed:
     fraction: float = 0.0
 
     def report(self, now: float, fraction: float) -> None:
-        self.fraction = fraction
+        self.fraction = max(self.fraction, fraction)  # runs that go apart count anew
         if self.first is None:  # a run that was taken up again starts with a fraction done
             self.first = (now, fraction)
 

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from latentflows.studies.planning.plan import Plan
 
 LOCK = ".lock"
+_WORDS = ("name", "description", "published")  # what is said about a study changes none of its runs
 _REMOVED = ".removed"  # runs on their way out: a crash in the middle leaves no half of one among the runs
 
 
 def check_folder(study: Study, out: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse a folder that holds something else than the study, or the study where nobody asked to go on with it.
 
-    A study that goes on may have more seeds than before.
+    A study that goes on may have more seeds than before, and other titles and labels.
 
     Raises:
         ConfigurationError: saying what is there and what to do.
@@ -55,9 +56,30 @@ def check_folder(study: Study, out: Path, *, resume: bool, overwrite: bool) -> N
 
 
 def _changed(before: Study, after: Study) -> list[str]:
-    """Name the keys in which two studies differ; more seeds than before are no difference."""
-    one, two = (flat(study.model_dump(mode="json", exclude={"seeds"})) for study in (before, after))
-    return changed_keys(one, two) + ([] if set(before.seeds) <= set(after.seeds) else ["seeds (fewer)"])
+    """Name the keys in which two studies differ in what they run and compare.
+
+    More seeds than before, titles and labels, and another way to write the same settings are no difference.
+    """
+    written = {"seeds", "base", "arms", "factors", *_WORDS}
+    one, two = (flat(study.model_dump(mode="json", exclude=written)) for study in (before, after))
+    changed = changed_keys(one, two) + ([] if set(before.seeds) <= set(after.seeds) else ["seeds (fewer)"])
+    two = _arms(after, before.seeds[0])
+    try:
+        one = _arms(before, before.seeds[0])
+    except ConfigurationError:  # of a version with other settings
+        one = {}
+    if one.keys() != two.keys():
+        return [*changed, "arms"]
+    return changed + list(dict.fromkeys(key for arm in one for key in changed_keys(one[arm], two[arm])))
+
+
+def _arms(study: Study, seed: int) -> dict[str, dict[str, Any]]:
+    """What every arm runs, by its name."""
+    return {
+        arm.name: flat(study.configuration(arm, seed).model_dump(mode="json"))
+        | {"solve": study.solves_for(arm)}
+        for arm in study.all_arms()
+    }
 
 
 def _is_ours(path: Path) -> bool:

@@ -55,7 +55,7 @@ def evaluated_split(data: ImageData, settings: EvaluationSettings) -> DataSource
         usual = asked == EvaluationSettings.model_fields[key].default  # of a smaller split it means all
         if asked is not None and not usual and asked > len(source):
             faults.append(
-                f"`evaluation.{key}` must be at most the {len(source)} images of the {settings.split} split; got "
+                f"`evaluation.{key}` must be at most the {len(source)} data points of the {settings.split} split; got "
                 f"{asked}. Use evaluation.{key}={len(source)} for all of them."
             )
     if faults:
@@ -147,7 +147,8 @@ def replaced(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         k = old.get("num_importance_samples")
         weights = "" if k is None else f", K = {k:,}"
         found.append(
-            f"figures on the {old.get('split')} split, {old.get('num_images')} images{weights}, seed {old.get('seed')}"
+            f"figures on the {old.get('split')} split, {old.get('num_images')} data points{weights}, "
+            f"seed {old.get('seed')}"
         )
     for name, group in before.get("groups", {}).items():
         settings = group.get("asked", {})
@@ -170,8 +171,12 @@ def _write_nll(nll: Tensor | None, out: Path | None) -> None:
     if nll is None:
         path.unlink(missing_ok=True)
         return
+    _write_array(path, nll)
+
+
+def _write_array(path: Path, values: Tensor) -> None:
     buffer = io.BytesIO()
-    np.save(buffer, nll.numpy())
+    np.save(buffer, values.numpy())
     write_atomically(path, buffer.getvalue())
 
 
@@ -261,7 +266,7 @@ def write_samples(
     path = out or run_folder / "samples" / "drawn.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npy":
-        np.save(path, drawn.x.cpu().numpy())
+        _write_array(path, drawn.x.cpu())
         return path
     if drawn.x.ndim != 4:
         raise ShapeError(

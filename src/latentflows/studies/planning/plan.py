@@ -154,7 +154,7 @@ class _Planner:
         study, budget = self.study, self.study.budget
         try:
             study.configuration(arm, study.seeds[0])  # its own faults come before those of a size
-            if arm.solve is not None and budget is None:
+            if arm.solve not in (None, NOT_HELD) and budget is None:
                 raise ConfigurationError(
                     f"it solves for `{arm.solve}`, and the study has no `budget` to meet."
                 )

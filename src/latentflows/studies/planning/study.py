@@ -191,6 +191,34 @@ class Study(Settings):
             "arms": [arm.model_dump(mode="json") for arm in self.all_arms()],
             "baseline": baseline,
             "comparisons": [list(pair) for pair in self.pairs()],
+            "interaction": self.interaction(),
+        }
+
+    def interaction(self) -> dict[str, Any] | None:
+        """Return the arms of two axes with two levels each: both changes, each alone, neither, and what to call them.
+
+        Changes are from the levels of the baseline, as far as it names them, else from the first ones.
+        """
+        axes = [*([self.arms] if self.arms else []), *(factor.choices() for factor in self.factors)]
+        if [len(levels) for levels in axes] != [2, 2]:
+            return None
+        crossed = self.crossed()
+        named = {arm.name: place for arm, place in crossed}
+        start = (
+            named[self.baseline] if isinstance(self.baseline, str) else crossed[0][1] | (self.baseline or {})
+        )
+        at = {tuple(place.values()): arm.name for arm, place in crossed}
+        a, b = start.values()
+        first, second = (
+            next(level for level in levels if level.name != usual)
+            for levels, usual in zip(axes, (a, b), strict=True)
+        )
+        return {
+            "both": at[first.name, second.name],
+            "first": at[first.name, b],
+            "second": at[a, second.name],
+            "neither": at[a, b],
+            "labels": [first.label, second.label],
         }
 
     def crossed(self) -> list[tuple[Arm, dict[str, str]]]:

@@ -22,12 +22,15 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     Args:
         path: The file.
         overrides: Of the configuration that all arms share, such as training.epochs=5; and of the study's own
-            `seeds=0,1,2`, `name`, `baseline`, and `budget.KEY`.
+            `seeds=0,1,2`, `name`, `baseline`, and `budget.KEY`; `null` takes one away.
+
+    An override of a key that some arms set, such as prior=mixture where others have prior=real_nvp, is added to the
+    labels of those that take it: what the file calls them is no longer what they are.
 
     Raises:
         ConfigurationError: with every fault of the file, or for overrides that reach no arm.
     """
-    study = checked(_changed(read_mapping(path), overrides), str(path))
+    study = _relabeled(checked(_changed(read_mapping(path), overrides), str(path)), overrides)
     arms = [arm.name for arm in study.all_arms()]
     lost = [text for text, missed in untaken(study, overrides).items() if missed == arms]
     if lost:
@@ -36,6 +39,47 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
             f"themselves, which comes after what all share. Change the arms in {path}, or leave it out."
         )
     return study
+
+
+def unused(study: Study) -> list[str]:
+    """Return the keys of `base` that no arm has from there: all set or solve for them, or choose parts without them."""
+    base, _ = with_overrides(study.base, [])
+    wanted = flat(base)
+    left = dict.fromkeys(wanted)
+    for arm in study.all_arms():
+        has, solved = flat(with_overrides(base, arm.overrides)[0]), study.solves_for(arm)
+        left = {
+            key: None
+            for key in left
+            if key in ("seed", "name") or key == solved or key not in has or has[key] != wanted[key]
+        }
+    return list(left)
+
+
+def _relabeled(study: Study, overrides: Sequence[str]) -> Study:
+    """Return the study with labels that say what overrides made of arms, where the arms beside them differ in it."""
+    shared = {
+        frozenset(_keys([text])): text for text in overrides if not _is_own(text)
+    }  # of one key the last counts
+
+    def labeled(levels: list[Arm]) -> list[Arm]:
+        own = [_keys(level.overrides) for level in levels]
+        differ = set().union(*own)
+        taken = [[text for keys, text in shared.items() if keys & (differ - has)] for has in own]
+        return [
+            level.model_copy(update={"label": ", ".join([level.label, *texts])})
+            for level, texts in zip(levels, taken, strict=True)
+        ]
+
+    factors = [
+        factor.model_copy(update={"levels": labeled(factor.levels)}) if factor.levels else factor
+        for factor in study.factors
+    ]
+    return study.model_copy(update={"arms": labeled(study.arms), "factors": factors})
+
+
+def _keys(overrides: Sequence[str]) -> set[str]:
+    return set(flat(with_overrides({}, overrides)[0]))
 
 
 def untaken(study: Study, overrides: Sequence[str]) -> dict[str, list[str]]:
@@ -84,6 +128,7 @@ def checked(raw: dict[str, Any], source: str) -> Study:
     study, faults = _validated(raw)
     if study is not None:
         return study
+    faults += _arm_faults(raw)
     if len(faults) == 1:
         raise ConfigurationError(f"{source} is no study: {faults[0]}.")
     text = "\n".join(f"  - {fault}" for fault in faults)
@@ -102,6 +147,22 @@ def _validated(raw: dict[str, Any]) -> tuple[Study | None, list[str]]:
         rest = {key: value for key, value in raw.items() if key not in wrong} | {"seeds": [0]}
         faults += _validated(rest)[1]
     return None, faults
+
+
+def _arm_faults(raw: dict[str, Any]) -> list[str]:
+    """Say what is wrong with the settings of arms too, where these can be read; sizes take a study without faults."""
+    read = {key: raw[key] for key in ("base", "arms", "factors") if key in raw}
+    try:
+        study = Study.model_validate({"name": "arms", "seeds": [0]} | read)
+    except ValidationError:
+        return []
+    found: dict[str, list[str]] = {}
+    for arm in study.all_arms():
+        try:
+            study.configuration(arm, 0)
+        except LatentFlowsError as error:
+            found.setdefault(str(error).removeprefix(f"Arm {arm.name!r}: "), []).append(arm.name)
+    return [f"{', '.join(arms)}: {fault.rstrip('.')}" for fault, arms in found.items()]
 
 
 def _faults(item: dict[str, Any]) -> list[str]:
@@ -126,12 +187,23 @@ def _fault(item: dict[str, Any]) -> str:
 
 
 _OWN = ("seeds", "name", "description", "baseline", "smallest_difference")
+_NOTHING = "null"  # as a value; "none" may be the name of an arm
 
 
 def _is_own(override: str) -> bool:
     """Whether an override changes the study, not what its arms share."""
-    key, equals, _ = override.partition("=")
+    key, equals, value = override.partition("=")
+    if key == "budget":
+        return value == _NOTHING
     return bool(equals) and (key in _OWN or (key.startswith("budget.") and key != "budget."))
+
+
+def _unknown_override(text: str, first: str) -> str:
+    if first == "budget":
+        return f"`{text}`: a budget has the keys {', '.join(Budget.model_fields)}. Give budget.KEY, or budget=null."
+    close = difflib.get_close_matches(first, [*_OWN, "budget", *RunConfiguration.model_fields], n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return f"`{text}`: `{first}` is no key of a study or a configuration.{hint}"
 
 
 def _changed(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -144,14 +216,14 @@ def _changed(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             if key == "seeds":
                 changed[key] = [item for item in re.split(r"[\s,]+", value.strip("[] ")) if item]
             elif rest:
-                changed["budget"] = {**(changed.get("budget") or {}), rest: value}
+                changed["budget"] = {
+                    **(changed.get("budget") or {}),
+                    rest: None if value == _NOTHING else value,
+                }
             else:
-                changed[key] = value
+                changed[key] = None if value == _NOTHING else value
         elif equals and first not in RunConfiguration.model_fields:
-            known = [*_OWN, "budget", *RunConfiguration.model_fields]
-            close = difflib.get_close_matches(first, known, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise ConfigurationError(f"`{text}`: `{first}` is no key of a study or a configuration.{hint}")
+            raise ConfigurationError(_unknown_override(text, first))
         elif equals and key.strip() == "seed":
             raise ConfigurationError(
                 f"`{text}`: every arm runs with each of `seeds`. Give seeds={value.strip()}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from latentflows.studies.results.results import Results
 
 
-def error_over_images(results: Results, arm: str, other: str, seeds: Iterable[int]) -> float | None:
-    r"""Standard error over images of the paired difference in NLL, at the models that were trained.
+def error_over_images(results: Results, weights: Mapping[str, int], seeds: Iterable[int]) -> float | None:
+    r"""Standard error over images of a paired difference in NLL, at the models that were trained.
 
-    With :math:`d_i` the difference at image i, mean over seeds, and n images,
+    With :math:`d_i` the difference at image i, mean over seeds, w the weights of arms a, and n images,
 
-    .. math:: d_i = \frac{1}{S} \sum_s (\mathrm{nll}_{s, i} - \mathrm{nll}'_{s, i}), \quad s_d / \sqrt{n}.
+    .. math:: d_i = \frac{1}{S} \sum_s \sum_a w_a \, \mathrm{nll}_{a, s, i}, \quad s_d / \sqrt{n}.
 
     Arms are measured on the same images, so what makes an image hard for both is not in it.
 
@@ -26,9 +26,8 @@ def error_over_images(results: Results, arm: str, other: str, seeds: Iterable[in
 
     Args:
         results: The results.
-        arm: Name of the arm.
-        other: Name of the arm that it is compared with.
-        seeds: Seeds at which both finished.
+        weights: What each arm counts: 1 and -1 in a difference of two.
+        seeds: Seeds at which all of them finished.
 
     Returns:
         The error, nats; None with fewer than two images, or where a run has no `nll.npy` of the figure in its record.
@@ -36,10 +35,12 @@ def error_over_images(results: Results, arm: str, other: str, seeds: Iterable[in
     total: NDArray[np.float64] | None = None
     num = 0
     for seed in seeds:
-        one, two = (_nll_of(results, name, seed) for name in (arm, other))
-        if one is None or two is None or one.shape != two.shape or len(one) < 2:
-            return None
-        total, num = one - two if total is None else total + one - two, num + 1
+        for arm, weight in weights.items():
+            values = _nll_of(results, arm, seed)
+            if values is None or len(values) < 2 or (total is not None and values.shape != total.shape):
+                return None
+            total = weight * values if total is None else total + weight * values
+        num += 1
     if total is None:
         return None
     return float((total / num).std(ddof=1)) / math.sqrt(len(total))

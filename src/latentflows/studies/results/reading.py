@@ -86,6 +86,11 @@ def check(where: Path | str, value: Any, kind: type[AnyRecord]) -> AnyRecord:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
+        if "format" in value and any(fault["loc"] == ("format",) for fault in error.errors()):
+            raise DataError(
+                f"{where} has format {value['format']}, which this version does not read. Use the latentflows version "
+                "that wrote it."
+            ) from error
         faults = "; ".join(
             f"`{'.'.join(map(str, fault['loc']))}`: {fault['msg']}" for fault in error.errors()[:3]
         )

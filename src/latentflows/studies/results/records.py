@@ -64,8 +64,11 @@ class RunRecord(Record):
 
     @property
     def trained_with(self) -> tuple[tuple[str, int], ...]:
-        """The stages that were one program for several runs, each with how many; empty for a run by itself."""
-        return tuple((part.stage, part.runs) for part in self.together if part.together)
+        """Each stage with how many runs were one program in it, all sessions; empty for a run by itself throughout."""
+        if not any(part.together for part in self.together):
+            return ()
+        parts = ((part.stage, part.runs if part.together else 1) for part in self.together)
+        return tuple(dict.fromkeys(parts))
 
 
 class Epoch(Record):
@@ -123,6 +126,10 @@ class Protocol(Record):
     posterior: str | None = None
     prior_density: str = "exact"
     normalizer_error: float | None = None
+    prior_solver: str | None = None
+    solver_evaluations: float | None = None
+    solver_error: float | None = None
+    probe_error: float | None = None
     without_bound: str | None = None
     given: str | None = None
 
@@ -144,8 +151,8 @@ class Protocol(Record):
 
     def _in_words(self, data: str) -> str:
         k = self.num_importance_samples
-        weights = "no importance samples" if k is None else f"K = {k:,} importance samples per image"
-        return f"{self.split} split, {self.num_images:,} images, {weights}; {data}" + (
+        weights = "no importance samples" if k is None else f"K = {k:,} importance samples per data point"
+        return f"{self.split} split, {self.num_images:,} data points, {weights}; {data}" + (
             f"; all figures are of p(x | {self.given})" if self.given else ""
         )
 
@@ -175,7 +182,18 @@ class Protocol(Record):
                 else f", with an error of {self.normalizer_error:.2g} nats"
             )
             notes.append(f"The prior's density is not exact but of the kind {self.prior_density!r}{error}.")
+        if self.prior_solver is not None:
+            notes.append(self._solved())
         return " ".join(notes)
+
+    def _solved(self) -> str:
+        """What the density rests on where an equation gives it."""
+        said = f"It is solved by {self.prior_solver}: {self.solver_evaluations or 0:,.0f} evaluations for each latent"
+        if self.solver_error is not None:
+            said += f", {self.solver_error:.2g} nats from that of a finer solution"
+        if self.probe_error is not None:
+            said += f", a standard error of {self.probe_error:.2g} nats from the probes"
+        return f"{said}, on average."
 
 
 class Group(Record):
@@ -227,6 +245,21 @@ class Published(Record):
     figures: dict[str, str]
 
 
+class Interaction(Record):
+    """Four arms that cross two changes, and the names of the changes to show."""
+
+    both: str
+    first: str
+    second: str
+    neither: str
+    labels: tuple[str, str]
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return f"Interaction of “{self.labels[0]}” and “{self.labels[1]}”"
+
+
 class Study(Record):
     """`study.json`."""
 
@@ -238,6 +271,7 @@ class Study(Record):
     seeds: Annotated[list[int], Field(min_length=1)]
     baseline: str
     comparisons: list[tuple[str, str]] = []
+    interaction: Interaction | None = None
     smallest_difference: float | None = None
     published: Published | None = None
 
@@ -247,6 +281,11 @@ class Study(Record):
         return self.comparisons or [
             (arm.name, self.baseline) for arm in self.arms if arm.name != self.baseline
         ]
+
+    @property
+    def num_comparisons(self) -> int:
+        """Comparisons by one figure, for which tests are corrected."""
+        return len(self.pairs) + (self.interaction is not None)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -263,7 +302,7 @@ class StudyRun(Record):
     status: Status
     figures: dict[str, Quantity | None] | None = None
     protocol: Protocol | None = None
-    parameters: Parameters | None = None
+    parameters: Annotated[Parameters | None, BeforeValidator(lambda known: known or None)] = None
     seconds: float | None = None
     reason: str | None = None
 

@@ -15,7 +15,7 @@ from latentflows.studies.results.protocols import protocol_differences
 from latentflows.studies.results.reading import RunFiles, read_record, read_records
 from latentflows.studies.results.records import Plan, PlannedArm, Quantity, Study, StudyRun
 from latentflows.studies.results.rows import CURVE_COLUMNS, curve_rows, run_row
-from latentflows.studies.statistics.differences import PairedComparison, compare_pairs
+from latentflows.studies.statistics.differences import Interaction, PairedComparison, compare_pairs
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -101,6 +101,10 @@ def _check_study(study: Study, path: Path) -> None:
             raise DataError(
                 f"{path}: `comparisons` must hold pairs of two of the arms {names}; got {list(pair)}."
             )
+    found = study.interaction
+    arms = [] if found is None else [found.both, found.first, found.second, found.neither]
+    if not set(arms) <= set(names) or len(set(arms)) < len(arms):
+        raise DataError(f"{path}: `interaction` must hold four of the arms {names}; got {arms}.")
 
 
 @dataclass(frozen=True, repr=False)
@@ -195,7 +199,8 @@ class Results:
             level: Probability of the intervals; the tests have one minus it as their level.
 
         Returns:
-            One comparison for each pair, in the study's order; without figures where no seed is shared.
+            One comparison for each pair, in the study's order, then the interaction, where the study crosses two
+            factors of two levels; without figures where no seed is shared.
 
         Raises:
             DataError: if no run has the figure, or runs measured it by protocols that differ in more than the seed.
@@ -222,16 +227,29 @@ class Results:
             lower_is_better=better,
             smallest_difference=smallest_difference,
             level=level,
+            interaction=self._interaction(),
         )
         return found if metric != "nll" else [self._with_error_over_images(one) for one in found]
 
+    def _interaction(self) -> Interaction | None:
+        asked = self.study.interaction
+        return None if asked is None else Interaction(**asked.model_dump(exclude={"labels"}))
+
     def _with_error_over_images(self, found: PairedComparison) -> PairedComparison:
-        error = error_over_images(self, found.arm, found.other, found.by_seed)
+        error = error_over_images(self, found.weights, found.by_seed)
         return replace(found, error_over_images=error)
 
     def comparison_row(self, found: PairedComparison) -> dict[str, Any]:
-        """The plain values of a comparison, with the names to show of both arms."""
-        labels = self.study.labels
+        """The plain values of a comparison, with the names to show of both arms, or of an interaction."""
+        labels, crossed = self.study.labels, self.study.interaction
+        if found.interaction is not None and crossed is not None:
+            return {
+                "arm": found.arm,
+                "label": crossed.name,
+                "other": None,
+                "other_label": None,
+                **found.row(),
+            }
         names = {
             "arm": found.arm,
             "label": labels[found.arm],

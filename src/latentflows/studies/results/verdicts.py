@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latentflows.studies.results.records import HeldEqual
@@ -67,27 +68,91 @@ def verdict(
     Returns:
         Plain sentences, the finding first.
     """
-    sentences = [_finding(comparison, f"“{arm.label}”", f"“{other.label}”", quantity, unit)]
-    sentences += _over_images(comparison, unit)
+    words = _Words.of_difference(f"“{arm.label}”", f"“{other.label}”", quantity)
+    return " ".join([*_found(comparison, words, quantity, unit, (arm, other)), *_unequal(arm, other, budget)])
+
+
+def interaction_verdict(
+    comparison: PairedComparison,
+    labels: tuple[str, str],
+    arms: Sequence[Spent],
+    *,
+    quantity: str = "NLL",
+    unit: str = "nats",
+) -> str:
+    """Say what an interaction supports, and what it does not.
+
+    Args:
+        comparison: The interaction.
+        labels: Names of the two changes.
+        arms: What its four arms took.
+        quantity: Name of the figure.
+        unit: Its unit.
+
+    Returns:
+        Plain sentences, the finding first.
+    """
+    return " ".join(_found(comparison, _Words.of_interaction(labels, quantity), quantity, unit, arms))
+
+
+def _found(
+    comparison: PairedComparison, words: _Words, quantity: str, unit: str, arms: Sequence[Spent]
+) -> list[str]:
+    """The finding, what it lacks, and which of its arms are flattered."""
+    sentences = [_finding(comparison, words, quantity, unit), *_over_images(comparison, unit)]
     if comparison.power is not None and not comparison.significant and not _is_small(comparison):
         sentences.append(_needed(comparison, comparison.power, unit))
-    sentences += [_diverged(side) for side in (arm, other) if side.num_diverged]
-    return " ".join([*sentences, *_unequal(arm, other, budget)])
+    return sentences + [_diverged(side) for side in arms if side.num_diverged]
 
 
-def _finding(comparison: PairedComparison, arm: str, other: str, quantity: str, unit: str) -> str:
+@dataclass(frozen=True)
+class _Words:
+    """How a comparison, or an interaction, is spoken of."""
+
+    what: str  # after "the" and after "a" or "an"
+    article: str
+    claim: tuple[str, str]  # before and after the side
+    no_evidence: str
+    apart: str  # that no seed has
+
+    @staticmethod
+    def of_difference(arm: str, other: str, quantity: str) -> _Words:
+        return _Words(
+            f"difference in {quantity} of {arm} to {other}",
+            "a",
+            ("a ", f" {quantity} of {arm} than of {other}"),
+            "that they are equal",
+            f"{arm} and {other}",
+        )
+
+    @staticmethod
+    def of_interaction(labels: tuple[str, str], quantity: str) -> _Words:
+        both = f"“{labels[0]}” and “{labels[1]}”"
+        return _Words(
+            f"interaction of {both} in {quantity}",
+            "an",
+            (
+                f"an interaction: the {quantity} with {both} together is ",
+                " than what each changes alone adds up to",
+            ),
+            "that what they change adds up",
+            f"the four arms of {both}",
+        )
+
+
+def _finding(comparison: PairedComparison, words: _Words, quantity: str, unit: str) -> str:
     difference = comparison.difference
     if difference is None:
-        return f"No seed with a {quantity} is shared by {arm} and {other}: there is nothing to compare."
+        return f"No seed with a {quantity} is shared by {words.apart}: there is nothing to compare."
     mean = f"{format_mean(difference)} {unit}"
     if difference.low is None:
         return (
-            f"With 1 seed the difference in {quantity} of {arm} to {other} is {mean};"
-            " one seed gives no interval, so this does not show a difference."
+            f"With 1 seed the {words.what} is {mean};"
+            f" one seed gives no interval, so this does not show {words.article} {words.what.split()[0]}."
         )
     if comparison.p_value is None or comparison.corrected_p_value is None:
         return (
-            f"With {difference.num} seeds the difference in {quantity} of {arm} to {other} is {mean} at every one:"
+            f"With {difference.num} seeds the {words.what} is {mean} at every one:"
             " without spread there is nothing to test it against."
         )
     corrected = f", corrected for {comparison.num_comparisons} comparisons"
@@ -99,17 +164,16 @@ def _finding(comparison: PairedComparison, arm: str, other: str, quantity: str, 
     small = _is_small(comparison)
     within = "" if not small else f"within ±{small:g} {unit}, the smallest difference of interest"
     if comparison.significant:
-        side = "lower" if difference.mean < 0 else "higher"
         known = {True: " (better)", False: " (worse)", None: ""}[comparison.better]
+        side = f"{'lower' if difference.mean < 0 else 'higher'}{known}"
         but = f", but the whole interval lies {within}" if within else ""
-        finding = f"supports a {side}{known} {quantity} of {arm} than of {other}"
-        return f"{start} {finding}: {mean} on average ({tested}){but}."
-    why = "no evidence that they are equal"
+        return f"{start} supports {words.claim[0]}{side}{words.claim[1]}: {mean} on average ({tested}){but}."
+    why = f"no evidence {words.no_evidence}"
     if within:
         why = f"the whole interval, of this comparison alone, lies {within}"
     elif difference.excludes_zero:
         why = "the interval, of this comparison alone, excludes zero, but not after the correction"
-    return f"{start} does not show a difference in {quantity} of {arm} to {other}: {mean} on average ({tested}); {why}."
+    return f"{start} does not show {words.article} {words.what}: {mean} on average ({tested}); {why}."
 
 
 def _is_small(comparison: PairedComparison) -> float | None:
@@ -127,7 +191,7 @@ def _over_images(comparison: PairedComparison, unit: str) -> list[str]:
     if difference is None or error is None or not comparison.significant or abs(difference.mean) >= 2 * error:
         return []
     shown = format_number(error, decimals_of(difference))
-    return [f"Its standard error over images is {shown} {unit}: other images may not show it."]
+    return [f"Its standard error over data points is {shown} {unit}: other data points may not show it."]
 
 
 def _needed(comparison: PairedComparison, power: Power, unit: str) -> str:
@@ -135,11 +199,12 @@ def _needed(comparison: PairedComparison, power: Power, unit: str) -> str:
         return f"more than {MOST_SEEDS:,} seeds" if number is None else f"{number:,} seeds"
 
     assert comparison.difference is not None  # there is no power without one
+    what = "difference" if comparison.interaction is None else "interaction"
     decimals = decimals_of(comparison.difference)
     share = f"{100 * power.power:g}% of such studies"
     smallest = format_number(power.detectable, decimals)
     text = (
-        f"At this spread {len(comparison.by_seed)} seeds find a true difference of {smallest} {unit} or more in "
+        f"At this spread {len(comparison.by_seed)} seeds find a true {what} of {smallest} {unit} or more in "
         f"{share}; one as large as observed would take {seeds(power.seeds_for_observed)} in all"
     )
     if power.smallest_difference is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,11 +16,12 @@ import torch
 
 from latentflows._version import __version__
 from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
-from latentflows.core.files import is_partial, write_atomically
+from latentflows.core.files import check_format, is_partial, write_atomically
 from latentflows.models.density import Model
+from latentflows.studies.building.build import RECORD_FORMAT
 from latentflows.studies.running.failures import reason_of
 from latentflows.studies.settings.configuration import RunConfiguration
-from latentflows.studies.settings.overrides import differences, read_configuration, to_yaml
+from latentflows.studies.settings.overrides import differences, read_whole_configuration, to_yaml
 from latentflows.training import History
 from latentflows.training.parallel import num_processes, on_gpu
 
@@ -28,6 +29,8 @@ FILES = ("config.yaml", "run.json", "metrics.jsonl", "evaluation.json", "nll.npy
 FOLDERS = ("checkpoint", "samples", "figures", "tensorboard", "wandb")
 # Settings that may differ when a run goes on: they change where and how it runs, not what it learns.
 _MAY_DIFFER = {"data.root", "training.accelerator", "training.checkpoint_every", "training.trackers"}
+# What "together" of a run says that trained with others in an earlier session, and by itself since.
+WENT_ON: dict[str, Any] = {"together": False, "text": "It went on by itself."}
 _LENGTHS = {"training.epochs", "training.prior_epochs", "training.joint_epochs"}
 
 
@@ -66,7 +69,7 @@ def check_folder(configuration: RunConfiguration, out: Path, *, resume: bool, ov
         return
     if not (out / "config.yaml").is_file():
         raise ConfigurationError(f"{out} is not empty and holds no run. Choose another `out`.")
-    before = read_configuration(out / "config.yaml")
+    before = read_whole_configuration(out / "config.yaml")
     status = read_record(out).get("status", "unknown")
     changed = [key for key in differences(before, configuration) if key not in _MAY_DIFFER]
     if changed and resume and _is_longer(before, configuration, changed):
@@ -139,7 +142,7 @@ def first_record(
     """Return `run.json` as it is when training starts or goes on; what an earlier session counted is kept."""
     before = read_record(out)
     return {
-        "format": 1,
+        "format": RECORD_FORMAT,
         "name": configuration.name,
         "status": "running",
         "reason": None,
@@ -179,8 +182,16 @@ def write_start(configuration: RunConfiguration, out: Path, record: dict[str, An
         (out / "samples" / "index.json").unlink(missing_ok=True)
 
 
-def of_history(history: History) -> dict[str, Any]:
-    """Return what `run.json` says of a training that has ended."""
+def of_history(history: History, record: Mapping[str, Any], *, trained: bool) -> dict[str, Any]:
+    """Return what `run.json` says of a training that has ended.
+
+    Args:
+        history: Of this session.
+        record: As it was when the session began; what it says of earlier sessions that trained together stays.
+        trained: Whether training had ended before.
+    """
+    before = record.get("together", [])
+    told = history.together or ([WENT_ON] if before and not trained and before[-1] != WENT_ON else [])
     return {
         "status": history.status,
         "reason": history.reason,
@@ -188,7 +199,7 @@ def of_history(history: History) -> dict[str, Any]:
         "steps": history.steps,
         "skipped_steps": history.skipped_steps,
         "rollbacks": history.rollbacks,
-        **({"together": history.together} if history.together else {}),
+        **({"together": [*before, *told]} if before or told else {}),
     }
 
 
@@ -219,9 +230,12 @@ def read_record(out: Path) -> dict[str, Any]:
     """Read `run.json`; empty where there is none.
 
     Raises:
-        CheckpointError: if the file is damaged.
+        CheckpointError: if the file is damaged, or of another format.
     """
-    return _read(out / "run.json")
+    record = _read(out / "run.json")
+    if record:
+        check_format(out / "run.json", record.get("format"), RECORD_FORMAT)
+    return record
 
 
 def _read(path: Path) -> dict[str, Any]:

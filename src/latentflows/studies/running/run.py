@@ -91,7 +91,7 @@ def run(
         write_start(configuration, out, record, trained=trained)
         announce("training")
         history = _train(configuration, parts, out, resume=resume, callbacks=callbacks)
-        record |= of_history(history)
+        record |= of_history(history, record, trained=trained)
         if history.status == "finished":
             write_record(out, record | {"status": "running"})
             measure_and_draw(parts.model, parts.data, configuration, out, announce)

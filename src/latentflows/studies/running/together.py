@@ -17,6 +17,7 @@ from latentflows.core.errors import ConfigurationError, LatentFlowsError
 from latentflows.studies.building.build import build_data, build_options, build_trackers
 from latentflows.studies.running.failures import OUT_OF_MEMORY, reason_of
 from latentflows.studies.running.folder import (
+    WENT_ON,
     RunResult,
     check_folder,
     ended_result,
@@ -186,7 +187,7 @@ class _Run:
             if self.error is not None:
                 raise self.error
             assert self.history is not None
-            self.record |= of_history(self.history)
+            self.record |= of_history(self.history, self.record, trained=self.trained)
             if self.history.status == "finished" and stopped:
                 self.record |= {"status": "interrupted", "reason": "interrupted before its evaluation"}
             elif self.history.status == "finished":
@@ -262,7 +263,8 @@ class _Lone:
         with suppress(OSError, LatentFlowsError):
             note = {"together": False, "text": f"It went on by itself: {self.reason}"}
             record = read_record(self.out)
-            write_record(self.out, record | {"together": [*record.get("together", []), note]})
+            told = [part for part in record.get("together", []) if part != WENT_ON]
+            write_record(self.out, record | {"together": [*told, note]})
         return result
 
 

@@ -48,6 +48,27 @@ def read_configuration(path: Path | None, overrides: Sequence[str] = ()) -> RunC
     return configuration_from({} if path is None else read_mapping(path), overrides)
 
 
+def read_whole_configuration(path: Path) -> RunConfiguration:
+    """Read the file of a run folder, which `to_yaml` wrote, and refuse one that was cut.
+
+    Raises:
+        ConfigurationError: as `read_configuration`, and for a file without its end: defaults would pass for what is
+            lost.
+    """
+    configuration = read_configuration(path)
+    if lost := lost_end(path):
+        raise ConfigurationError(f"{path} {lost}. Restore it, or train again into another folder.")
+    return configuration
+
+
+def lost_end(path: Path) -> str:
+    """Say what the end of a run's file lacks, which `to_yaml` wrote; empty where it is whole."""
+    last = list(RunConfiguration.model_fields)[-1]
+    if last not in read_mapping(path):
+        return f"is cut short: it has no `{last}`, with which it ended"
+    return "" if path.read_bytes().endswith(b"\n") else "is cut short: its last line has no end"
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """Return what a YAML or TOML file holds.
 

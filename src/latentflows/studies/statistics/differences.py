@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from latentflows.studies.statistics.means import Estimate, paired_difference
+from latentflows.studies.statistics.means import Estimate, estimate
 from latentflows.studies.statistics.resampling import sign_flip_p_value, smallest_sign_flip_p_value
 from latentflows.studies.statistics.significance import (
+    ROUNDING,
     Power,
     detectable_difference,
     holm,
@@ -20,17 +22,40 @@ POWER = 0.8
 
 
 @dataclass(frozen=True)
-class PairedComparison:
-    """One comparison of two arms by one figure.
+class Interaction:
+    r"""Four arms that cross two changes, by name, and whether the changes do more together than each alone.
+
+    .. math:: v(\text{both}) - v(\text{first}) - v(\text{second}) + v(\text{neither})
+
+    It is what the second change does where the first one was made, less what it does where that was not made: 0 where
+    the two add up. Of a figure that is better when lower, negative means that together they gain more than the sum of
+    what each gains alone, positive that they gain less.
 
     Attributes:
-        arm: Name of the arm.
-        other: Name of the arm that it is compared with.
+        both: Arm with both changes.
+        first: Arm with the first one alone.
+        second: Arm with the second one alone.
+        neither: Arm with none.
+    """
+
+    both: str
+    first: str
+    second: str
+    neither: str
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """One comparison of two arms by one figure, or the interaction of two changes.
+
+    Attributes:
+        arm: Name of the arm; of an interaction the one with both changes.
+        other: Name of the arm that it is compared with; of an interaction the one with neither.
         metric: The figure.
         lower_is_better: Whether a smaller value is better; None where it is not known.
         num_comparisons: Comparisons of the study, for which p-values and power are corrected.
         level: Level of the tests together, such as 0.05.
-        by_seed: Arm minus other at every seed that both have.
+        by_seed: Arm minus other, or the interaction, at every seed that all of its arms have.
         difference: Mean of these with its intervals; None where no seed is shared.
         p_value: Of the paired t-test; None with fewer than two seeds, or where all differences are equal.
         corrected_p_value: The same after Holm's correction.
@@ -39,6 +64,7 @@ class PairedComparison:
         power: What the t-test can find at this spread; None where there is no spread.
         error_over_images: Standard error of the mean difference over the images that both were measured on, at the
             models that were trained; None where it is not known. No interval and no test holds it.
+        interaction: Its four arms; None for a comparison of two.
     """
 
     arm: str
@@ -55,6 +81,18 @@ class PairedComparison:
     corrected_sign_flip_p_value: float | None = None
     power: Power | None = None
     error_over_images: float | None = None
+    interaction: Interaction | None = None
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """What each arm counts, 1 or -1."""
+        return _weights(self.interaction or (self.arm, self.other))
+
+    @property
+    def contrast(self) -> str:
+        """The same as a sum of names, such as "flow - standard"."""
+        parts = (f"{'+' if weight > 0 else '-'} {arm}" for arm, weight in self.weights.items())
+        return " ".join(parts).removeprefix("+ ")
 
     @property
     def significant(self) -> bool:
@@ -78,7 +116,8 @@ class PairedComparison:
         found, resampled = self.difference, None if self.difference is None else self.difference.bootstrap
         return {
             "arm": self.arm,
-            "other": self.other,
+            "other": None if self.interaction else self.other,
+            "contrast": self.contrast,
             "metric": self.metric,
             "seeds": len(self.by_seed),
             "difference": None if found is None else found.mean,
@@ -112,8 +151,9 @@ def compare_pairs(
     lower_is_better: bool | None = None,
     smallest_difference: float | None = None,
     level: float = 0.95,
+    interaction: Interaction | None = None,
 ) -> list[PairedComparison]:
-    """Compare pairs of arms at the seeds that both have, and correct for the number of pairs.
+    """Compare pairs of arms at the seeds that both have, and correct for the number of comparisons.
 
     Cost: microseconds per pair, but for the sign-flip test (`sign_flip_p_value`) and the bootstrap.
 
@@ -124,37 +164,55 @@ def compare_pairs(
         lower_is_better: Whether a smaller value is better; None where it is not known.
         smallest_difference: Smallest difference of interest.
         level: Probability of the intervals; one minus it is the level of the tests together.
+        interaction: Of four of the arms, tested as one comparison more; None for none.
 
     Returns:
-        One comparison for each pair.
+        One comparison for each pair, and the interaction last.
     """
-    alone = [_compared(values[arm], values[other]) for arm, other in pairs]
+    asked = [*pairs, *([] if interaction is None else [interaction])]
+    alone = [_by_seed(values, _weights(each)) for each in asked]
     tests = [paired_t_p_value(list(by_seed.values())) for by_seed in alone]
     flips = [sign_flip_p_value(list(by_seed.values())) for by_seed in alone]
     found = []
-    for (arm, other), by_seed, p, corrected, flip, corrected_flip in zip(
-        pairs, alone, tests, holm(tests), flips, holm(flips), strict=True
+    for each, by_seed, p, corrected, flip, corrected_flip in zip(
+        asked, alone, tests, holm(tests), flips, holm(flips), strict=True
     ):
+        crossed = each if isinstance(each, Interaction) else None
+        arm, other = (each.both, each.neither) if isinstance(each, Interaction) else each
         comparison = PairedComparison(
             arm=arm,
             other=other,
             metric=metric,
             lower_is_better=lower_is_better,
-            num_comparisons=len(pairs),
+            num_comparisons=len(asked),
             level=round(1 - level, 12),
             by_seed=by_seed,
-            difference=paired_difference(values[arm], values[other], level),
+            difference=estimate(list(by_seed.values()), level) if by_seed else None,
             p_value=p,
             corrected_p_value=corrected,
             sign_flip_p_value=flip,
             corrected_sign_flip_p_value=corrected_flip,
+            interaction=crossed,
         )
         found.append(replace(comparison, power=_power(comparison, smallest_difference)))
     return found
 
 
-def _compared(arm: Mapping[int, float], other: Mapping[int, float]) -> dict[int, float]:
-    return {seed: arm[seed] - other[seed] for seed in sorted(arm.keys() & other.keys())}
+def _weights(of: tuple[str, str] | Interaction) -> dict[str, int]:
+    if isinstance(of, Interaction):
+        return {of.both: 1, of.first: -1, of.second: -1, of.neither: 1}
+    return {of[0]: 1, of[1]: -1}
+
+
+def _by_seed(values: Mapping[str, Mapping[int, float]], weights: Mapping[str, int]) -> dict[int, float]:
+    """The weighted sum at every seed that all arms have; 0 where it is no more than rounding of what is summed."""
+    shared = set.intersection(*(set(values[arm]) for arm in weights))
+    found = {}
+    for seed in sorted(shared):
+        terms = [weight * values[arm][seed] for arm, weight in weights.items()]
+        total = math.fsum(terms)
+        found[seed] = total if abs(total) > ROUNDING * max(map(abs, terms)) else 0.0
+    return found
 
 
 def _power(comparison: PairedComparison, smallest_difference: float | None) -> Power | None:

@@ -1,8 +1,8 @@
-"""Statistics over seeds: means with Student t and bootstrap intervals, paired differences, and how they are shown."""
+"""Statistics over seeds: means with Student t and bootstrap intervals, and how they are shown."""
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latentflows.core.errors import DataError
@@ -66,25 +66,6 @@ def estimate(values: Sequence[float], level: float = 0.95) -> Estimate:
     resampled = bootstrap_interval(values, level)
     half_width = float(stdtrit(len(values) - 1, (1 + level) / 2)) * deviation / math.sqrt(len(values))
     return Estimate(mean, deviation, mean - half_width, mean + half_width, len(values), level, resampled)
-
-
-def paired_difference(
-    arm: Mapping[int, float], baseline: Mapping[int, float], level: float = 0.95
-) -> Estimate | None:
-    """Mean of arm minus baseline over the seeds that both have.
-
-    Pairing removes what the two share at one seed (order of the data, start of the networks).
-
-    Args:
-        arm: Value of every seed.
-        baseline: The same for the baseline.
-        level: Probability of the interval.
-
-    Returns:
-        The estimate; None where no seed is shared.
-    """
-    seeds = sorted(arm.keys() & baseline.keys())
-    return estimate([arm[seed] - baseline[seed] for seed in seeds], level) if seeds else None
 
 
 def format_number(value: float, decimals: int = 2) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from latentflows.core.errors import DataError
 
-_ROUNDING = 1e-12
+ROUNDING = 1e-12  # relative
 MOST_SEEDS = 10_000  # what would need more is said to need more than this
 
 
@@ -34,7 +34,7 @@ def paired_t_p_value(differences: Sequence[float]) -> float | None:
     from scipy.special import stdtr
 
     num = len(differences)
-    if num < 2 or max(differences) - min(differences) <= _ROUNDING * max(map(abs, differences)):
+    if num < 2 or max(differences) - min(differences) <= ROUNDING * max(map(abs, differences)):
         return None
     mean = math.fsum(differences) / num
     return float(2 * stdtr(num - 1, -abs(mean) * math.sqrt(num) / stdev(differences)))
