@@ -60,7 +60,6 @@ def test_diagonal_normal(ndim):
 
 
 def test_a_draw_without_gradients_takes_none_from_what_follows():
-    """The scale is kept for the draw and the KL."""
     mean, log_scale = torch.randn(2, 3), torch.randn(2, 3).requires_grad_()
     q = DiagonalNormal(mean, log_scale)
     with torch.no_grad():

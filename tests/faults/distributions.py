@@ -180,13 +180,8 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "diagonal normal: samples with exp(log variance)",
-            "torch.addcmul(self._mean, self.scale, standardized)",
-            "torch.addcmul(self._mean, self.scale.square(), standardized)",
-        ),
-        (
-            "diagonal normal: a scale without a gradient is kept",
-            " or self._scale.requires_grad < learns",
-            "",
+            "torch.addcmul(self._mean, self.log_scale.exp(), standardized)",
+            "torch.addcmul(self._mean, (2 * self.log_scale).exp(), standardized)",
         ),
         (
             "diagonal normal: shared log-scale counted once",

@@ -71,15 +71,6 @@ class DiagonalNormal(Distribution):
         self.log_scale = at_least_float32(log_scale).expand(self._mean.shape)
         cut = mean.ndim - event_ndim
         self.batch_shape, self.event_shape = tuple(mean.shape[:cut]), tuple(mean.shape[cut:])
-        self._scale: Tensor | None = None
-
-    @property
-    def scale(self) -> Tensor:
-        """sigma, (*batch, *event): one tensor for the draw and for the KL, so that the gradient takes one way."""
-        learns = torch.is_grad_enabled() and self.log_scale.requires_grad
-        if self._scale is None or self._scale.requires_grad < learns:  # a draw without gradients keeps none
-            self._scale = self.log_scale.exp()
-        return self._scale
 
     def _log_prob_of(self, standardized: Tensor) -> Tensor:
         ndim = len(self.event_shape)
@@ -100,7 +91,7 @@ class DiagonalNormal(Distribution):
 
     def _draw(self, sample_shape: Shape) -> tuple[Tensor, Tensor]:
         standardized = noise.standard_normal((*sample_shape, *self._mean.shape), like=self._mean)
-        return torch.addcmul(self._mean, self.scale, standardized), standardized
+        return torch.addcmul(self._mean, self.log_scale.exp(), standardized), standardized
 
     @property
     def mean(self) -> Tensor:

@@ -58,7 +58,7 @@ def kl_divergence(q: Distribution, p: Distribution) -> Tensor:
 
 @register_kl(DiagonalNormal, StandardNormal)
 def _(q: DiagonalNormal, p: StandardNormal) -> Tensor:
-    squares = torch.addcmul(q.scale * q.scale, q.mean, q.mean)
+    squares = torch.addcmul((2 * q.log_scale).exp(), q.mean, q.mean)
     if p.scale != 1:
         squares = squares / p.scale**2
     constant = size(q.event_shape) * (math.log(p.scale) - 0.5)
