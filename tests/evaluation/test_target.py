@@ -8,7 +8,7 @@ from torch import Tensor
 
 from latentflows import DensityModel, StandardGaussian
 from latentflows.core import noise
-from latentflows.core.errors import ConfigurationError, LatentFlowsError
+from latentflows.core.errors import CombinationError, ConfigurationError, LatentFlowsError
 from latentflows.data import from_tensors
 from latentflows.distributions import LearnedGaussian
 from latentflows.evaluation import evaluate_target
@@ -75,3 +75,10 @@ def test_energies_that_are_not_finite_are_refused():
         evaluate_target(
             DensityModel(StandardGaussian(2)), wide_points(20), lambda x: x[:, 0] * torch.nan, 0.0
         )
+
+
+def test_an_estimated_log_density_is_not_weighed():
+    density = StandardGaussian(2)
+    density.weighable = False
+    with pytest.raises(CombinationError, match=r"biased upward.*Make the divergence exact"):
+        evaluate_target(DensityModel(density), wide_points(), wide, LOG_Z)

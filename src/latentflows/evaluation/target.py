@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentflows.core.batches import DataSource
-from latentflows.core.errors import LatentFlowsError
+from latentflows.core.errors import CombinationError, LatentFlowsError
 from latentflows.core.noise import Purpose, stream
 from latentflows.evaluation.base import (
     Figures,
@@ -79,7 +79,7 @@ def evaluate_target(
 
     Raises:
         ConfigurationError: if `num_points` is out of range.
-        CombinationError: for a density without a known constant or an inverse.
+        CombinationError: for a density without a known constant or an inverse, or one whose logarithm is an estimate.
         ShapeError: for data of another shape than the model's, or a model with a context.
         LatentFlowsError: if a log-density is NaN or infinite.
 
@@ -87,6 +87,11 @@ def evaluate_target(
         Papamakarios et al., Normalizing Flows for Probabilistic Modeling and Inference, 2021, arXiv 1912.02762,
         section 2.3.
     """
+    if not model.density.weighable:
+        raise CombinationError(
+            "The share of draws that count is a mean of exp(log p), which is biased upward where log p is an estimate. "
+            "Make the divergence exact (`cnf(exact=True)`)."
+        )
     points = draw_once(source, checked_count(num_points, len(source), name="num_points"), seed=seed)
     scored = evaluate_likelihood(model, points, seed=seed)
     with evaluation_mode(model), torch.no_grad(), stream(seed, Purpose.EVALUATION, Use.TARGET, 0, 0):

@@ -8,6 +8,7 @@ import yaml
 
 from latentflows.core.errors import ConfigurationError
 from latentflows.studies.planning.study_file import read_study
+from latentflows.studies.results.reading import parse
 from latentflows.studies.settings.combinations import LIKELIHOODS_OF
 from latentflows.studies.settings.configuration import RunConfiguration
 from latentflows.studies.settings.likelihoods import GaussianLikelihood
@@ -347,3 +348,18 @@ def test_every_example_is_a_valid_configuration_or_study(path):
         assert all(study.configuration(arm, study.seeds[0]) for arm in study.arms)
     else:
         assert read_configuration(path).name == path.stem.replace("_", "-")
+
+
+def test_a_file_of_a_run_ends_with_what_it_is_known_to_be_whole_by():
+    """A section added after it would make every older run look cut short."""
+    *_, last = to_yaml(configuration_from({})).splitlines()
+    assert last.startswith(" ")
+    assert list(RunConfiguration.model_fields)[-1] == "evaluation"
+
+
+def test_a_file_of_thousands_of_brackets_is_refused(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("[" * 5000)
+    with pytest.raises(ConfigurationError, match="nested too deeply"):
+        read_configuration(path)
+    assert parse(b"[" * 100_000) is None

@@ -314,7 +314,7 @@ def _shapes_of_ended(folder: Path) -> tuple[Shape, Shape | None]:
         status, given = record["status"], record.get("context_shape")
         event_shape = tuple(int(n) for n in record["event_shape"])
         context_shape = None if given is None else tuple(int(n) for n in given)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder / 'run.json'} does not hold the shape of the data ({error!r}). Continue the run with --resume, "
             "or restore the file."

@@ -21,7 +21,7 @@ def class_names(run_folder: Path) -> tuple[str, ...]:
         names = json.loads(path.read_text(encoding="utf-8")).get("labels", [])
         if not all(isinstance(name, str) for name in names):
             raise TypeError("names that are no text")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error!r}). Restore the file.") from None
     return tuple(names)
 

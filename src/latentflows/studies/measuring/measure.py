@@ -135,7 +135,7 @@ def recorded(out: Path) -> dict[str, Any]:
         content = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
         if content["format"] == 1 and all(isinstance(content[key], dict) for key in ("figures", "protocol")):
             return {**content, "groups": dict(content.get("groups", {}))}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         pass
     return {}
 
@@ -338,6 +338,6 @@ def _add_picture(index: Path, entry: dict[str, str]) -> None:
     try:
         entries = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else []
         kept = [other for other in entries if other["file"] != entry["file"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise CheckpointError(f"{index} cannot be read ({error!r}). Remove the file.") from None
     write_atomically(index, (json.dumps([*kept, entry], indent=2) + "\n").encode())

@@ -276,7 +276,7 @@ def read_settled(path: Path) -> dict[str, Settled]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {arm["name"]: _settled(arm) for arm in content["arms"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error!r}). Remove it to plan anew.") from None
 
 

@@ -64,7 +64,7 @@ def parse(text: bytes) -> Any | None:
     """Return the JSON value of `text`; None where it is not JSON."""
     try:
         return json.loads(text.decode("utf-8"))
-    except ValueError:  # covers JSONDecodeError and UnicodeDecodeError
+    except (ValueError, RecursionError):  # covers JSONDecodeError and UnicodeDecodeError
         return None
 
 

@@ -248,7 +248,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}). Restore or remove the file.") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a JSON object. Restore or remove the file.")

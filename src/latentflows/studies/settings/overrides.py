@@ -20,6 +20,9 @@ from latentflows.studies.settings.configuration import USUAL_PREPARATION, RunCon
 from latentflows.studies.settings.models import CodesModel, FlowModel
 from latentflows.studies.settings.options import LIST_OF, allowed_values, default_kind, parts, tag_of
 
+_LAST = (
+    "evaluation"  # what `config.yaml` ends with: a new section goes before it, or older runs seem cut short
+)
 # Kinds that exist, but not in this place.
 _NO_INVERSE = "it has no inverse, so it cannot score a z that it did not draw; use it as the posterior"
 _MISPLACED = {
@@ -63,9 +66,8 @@ def read_whole_configuration(path: Path) -> RunConfiguration:
 
 def lost_end(path: Path) -> str:
     """Say what the end of a run's file lacks, which `to_yaml` wrote; empty where it is whole."""
-    last = list(RunConfiguration.model_fields)[-1]
-    if last not in read_mapping(path):
-        return f"is cut short: it has no `{last}`, with which it ended"
+    if _LAST not in read_mapping(path):
+        return f"is cut short: it has no `{_LAST}`, with which it ended"
     return "" if path.read_bytes().endswith(b"\n") else "is cut short: its last line has no end"
 
 
@@ -85,6 +87,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
         kind = path.suffix.lstrip(".") or "YAML"
         raise ConfigurationError(f"{path}: malformed {kind}: {_malformed(error)}.") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path}: lists or mappings are nested too deeply.") from None
     if raw is None:
         return {}
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
