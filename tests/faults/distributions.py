@@ -185,8 +185,8 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "diagonal normal: shared log-scale counted once",
-            "at_least_float32(log_scale).expand(self._mean.shape)",
-            "at_least_float32(log_scale)",
+            "log_scale if whole else log_scale.expand(self._mean.shape)",
+            "log_scale",
         ),
         (
             "diagonal normal: temperature on the variance",

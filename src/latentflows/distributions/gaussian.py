@@ -68,7 +68,9 @@ class DiagonalNormal(Distribution):
 
     def __init__(self, mean: Tensor, log_scale: Tensor, *, event_ndim: int = 1) -> None:
         self._mean = at_least_float32(mean)
-        self.log_scale = at_least_float32(log_scale).expand(self._mean.shape)
+        log_scale = at_least_float32(log_scale)
+        whole = log_scale.shape == self._mean.shape  # then there is nothing that autograd need note
+        self.log_scale = log_scale if whole else log_scale.expand(self._mean.shape)
         cut = mean.ndim - event_ndim
         self.batch_shape, self.event_shape = tuple(mean.shape[:cut]), tuple(mean.shape[cut:])
 

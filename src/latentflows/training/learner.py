@@ -129,8 +129,9 @@ class Learner:
             else sums_of(values[0].metrics, names)
         )
         loss = sum(value.loss.item() for value in values) / count
-        norms = torch._foreach_norm(self._gradients())
-        return Outcome(sums, loss, torch.linalg.vector_norm(torch.stack(norms)).item())
+        gradients = self._gradients()
+        norms = gradients[0] if len(gradients) == 1 else torch.stack(torch._foreach_norm(gradients))
+        return Outcome(sums, loss, torch.linalg.vector_norm(norms).item())
 
     def move(self, outcome: Outcome, rate: float) -> None:
         """Clip the gradient, let the optimizer move at this learning rate, and follow with the moving average."""
