@@ -248,6 +248,33 @@ MISTAKES = {
     ),
     "download: no folder": (["download", "mnist"], "`--root` is missing"),
     "demo: no workers": (["demo", "--workers", "0"], "`workers` must be at least 1; got 0"),
+    "train: more than the memory holds": (
+        ["train", "latent_dim=100000000000", "training.epochs=1", "--out", "on_gpu"],
+        "Out of memory. Lower training.batch_size, objective.num_samples, the sizes of the model",
+    ),
+    "train: a folder": (["train", "d"], "d: a folder. Name a YAML or TOML file.\n"),
+    "train: a run folder": (["train", "RUN"], "/config.yaml.\n"),
+    "train: a study": (["train", "s.yaml"], "Run it by `latentflows study run s.yaml`."),
+    "train: a key without a value": (["train", "training.epochs"], "an override is key=value, such as"),
+    "evaluate: a seed beyond all": (
+        ["evaluate", "RUN", "--seed", "4294967296"],
+        "`evaluation.seed` must be an integer at least 0 and below 4294967296",
+    ),
+    "sample: a seed beyond all": (["sample", "RUN", "--seed", "4294967296"], "Invalid value for '--seed'"),
+    "sample: far too hot": (
+        ["sample", "RUN", "--temperature", "1e300", "--out", "on_gpu/x.npy"],
+        "The draws hold NaN or infinity at temperature 1e+300; nothing is written. Lower --temperature",
+    ),
+    "report: a file": (["report", "bad.yaml"], "it is a file."),
+    "list: a file": (["list", "bad.yaml"], "it is a file."),
+    "download: nothing to download": (
+        ["download", "digits"],
+        "No download for 'digits'; expected one of mnist, fashion_mnist, omniglot, cifar10. Other data sets need none",
+    ),
+    "download: into a file": (
+        ["download", "mnist", "--root", "bad.yaml"],
+        "bad.yaml/mnist: cannot be made (Not a directory). Name another `root`.",
+    ),
 }
 
 
@@ -256,6 +283,8 @@ def test_a_mistake_ends_with_one_message_and_code_2(name, trained, capsys, monke
     arguments, message = MISTAKES[name]
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "bad.yaml").write_text("a: [1")
+    (tmp_path / "s.yaml").write_text("arms: [{name: a}]\nseeds: [0]\n")
+    (tmp_path / "d").mkdir()
     assert main([str(trained) if text == "RUN" else text for text in arguments]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
@@ -499,6 +528,32 @@ def test_a_run_folder_is_one_process_s_at_a_time(command, trained, capsys):
     with alone(trained):
         assert main([command, *(held if command == "train" else [str(trained)])]) == 2
     assert f"The run {trained.resolve()} is in use by process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "list"])
+@pytest.mark.parametrize("processes", ["2", "two"])
+def test_an_environment_that_torchrun_did_not_make_is_named(
+    command, processes, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert main([command]) == 2
+    said = {
+        "train": f"has WORLD_SIZE={processes} without RANK, MASTER_ADDR, MASTER_PORT, which `torchrun` sets.",
+        "list": "`torchrun` runs `latentflows train` alone; got `list`.",
+    }
+    assert said[command] in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_of_the_library_shows_where(monkeypatch):
+    def fail(_: Path) -> None:
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr("latentflows.cli.write_report", fail)
+    with pytest.raises(RuntimeError, match="odd"):
+        main(["report", "x"])
 
 
 def test_a_refused_run_leaves_no_folder(tmp_path):

@@ -133,7 +133,24 @@ MISTAKES = {
     "an address of nothing": (["run", "study.yaml", "--address", "a:1"], "use it with the engine ray"),
     "no data": (["plan", "study.yaml", "data=mnist"], "LATENTFLOWS_DATA"),
     "export of nothing": (["export", "nowhere"], "nowhere"),
+    "no number of GPUs": (
+        ["run", "study.yaml", "--engine", "ray", "--gpus-per-run", "nan"],
+        "`gpus_per_run` must be between 0 and 1, or a whole number; got nan.",
+    ),
 }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("latent_dim: 3\n", "is the configuration of one run, not a study, which has `seeds` and `arms`"),
+        ("", "other.yaml is no study; 2 faults:\n  - `name` is missing\n  - `seeds` is missing\n"),
+    ],
+)
+def test_a_file_that_is_no_study_is_named(capsys, tmp_path, text, said):
+    (tmp_path / "other.yaml").write_text(text)
+    assert main(["study", "plan", "other.yaml"]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -5,7 +5,7 @@ import os
 from latentflows.cli import main
 
 code = main()
-if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+if os.environ.get("WORLD_SIZE", "1") != "1":
     from latentflows.training.parallel import leave
 
     leave(code)

@@ -38,7 +38,7 @@ from latentflows.cli_common import (
     write_report,
     write_report_of,
 )
-from latentflows.core.errors import ConfigurationError, DataError, LatentFlowsError
+from latentflows.core.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
     from latentflows.studies.running.run import RunResult
@@ -61,10 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         return 130
-    except (LatentFlowsError, OSError) as error:
-        if os.environ.get(DEBUG):
+    except Exception as error:
+        message = message_of(error)
+        if os.environ.get(DEBUG) or message is None:
             raise
-        typer.echo(f"Error: {message_of(error)}", err=True)
+        typer.echo(f"Error: {message}", err=True)
         return 2
     return 0
 
@@ -89,7 +90,7 @@ def _common(
     """
     if debug:
         os.environ[DEBUG] = "1"
-    if context.invoked_subcommand != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if context.invoked_subcommand != "train" and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigurationError(
             f"`torchrun` runs `latentflows train` alone; got `{context.invoked_subcommand}`. Start it without torchrun."
         )
@@ -246,13 +247,8 @@ def evaluate(
             )
         configuration = configuration_from(configuration.model_dump(mode="json"), changes)
         before = recorded(run)
-        content = measure(
-            model,
-            build_data(configuration),
-            configuration.evaluation,
-            run,
-            announce=announce,
-        )
+        data, settings = build_data(configuration), configuration.evaluation
+        content = measure(model, data, settings, run, announce=announce)
     for line in replaced(before, content):
         typer.echo(f"Replaced: {line}")
     terminal.show_figures(content["figures"], content["protocol"])
@@ -293,7 +289,7 @@ def sample(
             show_default="as in the run",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all noise.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help=".png or .npy.", show_default="RUN/samples/drawn.png")
     ] = None,

@@ -132,10 +132,14 @@ def interrupted(command: str) -> NoReturn:
     raise typer.Exit(130)
 
 
-def message_of(error: LatentFlowsError | OSError) -> str:
-    """Say what went wrong, where, and what to do."""
-    if not isinstance(error, OSError):
+def message_of(error: Exception) -> str | None:
+    """Say what went wrong, where, and what to do; nothing of what only a mistake of this library raises."""
+    if isinstance(error, LatentFlowsError):
         return str(error)
+    if not isinstance(error, OSError):
+        from latentflows.studies.running.failures import OUT_OF_MEMORY, is_out_of_memory
+
+        return OUT_OF_MEMORY if is_out_of_memory(error) else None
     where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{where}the disk is full. Free space and repeat the command, a run or a study with --resume."

@@ -288,9 +288,8 @@ def list_runs(folder: Path) -> None:
     if not folder.is_dir() and folder != Path("runs"):
         close = difflib.get_close_matches(str(folder).lower(), ("components", "options"), n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
-        raise DataError(
-            f"`{folder}` must be a folder of runs, `components` or `options`; there is no such folder.{hint}"
-        )
+        found = "it is a file" if folder.is_file() else "there is no such folder"
+        raise DataError(f"`{folder}` must be a folder of runs, `components` or `options`; {found}.{hint}")
     if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
         raise DataError(f"`{folder}` cannot be looked into. Get the right to it, or name another folder.")
     found = [path for name in ("run.json", "study.json") for path in folder.glob(f"**/{name}")]

@@ -14,6 +14,11 @@ FAULTS: dict[str, list[Fault]] = {
             "with alone(folder) if is_first() else nullcontext():",
             "with nullcontext():",
         ),
+        (
+            "command line: every error passes for one of the input",
+            "if os.environ.get(DEBUG) or message is None:",
+            "if os.environ.get(DEBUG):",
+        ),
         ("command line: a run is measured while it is worked on", "with alone(run):", "with nullcontext():"),
     ],
 }

@@ -385,6 +385,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/settings/overrides.py": [
         ("overrides: those of one arm reach the others", "copy.deepcopy(dict(raw))", "dict(raw)"),
+        (
+            "overrides: a key of another place is not guessed",
+            "belongs or _elsewhere(path[-1]) or",
+            "belongs or",
+        ),
     ],
     "studies/settings/posteriors.py": [
         ("settings: Gaussians of classes learn from their draws", "return not labels", "return True"),

@@ -111,7 +111,9 @@ def download(name: str, root: str | Path, *, sources: Mapping[str, tuple[Source,
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be made ({error}). Name another `root`.") from None
+        raise DataError(
+            f"{folder}: cannot be made ({error.strerror or error}). Name another `root`."
+        ) from None
     for source in sources[name]:
         _fetch(source, folder)
     return folder
@@ -125,7 +127,10 @@ def check_source(name: str, sources: Mapping[str, tuple[Source, ...]] = SOURCES)
     """
     if name not in sources:
         close = difflib.get_close_matches(name.lower(), sources, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        needs_none = (
+            " Other data sets need none: they are drawn, come with scikit-learn, or are your own files."
+        )
+        hint = f" Did you mean {close[0]!r}?" if close else needs_none
         raise ConfigurationError(f"No download for {name!r}; expected one of {', '.join(sources)}.{hint}")
 
 
@@ -138,7 +143,9 @@ def _fetch(source: Source, folder: Path) -> None:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{target.name}.", delete=False) as partial:
             temporary = Path(partial.name)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error}). Name another `root`.") from None
+        raise DataError(
+            f"{folder}: cannot be written ({error.strerror or error}). Name another `root`."
+        ) from None
     try:
         digest = _stream(source, temporary)
         _compare(source, digest, source.url, "The file at this address has changed; get it elsewhere")

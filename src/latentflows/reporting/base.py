@@ -72,9 +72,10 @@ def read_run(folder: Path) -> Run:
         DataError: The folder is no run folder, or a file in it cannot be read; the message names it.
     """
     if not any((folder / name).is_file() for name in RUN_FILES):
+        missing = "it is a file" if folder.is_file() else "there is no such folder"
         raise DataError(
             f"{folder} must be a run folder, which holds one of {', '.join(RUN_FILES)}, or a study folder, which holds "
-            f"study.json; {'it has no file of a run' if folder.is_dir() else 'there is no such folder'}."
+            f"study.json; {'it has no file of a run' if folder.is_dir() else missing}."
         )
     record = read_record(folder / "run.json", RunRecord)
     epochs, torn_lines = read_epochs(folder)

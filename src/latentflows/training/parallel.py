@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from latentflows.core.errors import ConfigurationError
 
+_OF_TORCHRUN = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+
 
 @dataclass(frozen=True)
 class World:
@@ -57,8 +59,20 @@ def is_first() -> bool:
 
 
 def num_processes() -> int:
-    """How many processes `torchrun` started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes `torchrun` started; 1 without it.
+
+    Raises:
+        ConfigurationError: if the environment says that there are several, but not what `torchrun` says of them.
+    """
+    given = os.environ.get("WORLD_SIZE", "1")
+    missing = [name for name in _OF_TORCHRUN if name not in os.environ]
+    if not given.isdecimal() or (given != "1" and missing):
+        lacks = f" without {', '.join(missing)}" if missing else ""
+        raise ConfigurationError(
+            f"The environment has WORLD_SIZE={given}{lacks}, which `torchrun` sets. Start the command by torchrun, or "
+            "unset WORLD_SIZE."
+        )
+    return int(given)
 
 
 def on_gpu(accelerator: str) -> bool:

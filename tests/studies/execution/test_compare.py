@@ -245,7 +245,9 @@ def test_a_study_goes_on_under_other_titles_and_however_it_is_written(tiny, tmp_
         ({"arms": [*arms, Arm(name="more", overrides=["latent_dim=3"])]}, "arms"),
         ({"baseline": "flow"}, "baseline"),
     ):
-        with pytest.raises(ConfigurationError, match=rf"holds another study \(.Other.\): {key} differ"):
+        with pytest.raises(
+            ConfigurationError, match=rf"holds another study \(.Other.\), which differs in {key}"
+        ):
             compare(study_of(tiny, **changes), tmp_path, engine=pool, resume=True)
 
 

@@ -188,7 +188,23 @@ WRONG = {
     "half an image": (["data.validation=20.5"], "`data.validation`: .*whole number"),
     "not an override": (["prior"], "`prior`: an override must be key=value"),
     "a key in a scalar": (["latent_dim=3", "latent_dim.x=3"], "`latent_dim.x`: `latent_dim` has no keys"),
-    "an empty name": (["name="], "`name` must be text or null"),
+    "an empty name": (["name="], "`name` must be text that is not empty or null; got ''"),
+    "a key of the whole in a part": (["model.latent_dim=2"], r"which has kind\. Did you mean latent_dim\?$"),
+    "a key of a part in the whole": (["epochs=3"], r"Did you mean training\.epochs\?$"),
+    "a key of several parts": (["temperature=2"], r"Did you mean evaluation\.temperature\?$"),
+    "a value for a part of one kind": (
+        ["condition=labels"],
+        r"^`condition` must hold keys \(on, parts, unlabeled\); got 'labels'\.$",
+    ),
+    "a value for a part, and one for its key": (
+        ["condition=labels", "condition.on=labels"],
+        r"^`condition` must hold keys \(on, parts, unlabeled\); got 'labels'\.$",
+    ),
+    "a key in the key of a part": (
+        ["prior.kind=gaussian", "prior.kind.x=1"],
+        r"^`prior.kind.x`: `prior.kind` has no keys inside it\.$",
+    ),
+    "more than 64 bits": ([f"latent_dim={2**63}"], r"`latent_dim`: must be below 2\*\*63; got"),
     "fixed variance without scale": (
         ["data.preparation=unit", "likelihood=gaussian", "likelihood.variance=fixed"],
         "`likelihood`: `scale` and variance=fixed go together",

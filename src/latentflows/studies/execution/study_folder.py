@@ -45,8 +45,8 @@ def check_folder(study: Study, out: Path, *, resume: bool, overwrite: bool) -> N
     changed = _changed(before, study)
     if changed:
         raise ConfigurationError(
-            f"{out} holds another study ({before.name!r}): {', '.join(changed)} differ. Choose another `out`, or "
-            "replace it with --overwrite."
+            f"{out} holds another study ({before.name!r}), which differs in {', '.join(changed)}. Choose another "
+            "`out`, or replace it with --overwrite."
         )
     if not resume:
         raise ConfigurationError(

@@ -16,7 +16,13 @@ from torch import Tensor
 
 from latentflows.core import noise
 from latentflows.core.batches import DataSource
-from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError, ShapeError
+from latentflows.core.errors import (
+    CheckpointError,
+    ConfigurationError,
+    LatentFlowsError,
+    NonFiniteError,
+    ShapeError,
+)
 from latentflows.core.files import write_atomically
 from latentflows.data import ImageData
 from latentflows.distributions import Pushforward
@@ -153,7 +159,7 @@ def replaced(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     for name, group in before.get("groups", {}).items():
         settings = group.get("asked", {})
         if "figures" in group and settings != after["groups"].get(name, {}).get("asked", {}):
-            asked = ", ".join(f"{key} {value}" for key, value in settings.items())
+            asked = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
             found.append(f"figures of {name} ({asked})")
     return found
 
@@ -247,6 +253,7 @@ def write_samples(
         ConfigurationError: for settings out of range.
         CombinationError: if the model cannot be drawn from in this way.
         ShapeError: if data points are no images and `out` is a picture.
+        NonFiniteError: if a draw is NaN or infinite.
     """
     if num is not None:
         check_positive("num", num)
@@ -263,6 +270,7 @@ def write_samples(
             num = 64 if num is None else num
             of = "the density of the data" if isinstance(model, DensityModel) else "p(x|z)"
             drawn = _Drawn(sample(model, num, **how), max(1, round(num**0.5)), of)
+    _check_finite(drawn.x, temperature)
     path = out or run_folder / "samples" / "drawn.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npy":
@@ -286,6 +294,14 @@ def write_samples(
             path.parent / "index.json", {"file": path.name, "title": "Drawn later", "caption": caption}
         )
     return path
+
+
+def _check_finite(x: Tensor, temperature: float) -> None:
+    if not bool(x.isfinite().all()):
+        raise NonFiniteError(
+            f"The draws hold NaN or infinity at temperature {temperature:g}; nothing is written. Lower --temperature, "
+            "or train the model longer or at a lower training.learning_rate."
+        )
 
 
 def _check_guidance(run_folder: Path, weight: float) -> None:

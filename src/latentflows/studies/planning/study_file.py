@@ -30,7 +30,13 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     Raises:
         ConfigurationError: with every fault of the file, or for overrides that reach no arm.
     """
-    study = _relabeled(checked(_changed(read_mapping(path), overrides), str(path)), overrides)
+    raw = read_mapping(path)
+    if raw and raw.keys() <= RunConfiguration.model_fields.keys():
+        raise ConfigurationError(
+            f"{path} is the configuration of one run, not a study, which has `seeds` and `arms` or `factors`. Train it "
+            f"by `latentflows train {path}`."
+        )
+    study = _relabeled(checked(_changed(raw, overrides), str(path)), overrides)
     arms = [arm.name for arm in study.all_arms()]
     lost = [text for text, missed in untaken(study, overrides).items() if missed == arms]
     if lost:
@@ -180,6 +186,8 @@ def _fault(item: dict[str, Any]) -> str:
         close = difflib.get_close_matches(str(steps[-1]), list(owner.model_fields), n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         return f"`{key}` is no key here; the keys are {', '.join(owner.model_fields)}.{hint}"
+    if item["type"] == "missing":
+        return f"`{key}` is missing"
     if item["type"] != "value_error":
         shown = repr(item["input"])
         message += f"; got {shown if len(shown) <= 60 else shown[:57] + '...'}"

@@ -7,8 +7,8 @@ import errno
 from latentflows.core.errors import LatentFlowsError
 
 OUT_OF_MEMORY = (
-    "Out of memory. Lower training.batch_size, objective.num_samples or the number of workers, or raise "
-    "training.accumulate."
+    "Out of memory. Lower training.batch_size, objective.num_samples, the sizes of the model or the number of workers, "
+    "or raise training.accumulate."
 )
 
 

@@ -81,8 +81,8 @@ def check_folder(configuration: RunConfiguration, out: Path, *, resume: bool, ov
         return
     if changed:
         raise ConfigurationError(
-            f"{out} holds a run of another configuration: {', '.join(changed)} differ. Choose another `out`, or "
-            "replace that run with --overwrite."
+            f"{out} holds a run of another configuration, which differs in {', '.join(changed)}. Choose another `out`, "
+            "or replace that run with --overwrite."
         )
     if not resume:
         raise ConfigurationError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 
 def _no_boolean(value: Any) -> Any:
@@ -13,7 +13,14 @@ def _no_boolean(value: Any) -> Any:
     return value
 
 
-Integer = Annotated[int, BeforeValidator(_no_boolean)]  # pydantic alone reads true as 1
+def _of_64_bits(value: int) -> int:
+    if abs(value) >= 2**63:
+        raise ValueError("must be below 2**63")
+    return value
+
+
+# pydantic alone reads true as 1
+Integer = Annotated[int, BeforeValidator(_no_boolean), AfterValidator(_of_64_bits)]
 Number = Annotated[float, BeforeValidator(_no_boolean)]
 
 

@@ -28,7 +28,9 @@ class EvaluationSettings(Settings):
     temperature: Number = Field(
         default=1.0, gt=0, description="Scale of the prior's base noise in the pictures."
     )
-    seed: Integer = Field(default=0, ge=0, description="Seed of the evaluation and of the pictures.")
+    seed: Integer = Field(
+        default=0, ge=0, lt=2**32, description="Seed of the evaluation and of the pictures."
+    )
     information: Integer | None = Field(
         default=None,
         ge=0,

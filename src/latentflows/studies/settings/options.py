@@ -94,6 +94,8 @@ def allowed_values(field: FieldInfo) -> str:
     """Say in words what a field takes."""
     members = _members(field.annotation)
     words = [_words(member) for member in members if member is not type(None)]
+    if str in members and any(getattr(item, "min_length", 0) for item in field.metadata):
+        words[words.index("text")] = "text that is not empty"
     limits = [
         f"{word} {value}"
         for item in field.metadata

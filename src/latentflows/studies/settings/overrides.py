@@ -48,7 +48,12 @@ def read_configuration(path: Path | None, overrides: Sequence[str] = ()) -> RunC
         ConfigurationError: with all faults, one per line, each naming the key, the value and what is allowed.
         CombinationError: with every reason why valid parts do not work together.
     """
-    return configuration_from({} if path is None else read_mapping(path), overrides)
+    raw = {} if path is None else read_mapping(path)
+    if "seeds" in raw and raw.keys() & {"arms", "factors"}:
+        raise ConfigurationError(
+            f"{path} is a study, not the configuration of one run. Run it by `latentflows study run {path}`."
+        )
+    return configuration_from(raw, overrides)
 
 
 def read_whole_configuration(path: Path) -> RunConfiguration:
@@ -81,7 +86,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text) if path.suffix == ".toml" else yaml.load(text, Loader=_StrictLoader)
     except FileNotFoundError:
-        raise ConfigurationError(f"{path}: no such file. Name a YAML or TOML configuration.") from None
+        raise ConfigurationError(
+            f"{path}: no such file. Name a YAML or TOML file; an override is key=value, such as training.epochs=20."
+        ) from None
+    except IsADirectoryError:
+        inside = f", such as {path / 'config.yaml'}" if (path / "config.yaml").is_file() else ""
+        raise ConfigurationError(f"{path}: a folder. Name a YAML or TOML file{inside}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: cannot be read as text ({error}).") from None
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
@@ -224,10 +234,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _as_part(name: str, value: Any) -> Any:
     """Read `posterior: iaf` as `posterior: {kind: iaf}`."""
-    kinds = parts().get(name)
-    if kinds is None or not isinstance(value, str):
-        return value
-    return {"name" if "" in kinds else default_kind(name).tag: value}
+    key = _key_of(name)
+    return {key: value} if key and isinstance(value, str) else value
 
 
 def _apply(merged: dict[str, Any], overrides: Sequence[str]) -> list[str]:
@@ -242,9 +250,10 @@ def _apply(merged: dict[str, Any], overrides: Sequence[str]) -> list[str]:
             pairs.append((key.strip().split("."), _value(value.strip())))
     kinds = parts()
     for path, value in pairs:
-        if path[0] in kinds and len(path) == 1:
-            path.append(_key_of(path[0]))
-        if path[0] in kinds and path[1:] == [_key_of(path[0])] and "" not in kinds[path[0]]:
+        key = _key_of(path[0])
+        if key and len(path) == 1:
+            path.append(key)
+        if key and path[1:] == [key] and "" not in kinds[path[0]]:
             merged[path[0]] = _reset(path[0], merged.get(path[0]), value)
     for path, value in pairs:
         place: Any = merged
@@ -252,13 +261,16 @@ def _apply(merged: dict[str, Any], overrides: Sequence[str]) -> list[str]:
             place = place.setdefault(step, {}) if isinstance(place, dict) else None
         if isinstance(place, dict):
             place[path[-1]] = value
-        else:
-            faults.append(f"`{'.'.join(path)}`: `{path[0]}` has no keys inside it.")
+        elif len(path) > 2 or path[0] not in kinds:  # of a part, what was given in its place is named later
+            faults.append(f"`{'.'.join(path)}`: `{'.'.join(path[:-1])}` has no keys inside it.")
     return faults
 
 
 def _key_of(part: str) -> str:
-    return "name" if part == "data" else default_kind(part).tag
+    """Return the key that `part=value` is short for; empty where it is short for none."""
+    if part == "data":
+        return "name"
+    return "" if "" in parts().get(part, {"": None}) else default_kind(part).tag
 
 
 def _reset(part: str, before: Any, kind: str) -> dict[str, Any]:
@@ -313,8 +325,17 @@ def _unknown_key(path: list[str], owner: type[Settings], value: Any) -> str:
     where = f"`{part}`{kind}" if part else "a configuration"
     elsewhere = [name for name, other in parts().get(part, {}).items() if path[-1] in other.model_fields]
     belongs = f" It belongs to {owner.tag} {', '.join(elsewhere)}." if elsewhere else ""
-    hint = belongs or _suggestion(path[-1], known)
+    hint = belongs or _elsewhere(path[-1]) or _suggestion(path[-1], known)
     return f"`{'.'.join(path)}` (given {_shown(value)}) is no key of {where}, which has {', '.join(known)}.{hint}"
+
+
+def _elsewhere(key: str) -> str:
+    """Name the places of a configuration that have a key of this name."""
+    places = [key] if key in RunConfiguration.model_fields else []
+    for part, kinds in parts().items():
+        if any(key in kind.model_fields and (part == "data" or key != kind.tag) for kind in kinds.values()):
+            places.append(f"{part}.{key}")
+    return f" Did you mean {' or '.join(places)}?" if places else ""
 
 
 def _unknown_kind(part: str, tag: str, value: Any) -> str:

@@ -29,7 +29,7 @@ def engine_from(
         faults.append(f"`engine` must be local or ray; got {name!r}.")
     if workers is not None and workers < 1:
         faults.append(f"`workers` must be at least 1; got {workers}.")
-    if gpus_per_run < 0 or (gpus_per_run > 1 and gpus_per_run != int(gpus_per_run)):
+    if gpus_per_run < 0 or (not gpus_per_run <= 1 and gpus_per_run % 1 != 0):  # NaN and infinity too
         faults.append(f"`gpus_per_run` must be between 0 and 1, or a whole number; got {gpus_per_run:g}.")
     if name == "local" and address is not None:
         faults.append(f"`address`={address} is of a Ray cluster: use it with the engine ray.")

@@ -36,6 +36,6 @@ def find_study(source: str, overrides: Sequence[str] = ()) -> Study:
         close = difflib.get_close_matches(source, names, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise ConfigurationError(
-            f"{source} is neither a file nor a study that comes with the package ({', '.join(names)}).{hint}"
+            f"`{source}` is neither a file nor a study that comes with the package ({', '.join(names)}).{hint}"
         )
     return read_study(path, overrides)
