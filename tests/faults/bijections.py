@@ -88,14 +88,14 @@ FAULTS: dict[str, list[Fault]] = {
         (
             "chain: log-dets are not added",
             "value, log_det = member._inverse(value, context if member.context_shape else None, *masks)\n"
-            "            total = total + log_det",
+            "            log_dets.append(log_det)",
             "value, log_det = member._inverse(value, context if member.context_shape else None, *masks)\n"
-            "            total = log_det",
+            "            log_dets = [log_det]",
         ),
         (
             "chain: inverse in forward order",
-            "        value, total = x, x.new_zeros(())\n        for member in reversed(self.members):",
-            "        value, total = x, x.new_zeros(())\n        for member in self.members:",
+            "        value, log_dets = x, []\n        for member in reversed(self.members):",
+            "        value, log_dets = x, []\n        for member in self.members:",
         ),
         (
             "inverse: passes are not swapped",

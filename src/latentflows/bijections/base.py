@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import reduce
 from itertools import pairwise
 from typing import Literal
 
@@ -258,24 +259,24 @@ class Chain(Bijection):
     def _forward(
         self, u: Tensor, context: Tensor | None, valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        value, total = u, u.new_zeros(())
+        value, log_dets = u, []
         for member in self.members:
             assert isinstance(member, Bijection)
             masks = () if valid is None else (fit_frames(valid, member.event_shape[-1]),)
             value, log_det = member._forward(value, context if member.context_shape else None, *masks)
-            total = total + log_det
-        return value, total
+            log_dets.append(log_det)
+        return value, reduce(torch.add, log_dets)
 
     def _inverse(
         self, x: Tensor, context: Tensor | None, valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        value, total = x, x.new_zeros(())
+        value, log_dets = x, []
         for member in reversed(self.members):
             assert isinstance(member, Bijection)
             masks = () if valid is None else (fit_frames(valid, member.event_shape[-1]),)
             value, log_det = member._inverse(value, context if member.context_shape else None, *masks)
-            total = total + log_det
-        return value, total
+            log_dets.append(log_det)
+        return value, reduce(torch.add, log_dets)
 
 
 def _total(passes: list[int | None]) -> int | None:

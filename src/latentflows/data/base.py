@@ -72,7 +72,7 @@ class ArraySplit:
         """Return the data points at `indices`, int64 of shape (B,), as float32 (B, *event)."""
         _check_indices(indices)
         context = _one_hot(self.labels, indices, self.num_classes) if self.with_labels else None
-        return Batch(self.x[indices].to(torch.float32), context)
+        return Batch(self.x.index_select(0, indices).to(torch.float32), context)
 
     def to(self, device: torch.device | str) -> ArraySplit:
         """Return the same split with its memory on `device`."""
@@ -161,7 +161,7 @@ class ImageSplit:
         """Return the images at `indices`, int64 of shape (B,), as float32 (B, C, H, W)."""
         _check_indices(indices)
         context = _one_hot(self.labels, indices, self.num_classes) if self.with_labels else None
-        pixels = self.pixels[indices if self.rows is None else self.rows[indices]]
+        pixels = self.pixels.index_select(0, indices if self.rows is None else self.rows[indices])
         return Batch(self._draw(pixels.contiguous()), context)  # pixels may be stored channels last
 
     def _draw(self, pixels: Tensor) -> Tensor:

@@ -11,16 +11,24 @@ from latentflows.networks.base import Activation, activation, add_over_samples, 
 
 
 class MaskedLinear(nn.Linear):
-    """A linear layer whose weight is multiplied by a fixed 0/1 mask (out_features, in_features)."""
+    """A linear layer whose weight is multiplied by a fixed 0/1 mask (out_features, in_features).
+
+    Attributes:
+        is_clean: Whether somebody vouches, for the length of a pass and its gradient, that the weight is 0 wherever
+            the mask is, and masks the gradient too: the product is left out. Only `fit` does, for small models.
+    """
 
     mask: Tensor
+    is_clean = False
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__(mask.shape[1], mask.shape[0])
         self.register_buffer("mask", mask.to(self.weight.dtype))
+        with torch.no_grad():
+            self.weight.mul_(self.mask)
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight * self.mask, self.bias)
+        return linear(x, self.weight if self.is_clean else self.weight * self.mask, self.bias)
 
 
 class MaskedMLP(nn.Module):

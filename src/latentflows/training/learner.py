@@ -28,6 +28,7 @@ from latentflows.training.checkpoint import (
     set_weights,
     within,
 )
+from latentflows.training.masks import Masks
 from latentflows.training.parallel import World, wrap
 
 _SMALL = 2**18  # numbers; a vector of them (1 MiB) stays in a core's cache
@@ -87,6 +88,9 @@ class Learner:
             parameter.requires_grad_(True)
         self.vectors: list[Tensor] = self._flattened()
         self.flattened = self.vectors[0] is not self.parameters[0]
+        self.masks = Masks(modules if self.flattened and not options.compile else [], self.parameters)
+        self.gradient = torch.zeros_like(self.vectors[0]).detach() if self.flattened else torch.empty(0)
+        self.pieces = _views(self.gradient, self.parameters) if self.flattened else []
         self.shares = False  # whether its numbers are views of those of several learners
         self.optimizer = optimizer_of(self.vectors, stage)
         step = Step(model, stage.objective)
@@ -117,7 +121,7 @@ class Learner:
         time = torch.tensor(epoch, device=self.world.device) if self.options.compile else epoch
         objective = self.stage.objective.at(index) if self.stage.objective.takes_turns else None
         for number, piece in enumerate(pieces):
-            with self._synchronized(number == count - 1), self.prior():
+            with self._synchronized(number == count - 1), self.prior(), self.masks.on(self.vectors[0]):
                 with self.autocast(), values_unchecked():
                     value = self.module(piece.x, piece.context, time, objective)
                 (value.loss / count if count > 1 else value.loss).backward()
@@ -303,17 +307,23 @@ class Learner:
     def _gradients(self) -> list[Tensor]:
         """Return the gradients of `vectors`, which the optimizer will read."""
         if self.flattened:
-            pieces = [
-                p.new_zeros(p.numel()) if p.grad is None else p.grad.reshape(-1) for p in self.parameters
-            ]
-            self.vectors[0].grad = torch.cat(pieces)
+            gradients = [p.new_zeros(()) if p.grad is None else p.grad for p in self.parameters]
+            torch._foreach_copy_(self.pieces, gradients)
+            self.masks.apply(self.gradient)
+            self.vectors[0].grad = self.gradient
         return [p.grad for p in self.vectors if p.grad is not None]
 
 
 def _become_views(parameters: list[nn.Parameter], vector: Tensor) -> None:
     """Let parameters be views of a vector of all their numbers."""
-    for parameter, piece in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True):
-        parameter.data = piece.view_as(parameter)
+    for parameter, piece in zip(parameters, _views(vector, parameters), strict=True):
+        parameter.data = piece
+
+
+def _views(vector: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Return the pieces of a vector of all their numbers, in the parameters' shapes."""
+    pieces = vector.split([p.numel() for p in parameters])
+    return [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
 
 
 def sums_of(metrics: dict[str, Tensor], names: tuple[str, ...]) -> Tensor:

@@ -82,7 +82,7 @@ def _is_plain(value: object) -> bool:
 def step_alone(session: Session, ask: Ask) -> tuple[Tensor, Tensor]:
     """Return the loss and the gradient (P,) of a step as the session computes it; nothing moves."""
     outcome = session.learner.step([session.batch(ask)], 1, session.epochs)
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in session.learner.parameters]
+    gradients = [torch.zeros_like(v) if v.grad is None else v.grad for v in session.learner.vectors]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     return flat.new_tensor(outcome.loss), flat
 

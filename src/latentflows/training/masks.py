@@ -1,0 +1,60 @@
+"""Masks of a small model's layers, applied to all its numbers at once instead of layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from latentflows.core.dense import is_observed
+from latentflows.networks.masked import MaskedLinear
+
+
+class Masks:
+    """What `MaskedLinear` layers do to weight and gradient, on the vector of all numbers.
+
+    Two products of a vector in place of four operations and a node of autograd for each layer; the numbers are the
+    same, bit for bit.
+
+    Args:
+        modules: Their masked layers count whose weights are among the parameters.
+        parameters: Whose numbers, one after the other, the vector holds.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module], parameters: list[nn.Parameter]) -> None:
+        found = dict.fromkeys(each for module in modules for each in module.modules())
+        masked = [each for each in found if isinstance(each, MaskedLinear)]
+        users: dict[Tensor, list[MaskedLinear]] = {}
+        for layer in masked:
+            users.setdefault(layer.weight, []).append(layer)
+        alone = {weight: layers[0] for weight, layers in users.items() if len(layers) == 1}
+        self.layers = [alone[p] for p in parameters if p in alone]
+        self.vector: Tensor | None = None
+        if self.layers:
+            masks = [alone[p].mask if p in alone else torch.ones_like(p) for p in parameters]
+            self.vector = torch.cat([mask.detach().reshape(-1) for mask in masks])
+
+    @contextmanager
+    def on(self, numbers: Tensor) -> Iterator[None]:
+        """Mask the numbers (P,), and let the layers take their weights as they are for a while.
+
+        Not where operations are recorded or counted: there a layer's mask belongs to its operations.
+        """
+        if self.vector is None or is_observed():
+            yield
+            return
+        numbers.detach().mul_(self.vector)
+        for layer in self.layers:
+            layer.__dict__["is_clean"] = True  # the long way, through `nn.Module`, is as dear as the product
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                del layer.__dict__["is_clean"]
+
+    def apply(self, gradient: Tensor) -> None:
+        """Mask a gradient (P,) in place."""
+        if self.vector is not None:
+            gradient.mul_(self.vector)
