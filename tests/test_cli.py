@@ -173,6 +173,14 @@ MISTAKES = {
         ["evaluate", "RUN", "--num-importance-samples", "0"],
         "`evaluation.num_importance_samples` must be an integer above 0; got '0'",
     ),
+    "evaluate: a key twice": (
+        ["evaluate", "RUN", "--num-images", "3", "evaluation.num_images=4"],
+        "`evaluation.num_images` is given twice: 'evaluation.num_images=4', and 3 by its option",
+    ),
+    "train: the data root twice": (
+        ["train", "data.root=there", "--data-root", "here"],
+        "`data.root` is given twice: 'data.root=there', and here by its option",
+    ),
     "evaluate: no images": (["evaluate", "RUN", "--num-images", "0"], "`evaluation.num_images` must be"),
     "evaluate: no such split": (
         ["evaluate", "RUN", "--split", "tset"],

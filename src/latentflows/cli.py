@@ -35,6 +35,7 @@ from latentflows.cli_common import (
     say_if_new,
     short_warnings,
     usual_folder,
+    with_options,
     write_report,
     write_report_of,
 )
@@ -152,7 +153,7 @@ def train(
         raise ConfigurationError(
             f"One configuration at a time; got {', '.join(files)}. Overrides are KEY=VALUE."
         )
-    overrides += [] if data_root is None else [f"data.root={data_root}"]
+    overrides = with_options(overrides, {"data.root": data_root})
     configuration = read_configuration(Path(files[0]) if files else None, overrides)
     folder = out or usual_folder(configuration)
 
@@ -230,7 +231,7 @@ def evaluate(
         "evaluation.seed": seed,
         "data.root": data_root,
     }
-    changes = [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    changes = with_options(overrides or [], given)
 
     def announce(part: str) -> None:
         check_writable(run)  # as something is to be measured

@@ -8,7 +8,7 @@ import shlex
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -84,6 +84,20 @@ def check_choice(resume: bool, overwrite: bool) -> None:
         raise ConfigurationError(
             "--resume goes on with what is in the folder, --overwrite replaces it; got both. Choose one."
         )
+
+
+def with_options(overrides: Sequence[str], options: Mapping[str, object]) -> list[str]:
+    """Append to overrides the options that were given, each by the key that it is short for.
+
+    Raises:
+        ConfigurationError: if a key is given both ways.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    for text in overrides:
+        key = text.partition("=")[0].strip()
+        if key in given:
+            raise ConfigurationError(f"`{key}` is given twice: {text!r}, and {given[key]} by its option. Give one.")
+    return [*overrides, *(f"{key}={value}" for key, value in given.items())]
 
 
 def say_if_new(folder: Path, resume: bool) -> None:

@@ -33,7 +33,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CheckpointError(
-                f"The disk is full: {path} needs {len(content) / 2**20:.1f} MiB. Free space and repeat the command, a "
+                f"The disk is full: {path} needs {len(content):,} bytes. Free space and repeat the command, a "
                 "run or a study with --resume; what was there before is intact."
             ) from error
         if isinstance(error, OSError) and error.errno is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 
 from latentflows.core.errors import ConfigurationError, LatentFlowsError
 from latentflows.studies.planning.study import Arm, Budget, Factor, Faults, Published, Study
-from latentflows.studies.settings.configuration import RunConfiguration
+from latentflows.studies.settings.configuration import RunConfiguration, items_of
 from latentflows.studies.settings.overrides import flat, read_mapping, with_overrides
 
 
@@ -222,7 +221,7 @@ def _changed(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         first, _, rest = key.partition(".")
         if _is_own(text):
             if key == "seeds":
-                changed[key] = [item for item in re.split(r"[\s,]+", value.strip("[] ")) if item]
+                changed[key] = items_of(value)
             elif rest:
                 changed["budget"] = {
                     **(changed.get("budget") or {}),

@@ -43,12 +43,14 @@ LEVELS = {"digits": 17}  # gray levels of a data set, where they are not 256
 Preparation = Literal["dynamic_binary", "fixed_binary", "dequantized", "unit", "continuous"]
 
 
+def items_of(text: str) -> list[str]:
+    """Split an override that lists items by commas or spaces; between two commas stands an empty one, a fault later."""
+    inside = text.strip().removeprefix("[").removesuffix("]").strip()
+    return re.split(r"\s*,\s*|\s+", inside) if inside else []
+
+
 def _listed(value: Any) -> Any:
-    return (
-        [item for item in re.split(r"[\s,]+", value.strip("[] ")) if item]
-        if isinstance(value, str)
-        else value
-    )
+    return items_of(value) if isinstance(value, str) else value
 
 
 Parts = Annotated[
