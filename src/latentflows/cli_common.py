@@ -96,7 +96,9 @@ def with_options(overrides: Sequence[str], options: Mapping[str, object]) -> lis
     for text in overrides:
         key = text.partition("=")[0].strip()
         if key in given:
-            raise ConfigurationError(f"`{key}` is given twice: {text!r}, and {given[key]} by its option. Give one.")
+            raise ConfigurationError(
+                f"`{key}` is given twice: {text!r}, and {given[key]} by its option. Give one."
+            )
     return [*overrides, *(f"{key}={value}" for key, value in given.items())]
 
 

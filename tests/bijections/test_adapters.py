@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from torch import nn
 from torch.distributions import (
     AbsTransform,
     AffineTransform,
@@ -132,6 +133,38 @@ def test_no_grad_leaves_no_graph(name):
     with torch.no_grad():
         u = torch.randn(2, D).double()
         assert not any(t.requires_grad for t in (*bijection(u), *bijection.inverse(u)))
+
+
+@pytest.mark.parametrize("name", ["maf", *NUMERIC])
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_a_frozen_flow_lets_others_learn(name, direction):
+    """zuko's numeric layers leave a graph that is spent behind; a loss of what comes out must not meet it."""
+    _, bijection = from_zuko({**ZUKO, **NUMERIC}[name][0], context=False)
+    value = inputs(bijection, ROWS)[0]
+    bijection.requires_grad_(False)
+    out, _ = bijection(value) if direction == "forward" else bijection.inverse(value)
+    assert not out.requires_grad
+    scale = torch.ones((), dtype=out.dtype, requires_grad=True)
+    (scale * out).sum().backward()
+    assert scale.grad.item() == pytest.approx(out.sum().item())
+
+
+def test_a_flow_of_which_one_layer_is_frozen_lets_the_others_learn():
+    _, bijection = from_zuko(
+        lambda c: zuko.flows.NAF(D, c, transforms=2, hidden_features=[8], signal=4), False
+    )
+    first, *_, last = bijection.transform.transforms
+    assert isinstance(first, nn.Module)
+    bijection.requires_grad_(False)
+    last.requires_grad_(True)
+    x = inputs(bijection, ROWS)[0]
+    out, log_det = bijection.inverse(x)
+    (out.sum() + log_det.sum()).backward()
+    found = torch.cat([p.grad.flatten() for p in last.parameters()])
+    bijection.requires_grad_(True)
+    out, log_det = bijection.inverse(x)
+    wanted = torch.autograd.grad(out.sum() + log_det.sum(), list(last.parameters()))
+    close(found, torch.cat([g.flatten() for g in wanted]))
 
 
 def test_autocast_is_off_inside():

@@ -4,6 +4,16 @@ from tests.faults.base import Fault
 
 FAULTS: dict[str, list[Fault]] = {
     "bijections/adapters.py": [
+        (
+            "zuko: a frozen layer's graph is used up",
+            "if wanted and not value.requires_grad:",
+            "if False:",
+        ),
+        (
+            "zuko: a frozen flow keeps a graph",
+            "torch.is_grad_enabled() and self._reaches(value, context)",
+            "torch.is_grad_enabled()",
+        ),
         ("zuko: a numeric inverse hides NaN", "torch.where(back.isnan(), back, out)", "out"),
         (
             "zuko: directions not turned around",
@@ -12,12 +22,12 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "zuko: networks in low precision under autocast",
-            "with full_precision(value), _solver_that_ends(self.transform):",
-            "with _solver_that_ends(self.transform):",
+            "with full_precision(value), _solver_that_ends(self.transform), torch",
+            "with _solver_that_ends(self.transform), torch",
         ),
         (
             "zuko: a graph is kept under no_grad",
-            "        if torch.is_grad_enabled():\n            return out, log_det\n",
+            "        if wanted:\n            return out, log_det\n",
             "        if True:\n            return out, log_det\n",
         ),
         (

@@ -7,6 +7,7 @@ FAULTS: dict[str, list[Fault]] = {
         ("game: the critic learns in the sampler's turn", "else _Frozen(prior.critic)", "else prior.critic"),
     ],
     "objectives/autoencoder.py": [
+        ("RAE: a mean is not asked for", 'model, ("likelihood_mean",)', "model, ()"),
         ("RAE: decay of all parts", "for p in model.likelihood.parameters()", "for p in model.parameters()"),
         ("sparse: activity of each point", "count = math.log(len(z))", "count = 0.0"),
     ],

@@ -6,7 +6,9 @@ import re
 import pytest
 import torch
 
+from latentflows.bijections import LeakyReLU
 from latentflows.core.errors import CombinationError, ConfigurationError
+from latentflows.distributions import Flow
 from latentflows.models import Trace
 from latentflows.objectives import (
     ELBO,
@@ -97,6 +99,14 @@ def test_the_gradient_penalty_trains_the_decoder_by_its_second_derivative():
     parameters = list(model.likelihood.parameters())
     found = torch.autograd.grad(trace.penalties["decoder"].mean(), parameters, allow_unused=True)
     assert sum(g is not None and bool(g.abs().sum() > 0) for g in found) >= 2
+
+
+def test_a_gradient_penalty_needs_a_mean_of_the_likelihood():
+    model = point_model()
+    model.likelihood = Flow(model.likelihood, LeakyReLU(DATA, slope=0.5))
+    RegularizedAutoencoder(decoder="weight_decay").check(model)
+    with pytest.raises(CombinationError, match=r'not in closed form\. Use decoder="weight_decay"'):
+        RegularizedAutoencoder().check(model)
 
 
 def test_weight_decay_is_that_of_the_decoder_alone():

@@ -255,16 +255,22 @@ def table(one: str, other: str) -> list[str]:
     names = KINDS[other]
     lines = [f"| {one} \\ {other} | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
     lines += [f"| {a} | {' | '.join(_cell(one, a, other, b) for b in names)} |" for a in KINDS[one]]
+    return [*lines, *refused_pairs(one, other), ""]
+
+
+def refused_pairs(one: str, other: str) -> list[str]:
+    """Which pairs are refused and why; those that are refused alike together."""
     reasons: dict[str, dict[str, list[str]]] = {}
     for a in KINDS[one]:
-        for b in names:
+        for b in KINDS[other]:
             why = refusal(((one, a), (other, b)))
             if why is not None:
                 reasons.setdefault(_without_kinds(why, a, b), {}).setdefault(b, []).append(a)
+    lines = []
     for why, pairs in reasons.items():
         listed = "; ".join(f"{b} with {', '.join(rows)}" for b, rows in pairs.items())
         lines += ["", f"**–** {listed}: *{why}*"]
-    return [*lines, ""]
+    return lines
 
 
 def _without_kinds(text: str, *names: str) -> str:
@@ -297,8 +303,9 @@ def page() -> str:
     lines += [f"| {kind} | {', '.join(fitting)} |" for kind, fitting in LIKELIHOODS_OF.items()]
     lines += [
         "",
-        "Every likelihood works with every posterior, prior and objective. With a fixed variance `gaussian`,",
-        "`laplace` and `student_t` are also trained on `unit` data; there they give no bits per dimension.",
+        "With a fixed variance `gaussian`, `laplace` and `student_t` are also trained on `unit` data; there they give",
+        "no bits per dimension. Every likelihood works with every posterior, prior and objective but these:",
+        *(line for part in ("posterior", "prior", "objective") for line in refused_pairs("likelihood", part)),
         "",
         "## Other models",
         "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -164,4 +165,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert load_tensors(path)[1]["kind"] == "old"
     if expected is CheckpointError:
         assert "The disk is full" in str(raised.value)
-        assert "a.safetensors needs 4,0" in str(raised.value)  # 1000 numbers and a header, in bytes
+        assert re.search(
+            r"a\.safetensors needs 4,\d{3} bytes", str(raised.value)
+        )  # 1000 numbers and a header

@@ -133,7 +133,12 @@ class FromZuko(Bijection):
         return log_det.reshape(*log_det.shape, *[1] * len(shape)).expand(*log_det.shape, *shape), log_det
 
     def _solved(self, value: Tensor, context: Tensor | None, *, inverted: bool) -> tuple[Tensor, Tensor]:
-        with full_precision(value), _solver_that_ends(self.transform):
+        wanted = torch.is_grad_enabled() and self._reaches(value, context)
+        if wanted and not value.requires_grad:
+            # A numeric layer frees its graph where neither its x nor its parameters want gradients, and the next
+            # layer's gradient would run into it.
+            value = value.detach().requires_grad_()
+        with full_precision(value), _solver_that_ends(self.transform), torch.set_grad_enabled(wanted):
             made = _transform_of(self.transform, context)
             used = made.inv if inverted else made
             out, ladj = _apply(used, value)
@@ -143,9 +148,15 @@ class FromZuko(Bijection):
                 out = torch.where(back.isnan(), back, out)  # a bisection ends in a number, whatever it met
             axes = value.ndim - used.domain.event_dim  # those the log-derivative has: what is left is summed
             log_det = sum_event(ladj.expand(value.shape[:axes]), axes - 2)
-        if torch.is_grad_enabled():
+        if wanted:
             return out, log_det
         return out.detach(), log_det.detach()  # zuko's numeric layers keep a graph even under no_grad
+
+    def _reaches(self, value: Tensor, context: Tensor | None) -> bool:
+        """Whether a gradient has anywhere to go; into the tensors of what is no module it may."""
+        given = value.requires_grad or (context is not None and context.requires_grad)
+        module = self.transform
+        return given or not isinstance(module, nn.Module) or any(p.requires_grad for p in module.parameters())
 
     def _forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return self._run(u, context, inverted=True)

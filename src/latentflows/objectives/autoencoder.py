@@ -27,6 +27,7 @@ from latentflows.objectives.base import (
     mean_over_samples,
     value_of,
 )
+from latentflows.objectives.requirements import require
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ class RegularizedAutoencoder(Objective):
         check_samples(self.num_samples)
         check_at_least(0, latent_weight=self.latent_weight, decoder_weight=self.decoder_weight)
         check_choice("decoder", self.decoder, ("weight_decay", "gradient_penalty"))
+
+    def check(self, model: VAE) -> None:
+        super().check(model)
+        if self.decoder == "gradient_penalty":
+            require(type(self).__name__, model, ("likelihood_mean",))
 
     @property
     def compiles(self) -> bool:

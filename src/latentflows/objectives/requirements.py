@@ -23,6 +23,7 @@ Need = Literal[
     "fixed_posterior",
     "diagonal_posterior",
     "prior_learns_from_draws",
+    "likelihood_mean",
 ]
 DENSITY_FREE = "`Autoencoder`, `RegularizedAutoencoder`, `SparseAutoencoder` or `WassersteinAutoencoder`"
 
@@ -133,6 +134,14 @@ def _prior_learns_from_draws(owner: str, model: VAE) -> None:
         )
 
 
+def _likelihood_mean(owner: str, model: VAE) -> None:
+    if model.likelihood.distribution_type.mean is Distribution.mean:
+        raise CombinationError(
+            f"`{owner}` with this penalty differentiates E[x|z], which {_name(model.likelihood)} has not in closed "
+            'form. Use decoder="weight_decay", or a likelihood with a mean, such as a Gaussian.'
+        )
+
+
 def _name(part: Conditional) -> str:
     if isinstance(part, Flow):
         return f"`{type(part).__name__}` through `{type(part.bijection).__name__}`"
@@ -146,4 +155,5 @@ _CHECKS: dict[str, Callable[[str, VAE], None]] = {
     "fixed_posterior": _fixed_posterior,
     "diagonal_posterior": _diagonal_posterior,
     "prior_learns_from_draws": _prior_learns_from_draws,
+    "likelihood_mean": _likelihood_mean,
 }

@@ -22,6 +22,10 @@ DO_NOT_FIT = {
         ["objective=info_vae", "prior=adversarial", "prior.num_proposals=9", "training.plan=two_stage_joint"],
         "those of prior.kind=adversarial carry no gradient",
     ),
+    "a gradient penalty without a mean": (
+        ["objective=regularized_autoencoder", "likelihood=flow"],
+        "`objective.decoder`=gradient_penalty differentiates .* Use objective.decoder=weight_decay",
+    ),
     "free bits of single latents with a flow": (
         ["posterior=iaf", "objective.free_bits=1"],
         "`objective.free_bits_per`=dimension needs .* got iaf and standard. Use objective.free_bits_per=latent",
