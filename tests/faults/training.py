@@ -7,11 +7,6 @@ FAULTS: dict[str, list[Fault]] = {
         ("masks: the gradient goes by", "gradient.mul_(self.vector)", "pass"),
         ("masks: the numbers go by", "numbers.detach().mul_(self.vector)", "pass"),
         ("masks: taken for granted for good", 'del layer.__dict__["is_clean"]', "pass"),
-        (
-            "masks: left out of recorded programs",
-            "self.vector is None or is_observed()",
-            "self.vector is None",
-        ),
         ("masks: a shared weight gets one of two", "if len(layers) == 1", "if layers"),
     ],
     "training/initialization.py": [

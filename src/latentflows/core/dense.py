@@ -53,7 +53,7 @@ def _gains(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and weight.is_cpu
         and x.dtype == torch.float32
         and weight.dtype == torch.float32
-        and not is_observed()
+        and not _is_observed()
         and not torch.is_autocast_enabled("cpu")
         and x.ndim == 2
         and weight.ndim == 2
@@ -68,7 +68,7 @@ def _fits(bias: Tensor, features: int) -> bool:
     return bias.is_cpu and bias.dtype == torch.float32 and bias.shape == (features,)
 
 
-def is_observed() -> bool:
+def _is_observed() -> bool:
     """Whether a transform or a mode (one that counts FLOPs, say) should see a product it knows."""
     return is_traced() or torch._C._len_torch_dispatch_stack() > 0
 
@@ -106,7 +106,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         gradient, (of_x, of_weight, of_bias) = gradients[0], ctx.needs_input_grad
-        if torch.is_grad_enabled() or is_observed():  # to be differentiated, vectorized or counted
+        if torch.is_grad_enabled() or _is_observed():  # to be differentiated, vectorized or counted
             return (
                 gradient @ weight if of_x else None,
                 gradient.t() @ x if of_weight else None,

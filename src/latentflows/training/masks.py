@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from latentflows.core.dense import is_observed
 from latentflows.networks.masked import MaskedLinear
 
 
@@ -38,11 +37,8 @@ class Masks:
 
     @contextmanager
     def on(self, numbers: Tensor) -> Iterator[None]:
-        """Mask the numbers (P,), and let the layers take their weights as they are for a while.
-
-        Not where operations are recorded or counted: there a layer's mask belongs to its operations.
-        """
-        if self.vector is None or is_observed():
+        """Mask the numbers (P,), and let the layers take their weights as they are for a while."""
+        if self.vector is None:
             yield
             return
         numbers.detach().mul_(self.vector)
