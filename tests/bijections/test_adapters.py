@@ -167,6 +167,27 @@ def test_a_flow_of_which_one_layer_is_frozen_lets_the_others_learn():
     close(found, torch.cat([g.flatten() for g in wanted]))
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_transforms_of_functions_differentiate_what_asks_for_no_gradient(frozen):
+    """Not through zuko's numeric layers, whose own calls of autograd they refuse."""
+    _, bijection = from_zuko(ZUKO["maf"][0], context=False)
+    bijection.requires_grad_(not frozen)
+    x, direction = inputs(bijection, ROWS)[0], torch.randn(ROWS, D).double()
+
+    def log_det(v):
+        return bijection.inverse(v)[1].sum()
+
+    at = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(log_det(at), at)
+    close(torch.func.grad(log_det)(x), slope, 1e-8)
+    close(torch.func.jvp(log_det, (x,), (direction,))[1], (slope * direction).sum(), 1e-8)
+
+
+def test_a_constant_transform_gives_what_needs_no_gradient():
+    x, _ = FromZuko(ExpTransform().inv, D)(torch.zeros(ROWS, D))
+    assert x.numpy().shape == (ROWS, D)
+
+
 def test_autocast_is_off_inside():
     _, bijection = from_zuko(ZUKO["maf"][0], context=False)
     bijection, u = bijection.float(), torch.randn(64, D)

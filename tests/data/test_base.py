@@ -3,10 +3,12 @@ from fractions import Fraction
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from latentflows.core.errors import ConfigurationError, DataError, ShapeError
 from latentflows.core.noise import stream
 from latentflows.data import ArraySplit, ImageSplit, from_tensors
+from latentflows.data.base import rows_of
 
 EVERYTHING = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
 FIRST = torch.tensor([0])
@@ -254,3 +256,11 @@ def test_one_value_that_is_neither_0_nor_1_is_no_binary_data(bad):
     x[1, 2] = bad
     with pytest.raises(DataError):
         ArraySplit(x, values="binary")
+
+
+def test_rows_are_read_where_the_values_lie():
+    """Without a GPU: on fake tensors, which know their device."""
+    with FakeTensorMode():
+        rows = rows_of(torch.empty(4, 2, device="cuda"), torch.tensor([3, 0]))
+    assert rows.device.type == "cuda"
+    assert rows.shape == (2, 2)

@@ -6,12 +6,12 @@ FAULTS: dict[str, list[Fault]] = {
     "bijections/adapters.py": [
         (
             "zuko: a frozen layer's graph is used up",
-            "if wanted and not value.requires_grad:",
+            "if wanted and not traced and not value.requires_grad and self._is_partly_frozen():",
             "if False:",
         ),
         (
             "zuko: a frozen flow keeps a graph",
-            "torch.is_grad_enabled() and self._reaches(value, context)",
+            "torch.is_grad_enabled() and (traced or self._reaches(value, context))",
             "torch.is_grad_enabled()",
         ),
         ("zuko: a numeric inverse hides NaN", "torch.where(back.isnan(), back, out)", "out"),

@@ -6,8 +6,8 @@ FAULTS: dict[str, list[Fault]] = {
     "training/masks.py": [
         ("masks: the gradient goes by", "gradient.mul_(self.vector)", "pass"),
         ("masks: the numbers go by", "numbers.detach().mul_(self.vector)", "pass"),
-        ("masks: taken for granted for good", 'del layer.__dict__["is_clean"]', "pass"),
-        ("masks: a shared weight gets one of two", "if len(layers) == 1", "if layers"),
+        ("masks: taken for granted for good", 'layer.__dict__.pop("is_clean", None)', "pass"),
+        ("masks: a shared weight gets one of two", "if owners[layer.weight] == 1", "if owners"),
     ],
     "training/initialization.py": [
         (

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from latentflows.networks.masked import MaskedLinear
-from latentflows.training import fit
+from latentflows.training import Options, fit
+from latentflows.training.learner import Learner
 from latentflows.training.masks import Masks
+from latentflows.training.parallel import World
 from tests.training.tiny import Images, one_stage, two_stages, vae
 
 
@@ -59,7 +61,7 @@ def pair() -> tuple[nn.Sequential, list[nn.Parameter], Tensor]:
 
 def test_what_was_written_under_a_mask_does_not_get_through() -> None:
     layers, parameters, vector = pair()
-    masks = Masks([layers], parameters)
+    masks = Masks(layers, parameters)
     with torch.no_grad():
         layers[0].weight.fill_(7.0)
     x = torch.randn(5, 2)
@@ -73,21 +75,40 @@ def test_what_was_written_under_a_mask_does_not_get_through() -> None:
 
 def test_layers_mask_their_weights_again_after_an_error() -> None:
     layers, parameters, vector = pair()
-    with pytest.raises(RuntimeError, match="inside"), Masks([layers], parameters).on(vector):
+    with pytest.raises(RuntimeError, match="inside"), Masks(layers, parameters).on(vector):
         raise RuntimeError("inside")
     assert not layers[0].is_clean
 
 
-def test_weights_that_two_layers_share_are_left_to_the_layers() -> None:
+@pytest.mark.parametrize("other", [MaskedLinear(torch.tensor([[1.0, 1.0], [0.0, 1.0]])), nn.Linear(2, 2)])
+def test_weights_that_two_layers_share_are_left_to_the_layers(other: nn.Linear) -> None:
     layers, _, _ = pair()
-    other = MaskedLinear(torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
     other.weight = layers[0].weight
     both = nn.ModuleList([layers, other])
-    assert Masks([both], list(both.parameters())).vector is None
+    assert Masks(both, list(both.parameters())).vector is None
 
 
 def test_a_gradient_is_masked_where_the_weight_is() -> None:
     layers, parameters, _ = pair()
     gradient = torch.ones(sum(p.numel() for p in parameters))
-    Masks([layers], parameters).apply(gradient)
+    Masks(layers, parameters).apply(gradient)
     assert gradient.tolist() == [1, 0, 1, 1, *[1] * 5]
+
+
+def test_masks_are_those_of_the_first_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`wrap` sends its buffers to all: a flow of a random order is drawn differently in each."""
+    model = vae("iaf", "standard")
+    layer = next(each for each in model.modules() if isinstance(each, MaskedLinear))
+
+    def send(step: nn.Module, *_: object, **__: object) -> nn.Module:
+        layer.mask.copy_(1 - layer.mask)
+        return step
+
+    monkeypatch.setattr("latentflows.training.learner.wrap", send)
+    (stage,) = one_stage()
+    world = World(0, 1, torch.device("cpu"))
+    learner = Learner(model, stage, Options(), world, frozenset(model.parameters()))
+    assert learner.masks.vector is not None
+    sizes = [p.numel() for p in learner.parameters]
+    pieces = dict(zip(learner.parameters, learner.masks.vector.split(sizes), strict=True))
+    assert torch.equal(pieces[layer.weight].view_as(layer.mask), layer.mask)

@@ -22,6 +22,7 @@ from latentflows.core.checks import all_finite
 from latentflows.core.errors import CombinationError, LatentFlowsError, NonFiniteError, ShapeError
 from latentflows.core.precision import at_least_float32, check_positive, full_precision
 from latentflows.core.shapes import Shape, as_shape, sum_event
+from latentflows.core.tracing import is_traced
 
 _TRIAL_ROWS = 4  # of the batch on which passes are counted; normflows' ActNorm needs more than one
 
@@ -133,8 +134,9 @@ class FromZuko(Bijection):
         return log_det.reshape(*log_det.shape, *[1] * len(shape)).expand(*log_det.shape, *shape), log_det
 
     def _solved(self, value: Tensor, context: Tensor | None, *, inverted: bool) -> tuple[Tensor, Tensor]:
-        wanted = torch.is_grad_enabled() and self._reaches(value, context)
-        if wanted and not value.requires_grad:
+        traced = is_traced(value)  # then `requires_grad` says nothing
+        wanted = torch.is_grad_enabled() and (traced or self._reaches(value, context))
+        if wanted and not traced and not value.requires_grad and self._is_partly_frozen():
             # A numeric layer frees its graph where neither its x nor its parameters want gradients, and the next
             # layer's gradient would run into it.
             value = value.detach().requires_grad_()
@@ -157,6 +159,9 @@ class FromZuko(Bijection):
         given = value.requires_grad or (context is not None and context.requires_grad)
         module = self.transform
         return given or not isinstance(module, nn.Module) or any(p.requires_grad for p in module.parameters())
+
+    def _is_partly_frozen(self) -> bool:
+        return not all(parameter.requires_grad for parameter in self.parameters())
 
     def _forward(self, u: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return self._run(u, context, inverted=True)

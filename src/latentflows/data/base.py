@@ -72,7 +72,7 @@ class ArraySplit:
         """Return the data points at `indices`, int64 of shape (B,), as float32 (B, *event)."""
         _check_indices(indices)
         context = _one_hot(self.labels, indices, self.num_classes) if self.with_labels else None
-        return Batch(self.x.index_select(0, indices).to(torch.float32), context)
+        return Batch(rows_of(self.x, indices).to(torch.float32), context)
 
     def to(self, device: torch.device | str) -> ArraySplit:
         """Return the same split with its memory on `device`."""
@@ -161,7 +161,7 @@ class ImageSplit:
         """Return the images at `indices`, int64 of shape (B,), as float32 (B, C, H, W)."""
         _check_indices(indices)
         context = _one_hot(self.labels, indices, self.num_classes) if self.with_labels else None
-        pixels = self.pixels.index_select(0, indices if self.rows is None else self.rows[indices])
+        pixels = rows_of(self.pixels, indices if self.rows is None else self.rows[indices])
         return Batch(self._draw(pixels.contiguous()), context)  # pixels may be stored channels last
 
     def _draw(self, pixels: Tensor) -> Tensor:
@@ -267,6 +267,11 @@ def _moved(split: DataSource, device: torch.device | str) -> DataSource:
     raise ConfigurationError(
         f"`to` moves ArraySplit and ImageSplit; got {type(split).__name__}. Move it yourself."
     )
+
+
+def rows_of(values: Tensor, indices: Tensor) -> Tensor:
+    """Return the rows at `indices`, from 0, on any device: several times as fast as `values[indices]` on a CPU."""
+    return values.index_select(0, indices.to(values.device))
 
 
 def _check_indices(indices: Tensor) -> None:

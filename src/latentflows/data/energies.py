@@ -134,7 +134,7 @@ class EnergySplit:
 
     def batch(self, indices: Tensor) -> Batch:
         """Return the points at `indices` (B,), (B, 2)."""
-        return Batch(self.x.index_select(0, indices))
+        return Batch(self.x[indices])
 
 
 def energy_points(

@@ -135,7 +135,8 @@ def _prior_learns_from_draws(owner: str, model: VAE) -> None:
 
 
 def _likelihood_mean(owner: str, model: VAE) -> None:
-    if model.likelihood.distribution_type.mean is Distribution.mean:
+    kind = getattr(model.likelihood, "distribution_type", None)  # a class of the user's may leave it out
+    if kind is not None and kind.mean is Distribution.mean:
         raise CombinationError(
             f"`{owner}` with this penalty differentiates E[x|z], which {_name(model.likelihood)} has not in closed "
             'form. Use decoder="weight_decay", or a likelihood with a mean, such as a Gaussian.'

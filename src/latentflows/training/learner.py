@@ -88,7 +88,6 @@ class Learner:
             parameter.requires_grad_(True)
         self.vectors: list[Tensor] = self._flattened()
         self.flattened = self.vectors[0] is not self.parameters[0]
-        self.masks = Masks(modules if self.flattened and not options.compile else [], self.parameters)
         self.gradient = torch.zeros_like(self.vectors[0]).detach() if self.flattened else torch.empty(0)
         self.pieces = _views(self.gradient, self.parameters) if self.flattened else []
         self.shares = False  # whether its numbers are views of those of several learners
@@ -99,6 +98,8 @@ class Learner:
         idle = any(getattr(module, "may_idle", False) for module in model.modules())
         some_unused = stage.objective.takes_turns or idle
         self.module = wrap(step, world, some_unused=some_unused)  # type: ignore[arg-type]
+        masked = self.parameters if self.flattened and not options.compile else []
+        self.masks = Masks(model, masked)  # now that all processes have the buffers of the first
         self.average = [p.detach().clone() for p in self.vectors] if stage.ema_decay is not None else []
         self.best: Tensors = {}
         self.good: Tensors = self.snapshot()

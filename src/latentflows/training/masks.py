@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -18,17 +19,15 @@ class Masks:
     same, bit for bit.
 
     Args:
-        modules: Their masked layers count whose weights are among the parameters.
+        model: Its masked layers count whose weight is among the parameters and nobody else's.
         parameters: Whose numbers, one after the other, the vector holds.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], parameters: list[nn.Parameter]) -> None:
-        found = dict.fromkeys(each for module in modules for each in module.modules())
-        masked = [each for each in found if isinstance(each, MaskedLinear)]
-        users: dict[Tensor, list[MaskedLinear]] = {}
-        for layer in masked:
-            users.setdefault(layer.weight, []).append(layer)
-        alone = {weight: layers[0] for weight, layers in users.items() if len(layers) == 1}
+    def __init__(self, model: nn.Module, parameters: list[nn.Parameter]) -> None:
+        modules = list(model.modules())
+        owners: Counter[Tensor] = Counter(p for module in modules for p in module.parameters(recurse=False))
+        masked = (each for each in modules if isinstance(each, MaskedLinear))
+        alone = {layer.weight: layer for layer in masked if owners[layer.weight] == 1}
         self.layers = [alone[p] for p in parameters if p in alone]
         self.vector: Tensor | None = None
         if self.layers:
@@ -42,13 +41,15 @@ class Masks:
             yield
             return
         numbers.detach().mul_(self.vector)
-        for layer in self.layers:
-            layer.__dict__["is_clean"] = True  # the long way, through `nn.Module`, is as dear as the product
         try:
+            for layer in self.layers:
+                layer.__dict__["is_clean"] = (
+                    True  # the long way, through `nn.Module`, is as dear as the product
+                )
             yield
         finally:
             for layer in self.layers:
-                del layer.__dict__["is_clean"]
+                layer.__dict__.pop("is_clean", None)
 
     def apply(self, gradient: Tensor) -> None:
         """Mask a gradient (P,) in place."""

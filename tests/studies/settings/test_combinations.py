@@ -26,6 +26,10 @@ DO_NOT_FIT = {
         ["objective=regularized_autoencoder", "likelihood=flow"],
         "`objective.decoder`=gradient_penalty differentiates .* Use objective.decoder=weight_decay",
     ),
+    "a gradient penalty without a mean of coupled channels": (
+        ["objective=regularized_autoencoder", "likelihood=logistic", "likelihood.coupled=true"],
+        "likelihood.kind=logistic with likelihood.coupled has not in closed form",
+    ),
     "free bits of single latents with a flow": (
         ["posterior=iaf", "objective.free_bits=1"],
         "`objective.free_bits_per`=dimension needs .* got iaf and standard. Use objective.free_bits_per=latent",

@@ -73,10 +73,12 @@ def _objective_faults(c: RunConfiguration) -> list[str]:
             f"`objective.kind`={kind} does not look at the prior, so prior.kind={tag_of(type(c.prior))} learns only "
             "in a stage of its own. Use training.plan=two_stage, or prior=standard."
         )
-    if getattr(c.objective, "decoder", None) == "gradient_penalty" and c.likelihood.kind == "flow":
+    without_mean = c.likelihood.kind == "flow" or getattr(c.likelihood, "coupled", False)
+    if getattr(c.objective, "decoder", None) == "gradient_penalty" and without_mean:
         faults.append(
-            "`objective.decoder`=gradient_penalty differentiates E[x|z], which likelihood.kind=flow has not in closed "
-            "form. Use objective.decoder=weight_decay, or a likelihood with a mean, such as gaussian."
+            f"`objective.decoder`=gradient_penalty differentiates E[x|z], which likelihood.kind={c.likelihood.kind} "
+            f"{'' if c.likelihood.kind == 'flow' else 'with likelihood.coupled '}has not in closed form. Use "
+            "objective.decoder=weight_decay, or a likelihood with a mean, such as gaussian."
         )
     faults += [*_closed_form_faults(c), *_gradient_faults(c)]
     if "diagonal_posterior" in c.objective.needs and not isinstance(c.posterior, Gaussian | Noisy):

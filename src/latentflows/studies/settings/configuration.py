@@ -45,7 +45,7 @@ Preparation = Literal["dynamic_binary", "fixed_binary", "dequantized", "unit", "
 
 def items_of(text: str) -> list[str]:
     """Split an override that lists items by commas or spaces; between two commas stands an empty one, a fault later."""
-    inside = text.strip().removeprefix("[").removesuffix("]").strip()
+    inside = text.strip().removeprefix("[").removesuffix("]").strip().removesuffix(",").rstrip()
     return re.split(r"\s*,\s*|\s+", inside) if inside else []
 
 
