@@ -127,3 +127,11 @@ def test_every_line_has_the_figures_and_a_fault_is_told_once_in_a_stage(tmp_path
 def test_it_can_be_switched_off():
     history = fit(vae(), one_stage(max_epochs=1), Images(), options=Options(diagnose=0))
     assert history.epochs[0]["diagnostics"] == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "training", "expected"),
+    [(None, 32, 50), (None, 1792, 112), (None, 60_000, 200), (500, 32, 500), (0, 60_000, 0)],
+)
+def test_the_look_is_a_small_part_of_an_epoch(given: int | None, training: int, expected: int) -> None:
+    assert Options(diagnose=given).points_to_diagnose(training) == expected

@@ -16,14 +16,15 @@ _DRAWS = 64  # their mean has an eighth of the posterior's scale as its error
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module in eval mode, and each one back in its own mode at the end."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    """Put every module in eval mode, and those that were in train mode back at the end."""
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
     try:
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for module in training:
+            module.training = True
 
 
 def to_model(model: nn.Module, value: Tensor) -> Tensor:

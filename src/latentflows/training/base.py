@@ -158,7 +158,8 @@ class Options:
         compile: Pass the step through `torch.compile`.
         checkpoint_every: Steps between checkpoints; None for one at the ends of epochs, at most every 10 seconds.
         diagnose: Validation points (training points where there are none) that are looked at after every epoch, see
-            `training.diagnostics`; 0 for none.
+            `training.diagnostics`; 0 for none. None for a sixteenth as many as there are training points, between 50
+            and 200, so that the look is a small part of an epoch.
         max_bad_steps: Non-finite steps in a row after which the last good state is restored.
         max_rollbacks: Restorations in one stage after which it ends, with the last good weights.
 
@@ -170,7 +171,7 @@ class Options:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
     checkpoint_every: int | None = None
-    diagnose: int = 200
+    diagnose: int | None = None
     max_bad_steps: int = 5
     max_rollbacks: int = 10
 
@@ -183,12 +184,16 @@ class Options:
             raise ConfigurationError(
                 f'`precision` must be "32-true" or "bf16-mixed"; got {self.precision!r}.'
             )
-        if self.diagnose < 0:
+        if self.diagnose is not None and self.diagnose < 0:
             raise ConfigurationError(f"`diagnose` must be at least 0; got {self.diagnose!r}.")
         for name in ("checkpoint_every", "max_bad_steps", "max_rollbacks"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"`{name}` must be at least 1; got {value!r}.")
+
+    def points_to_diagnose(self, num_training: int) -> int:
+        """Return how many points are looked at after every epoch over so many."""
+        return min(max(num_training // 16, 50), 200) if self.diagnose is None else self.diagnose
 
 
 @dataclass(frozen=True)

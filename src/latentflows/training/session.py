@@ -288,7 +288,8 @@ class Session:
             return {}
         source = self.train if self.validation is None else self.validation
         with self.learner.averaged(), self.learner.prior():
-            figures = look(self.model, source, self.options.diagnose, self.seed, self.world.device)
+            count = self.options.points_to_diagnose(len(self.train))
+            figures = look(self.model, source, count, self.seed, self.world.device)
         learns = "posterior" in self.stage.parts(self.model)  # a frozen one was judged while it learned
         for name, text in faults(figures).items() if learns else ():
             if name not in self.progress.told:
