@@ -8,7 +8,9 @@ import torch
 from latentflows.core import noise
 
 torch.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored by what it starts in the background
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell has it ignored by what it starts in the background
 
 
 @pytest.fixture(autouse=True)
