@@ -132,6 +132,10 @@ MISTAKES = {
     "no workers": (["run", "study.yaml", "--workers", "0"], "`workers` must be at least 1; got 0"),
     "an address of nothing": (["run", "study.yaml", "--address", "a:1"], "use it with the engine ray"),
     "no data": (["plan", "study.yaml", "data=mnist"], "LATENTFLOWS_DATA"),
+    "two places of the data": (
+        ["plan", "study.yaml", "data=mnist", "data.root=there", "--data-root", "here"],
+        "`data.root` is given twice: 'data.root=there', and here by its option",
+    ),
     "export of nothing": (["export", "nowhere"], "nowhere"),
     "no number of GPUs": (
         ["run", "study.yaml", "--engine", "ray", "--gpus-per-run", "nan"],

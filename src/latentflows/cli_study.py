@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latentflows import terminal
-from latentflows.cli_common import DATA, DataRoot, Overwrite, Quiet, Resume, run_study
+from latentflows.cli_common import DATA, DataRoot, Overwrite, Quiet, Resume, run_study, with_options
 from latentflows.core.errors import ConfigurationError, LatentFlowsError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def plan(study: Source, changes: Changes = None, data_root: DataRoot = None) -> 
 
     Example: latentflows study plan prior-at-equal-budget data=digits
     """
-    _set_data(data_root)
+    _set_data(data_root, changes)
     from latentflows.studies.planning.ready import find_study
 
     found = find_study(study, changes or [])
@@ -94,7 +94,7 @@ def run(
 
     Example: latentflows study run posterior-and-prior data=digits seeds=0,1,2 training.epochs=60
     """
-    _set_data(data_root)
+    _set_data(data_root, changes)
     from latentflows.studies.planning.ready import find_study
 
     found = find_study(study, changes or [])
@@ -157,6 +157,7 @@ def _check_data(study: Study, root: Path | None) -> None:
         )
 
 
-def _set_data(root: Path | None) -> None:
+def _set_data(root: Path | None, changes: list[str] | None) -> None:
+    with_options(changes or [], {"data.root": root})  # refuses both; the option goes another way
     if root is not None:
         os.environ[DATA] = str(root)  # the worker processes inherit it

@@ -28,8 +28,8 @@ FAULTS: dict[str, list[Fault]] = {
     "evaluation/base.py": [
         (
             "weights: a posterior's estimate is weighed",
-            'weighed = {"posterior": model.posterior} if posterior else {}',
-            "weighed = {}",
+            "unweighable_parts(model, prior, posterior=posterior)",
+            "unweighable_parts(model, prior, posterior=False)",
         ),
         (
             "evaluation: masses get the offset of densities",

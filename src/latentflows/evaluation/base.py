@@ -19,7 +19,7 @@ from latentflows.distributions.gaussian import DiagonalNormal, FullNormal
 from latentflows.distributions.low_rank import LowRankNormal
 from latentflows.models.density import Model
 from latentflows.models.inference import to_model
-from latentflows.models.vae import VAE
+from latentflows.models.vae import VAE, unweighable_parts
 from latentflows.models.vqvae import VQVAE
 
 Figure = dict[str, float | str | None]
@@ -208,12 +208,7 @@ def check_weighable(model: VAE, prior: Distribution, *, posterior: bool = True, 
     Raises:
         CombinationError: naming the part, and what to do.
     """
-    weighed = {"posterior": model.posterior} if posterior else {}
-    unfit = [
-        name for name, part in (weighed | {"likelihood": model.likelihood}).items() if not part.weighable
-    ]
-    unfit += [] if prior.weighable else ["prior"]
-    if unfit:
+    if unfit := unweighable_parts(model, prior, posterior=posterior):
         raise CombinationError(
             f"exp(log p) of the {unfit[0]} (`{type(getattr(model, unfit[0])).__name__}`) is biased upward, since its "
             "log p is an estimate: a mean of importance weights could exceed p(x). Make its divergence exact "

@@ -328,6 +328,12 @@ def drawn_parts(part: Conditional) -> list[Conditional]:
     return [part]
 
 
+def unweighable_parts(model: VAE, prior: Distribution, *, posterior: bool = True) -> list[str]:
+    """Name the parts whose log p is an estimate, so that exp(log p) is biased upward; the posterior's if asked for."""
+    parts = {"posterior": model.posterior, "likelihood": model.likelihood, "prior": prior}
+    return [name for name, part in parts.items() if not part.weighable and (posterior or name != "posterior")]
+
+
 def _check_shared(posterior: Conditional, prior: Conditional) -> None:
     """Refuse a prior made of a posterior that is not the model's own, a level of it, nor within the prior itself.
 

@@ -14,7 +14,7 @@ from latentflows.core.errors import CombinationError
 from latentflows.distributions.base import Conditional, Distribution
 from latentflows.distributions.flow import Flow, Pushforward
 from latentflows.distributions.gaussian import DiagonalNormal
-from latentflows.models.vae import VAE, drawn_parts
+from latentflows.models.vae import VAE, drawn_parts, unweighable_parts
 
 Need = Literal[
     "posterior_density",
@@ -93,12 +93,11 @@ def _weighable_prior(owner: str, model: VAE) -> None:
     like = next(model.prior.parameters(), torch.zeros(()))
     with torch.no_grad():  # with gradients, in train mode, a normalizer would be estimated anew
         prior = model.prior_at(None if shape is None else like.new_zeros(1, *shape))
-    unfit = [part for part in (model.posterior, model.likelihood) if not part.weighable]
-    unfit += [] if prior.weighable else [model.prior]
-    if unfit:
+    if unfit := unweighable_parts(model, prior):
         raise CombinationError(
-            f"`{owner}` averages importance weights, but exp(log p) of {_name(unfit[0])} is biased upward, since its "
-            'log p is an estimate. Make its divergence exact (divergence="exact", `cnf(exact=True)`), or use `ELBO`.'
+            f"`{owner}` averages importance weights, but exp(log p) of {_name(getattr(model, unfit[0]))} is "
+            "biased upward, since its log p is an estimate. "
+            'Make its divergence exact (divergence="exact", `cnf(exact=True)`), or use `ELBO`.'
         )
 
 

@@ -88,7 +88,7 @@ class Learner:
             parameter.requires_grad_(True)
         self.vectors: list[Tensor] = self._flattened()
         self.flattened = self.vectors[0] is not self.parameters[0]
-        self.gradient = torch.zeros_like(self.vectors[0]).detach() if self.flattened else torch.empty(0)
+        self.gradient = torch.zeros_like(self.vectors[0]) if self.flattened else torch.empty(0)
         self.pieces = _views(self.gradient, self.parameters) if self.flattened else []
         self.shares = False  # whether its numbers are views of those of several learners
         self.optimizer = optimizer_of(self.vectors, stage)

@@ -32,7 +32,7 @@ class Masks:
         self.vector: Tensor | None = None
         if self.layers:
             masks = [alone[p].mask if p in alone else torch.ones_like(p) for p in parameters]
-            self.vector = torch.cat([mask.detach().reshape(-1) for mask in masks])
+            self.vector = torch.cat([mask.reshape(-1) for mask in masks])
 
     @contextmanager
     def on(self, numbers: Tensor) -> Iterator[None]:
