@@ -9,6 +9,20 @@ FAULTS: dict[str, list[Fault]] = {
         ("masks: taken for granted for good", 'layer.__dict__.pop("is_clean", None)', "pass"),
         ("masks: a shared weight gets one of two", "if owners[layer.weight] == 1", "if owners"),
     ],
+    "training/diagnostics.py": [
+        (
+            "diagnostics: what draws add stays in",
+            "_variance(mean) - error, within",
+            "_variance(mean), within",
+        ),
+        ("diagnostics: noise counts as activity", "proven = across - margin", "proven = across"),
+        (
+            "diagnostics: the width of q(z) without that of its means",
+            "whole = (within + across)",
+            "whole = within",
+        ),
+        ("diagnostics: points are needles", "(within > 0) & ", ""),
+    ],
     "training/initialization.py": [
         (
             "prior from data: the context is left out",
@@ -57,6 +71,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "training/session.py": [
+        ("diagnostics: judged from the first step on", "if learns and settled else ()", "if learns else ()"),
         (
             "signals: a fit by EM does not look at them",
             "with interruptible():",

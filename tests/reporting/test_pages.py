@@ -137,9 +137,9 @@ def test_the_banner_says_how_the_run_ended_and_why(fake, tmp_path, status, words
 @pytest.mark.parametrize(
     ("figures", "words"),
     [
-        ({"active_units": 0}, "The posterior has collapsed"),
-        ({"active_units": 3, "posterior_scale": 1e-5, "latent_scale": 1.0}, "has grown needle-sharp"),
-        ({"active_units": 3, "posterior_scale": None, "latent_scale": 1.0}, None),
+        ({"largest_share": 0.001}, "The posterior has collapsed"),
+        ({"largest_share": 1.0, "needle_units": 2}, "needle-sharp in 2 latent dimensions"),
+        ({"largest_share": None, "needle_units": 0}, None),
     ],
 )
 def test_the_banner_of_a_run_whose_posterior_is_broken_is_not_green(fake, tmp_path, figures, words):

@@ -46,6 +46,7 @@ def test_a_bad_step_is_skipped_counted_and_told(how: Any, tmp_path: Path) -> Non
         one_stage(Poison(frozenset({2, 6}), how), ema_decay=0.5),
         Images(),
         out=tmp_path,
+        options=Options(diagnose=0),
         callbacks=[watch],
     )
     assert (history.status, history.steps, history.skipped_steps, history.rollbacks) == ("finished", 12, 2, 0)
@@ -111,7 +112,7 @@ def test_several_bad_steps_in_a_row_restore_the_last_good_state_at_half_the_rate
         model,
         one_stage(objective, max_epochs=4),
         Images(),
-        options=Options(max_bad_steps=3),
+        options=Options(max_bad_steps=3, diagnose=0),
         callbacks=[watch],
     )
     assert len(restored) == 1

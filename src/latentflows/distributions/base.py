@@ -71,6 +71,17 @@ class Distribution(ABC):
             f"`{type(self).__name__}` has no mean in closed form. Draw samples and average them."
         )
 
+    @property
+    def variance(self) -> Tensor:
+        """The variance of every entry, (*batch, *event).
+
+        Raises:
+            CombinationError: where it has no closed form.
+        """
+        raise CombinationError(
+            f"`{type(self).__name__}` has no variance in closed form. Draw samples and take theirs."
+        )
+
     def tempered(self, temperature: float) -> Distribution:
         """Return the distribution whose noise is scaled by `temperature` (not p^(1/T), for flows).
 

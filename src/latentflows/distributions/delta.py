@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+import torch
 from torch import Tensor, nn
 
 from latentflows.core.errors import CombinationError
@@ -42,6 +43,10 @@ class Delta(Distribution):
     @property
     def mean(self) -> Tensor:
         return self.point
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.zeros_like(self.point)
 
     def detached(self) -> Delta:
         return Delta(self.point.detach(), event_ndim=len(self.event_shape))

@@ -99,6 +99,10 @@ class DiagonalNormal(Distribution):
     def mean(self) -> Tensor:
         return self._mean
 
+    @property
+    def variance(self) -> Tensor:
+        return (2 * self.log_scale).exp()
+
     def detached(self) -> DiagonalNormal:
         return DiagonalNormal(self._mean.detach(), self.log_scale.detach(), event_ndim=len(self.event_shape))
 
@@ -151,6 +155,10 @@ class FullNormal(Distribution):
     @property
     def mean(self) -> Tensor:
         return self._mean
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale_tril.square().sum(-1)
 
     def detached(self) -> FullNormal:
         return FullNormal(self._mean.detach(), self.scale_tril.detach())

@@ -90,6 +90,10 @@ class LowRankNormal(Distribution):
     def mean(self) -> Tensor:
         return self._mean
 
+    @property
+    def variance(self) -> Tensor:
+        return (2 * self.log_scale).exp() + self.factor.square().sum(-1)
+
     def detached(self) -> LowRankNormal:
         return LowRankNormal(self._mean.detach(), self.log_scale.detach(), self.factor.detach())
 

@@ -15,8 +15,6 @@ from latentflows.core.errors import CombinationError, ConfigurationError, ShapeE
 from latentflows.core.noise import Purpose, stream
 from latentflows.core.shapes import Shape
 from latentflows.distributions.base import Distribution
-from latentflows.distributions.gaussian import DiagonalNormal, FullNormal
-from latentflows.distributions.low_rank import LowRankNormal
 from latentflows.models.density import Model
 from latentflows.models.inference import to_model
 from latentflows.models.vae import VAE, unweighable_parts
@@ -221,25 +219,21 @@ def posterior_moments(
 ) -> tuple[Tensor, Tensor, Tensor, int | None]:
     """Return means, variances and the variances' share in the means' errors, of q(z|x), each (B, *latent).
 
-    In closed form for Gaussians; otherwise from `num_samples` draws under `key`, the variance with divisor S - 1.
+    In closed form for Gaussians and points; otherwise from `num_samples` draws under `key`, the variance with divisor
+    S - 1.
 
     Returns:
         The mean; the variance; the variance of the error of the mean, zero in closed form; the number of draws, None
         in closed form.
     """
-    if isinstance(q, DiagonalNormal):
-        variance = (2 * q.log_scale).exp()
-        return q.mean.double(), variance.double(), torch.zeros_like(q.mean).double(), None
-    if isinstance(q, FullNormal):
-        variance = q.scale_tril.square().sum(-1)
-        return q.mean.double(), variance.double(), torch.zeros_like(q.mean).double(), None
-    if isinstance(q, LowRankNormal):
-        variance = (2 * q.log_scale).exp() + q.factor.square().sum(-1)
-        return q.mean.double(), variance.double(), torch.zeros_like(q.mean).double(), None
-    with stream(*key):
-        z = q.sample((num_samples,)).double()
-    variance = z.var(0)
-    return z.mean(0), variance, variance / num_samples, num_samples
+    try:
+        mean, variance = q.mean.double(), q.variance.double()
+    except CombinationError:
+        with stream(*key):
+            z = q.sample((num_samples,)).double()
+        variance = z.var(0)
+        return z.mean(0), variance, variance / num_samples, num_samples
+    return mean, variance, torch.zeros_like(mean), None
 
 
 def log_mean_weight(log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

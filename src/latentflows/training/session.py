@@ -31,6 +31,7 @@ from latentflows.training.signals import interruptible
 _SAVE_EVERY = 10.0  # seconds between checkpoints at the ends of short epochs
 _SHOW_EVERY = 0.1  # seconds between calls of `on_step`
 _VALIDATION_BLOCK = 512
+_SETTLED = 200  # steps of a stage: in the first ones no latent follows the data yet
 
 
 class Session:
@@ -283,7 +284,8 @@ class Session:
         return {name: value for name, value in means.items() if value is not None}
 
     def _look(self) -> dict[str, float]:
-        """Diagnose posterior and prior, and name each fault once in a stage."""
+        """Diagnose posterior and prior, and name each fault once in a stage, when it has had time to learn."""
+        progress = self.progress
         if not self.world.first:
             return {}
         source = self.train if self.validation is None else self.validation
@@ -291,10 +293,11 @@ class Session:
             count = self.options.points_to_diagnose(len(self.train))
             figures = look(self.model, source, count, self.seed, self.world.device)
         learns = "posterior" in self.stage.parts(self.model)  # a frozen one was judged while it learned
-        for name, text in faults(figures).items() if learns else ():
-            if name not in self.progress.told:
-                self.progress.told.append(name)
-                self._tell(f"After epoch {self.progress.epoch} of stage {self.stage.name!r}: {text}")
+        settled = progress.stage_steps >= min(_SETTLED, self.total_steps) or self._stalled(progress.epoch)
+        for name, text in faults(figures).items() if learns and settled else ():
+            if name not in progress.told:
+                progress.told.append(name)
+                self._tell(f"After epoch {progress.epoch} of stage {self.stage.name!r}: {text}")
         return figures
 
     # -- bad steps and interruptions ------------------------------------------------------------------------
