@@ -116,6 +116,30 @@ def test_a_configuration_that_was_cut_is_not_filled_up_with_defaults(folder, cap
     assert "config.yaml is cut short: it has no `evaluation`" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["sample", "evaluate", "train", "report"])
+@pytest.mark.parametrize("key", ["activation", "num_importance_samples", "seed"])
+def test_a_configuration_that_lost_a_line_is_not_filled_up_with_defaults(folder, capsys, command, key):
+    lines = (folder / "config.yaml").read_text().splitlines(keepends=True)
+    place = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{key}:"))
+    (folder / "config.yaml").write_text("".join(lines[:place] + lines[place + 1 :]))
+    if command == "report":
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            assert main(["report", str(folder)]) == 0
+    else:
+        assert main(commands(folder)[command]) == 2
+    assert re.search(rf"config\.yaml is damaged: it has no `([a-z_.]*\.)?{key}`", capsys.readouterr().err)
+
+
+def test_a_configuration_of_another_version_may_lack_what_that_did_not_have(folder):
+    lines = (folder / "config.yaml").read_text().splitlines(keepends=True)
+    (folder / "config.yaml").write_text("".join(line for line in lines if "activation:" not in line))
+    record = json.loads((folder / "run.json").read_text())
+    record["versions"]["latentflows"] = "0.0.9"
+    (folder / "run.json").write_text(json.dumps(record))
+    assert main(["sample", str(folder)]) == 0
+
+
 @pytest.mark.parametrize("command", ["report", "sample", "evaluate", "train"])
 @pytest.mark.parametrize("name", ["run.json", "evaluation.json"])
 def test_a_file_of_another_format_is_named_with_what_to_do(folder, capsys, command, name):

@@ -195,6 +195,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "bijections/height_autoregressive.py": [
+        ("height: contexts stay as long as autocast made them", "context.to(like.dtype)", "context"),
         (
             "height: rows are runs of frames",
             "value.unflatten(-1, (-1, self.height)).transpose(-1, -2)",

@@ -10,6 +10,13 @@ FAULTS: dict[str, list[Fault]] = {
             '"context_shape": None,',
         ),
     ],
+    "studies/building/build.py": [
+        (
+            "build: dequantized pixels are real numbers of any range",
+            '"dequantized" if dequantized else "continuous"',
+            '"continuous"',
+        ),
+    ],
     "studies/building/levels.py": [
         (
             "levels: the label passes for a level",
@@ -34,6 +41,18 @@ FAULTS: dict[str, list[Fault]] = {
             "flow on data: pixels without the sigmoid",
             'if c.data.preparation == "dequantized":',
             'if c.data.preparation == "unit":',
+        ),
+    ],
+    "studies/building/priors.py": [
+        (
+            "label embedding: the flow hears the one-hot label",
+            "    if given is None or length is None:\n",
+            "    if True:\n",
+        ),
+        (
+            "label embedding: one for the velocity is left out",
+            "None if classes is None or length is None else _table(classes, length)",
+            "None",
         ),
     ],
     "studies/execution/compare.py": [
@@ -332,6 +351,16 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "studies/running/folder.py": [
+        (
+            "run: what is left of the figures is all there is",
+            " or lacks_nll(out, result.figures)",
+            "",
+        ),
+        (
+            "run: what was not measured yet is fixed",
+            'if resume and status not in ("finished", "diverged"):',
+            "if False:",
+        ),
         ("run: a later session replaces how it trained", '"together": [*before, *told]', '"together": told'),
         (
             "run: to be evaluated anew is to forget how it trained",
@@ -356,7 +385,25 @@ FAULTS: dict[str, list[Fault]] = {
             "        end(",
         ),
     ],
+    "studies/running/run.py": [
+        (
+            "run: what cannot be trained is found out in its folder",
+            "    check_run(Job(model, stages, data.train, data.validation), num_processes(), build_options(configuration))\n",
+            "",
+        ),
+        (
+            "run: values without a probability are found out in its folder",
+            "    _check_values(model, data)\n",
+            "",
+        ),
+    ],
     "studies/settings/combinations.py": [
+        ("combinations: a batch is cut into unequal pieces", "if size % pieces == 0:", "if pieces <= size:"),
+        (
+            "combinations: a Cauchy has a mean",
+            "degrees is not None and degrees <= 1",
+            "degrees is not None and False",
+        ),
         (
             "combinations: Gaussians of classes pass for one Gaussian",
             'by_class = _labels_prior(c) and prior != "standard"',
@@ -384,6 +431,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "studies/settings/overrides.py": [
+        ("overrides: defaults for what a run's file lost", "if key not in there]", "if False]"),
         ("overrides: those of one arm reach the others", "copy.deepcopy(dict(raw))", "dict(raw)"),
         (
             "overrides: a key of another place is not guessed",

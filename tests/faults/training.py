@@ -65,12 +65,18 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "training/loop.py": [
         (
+            "types: of data and parameters are not compared",
+            "x.is_floating_point() and types and",
+            "False and",
+        ),
+        (
             "seconds: of the first run torch's imports",
             "    torch.optim.SGD([torch.zeros(1)], lr=0.1)",
             "    pass",
         ),
     ],
     "training/session.py": [
+        ("resume: each process from a checkpoint of its own", "if len(set(steps)) > 1:", "if False:"),
         ("diagnostics: judged from the first step on", "if learns and settled else ()", "if learns else ()"),
         (
             "signals: a fit by EM does not look at them",

@@ -477,3 +477,24 @@ def test_seconds_hold_no_imports() -> None:
 
 def test_an_objective_of_ones_own_needs_only_a_call() -> None:
     assert fit(vae(), one_stage(Poison()), Images()).status == "finished"
+
+
+def test_one_stage_needs_no_list():
+    assert fit(vae(), one_stage(max_epochs=1)[0], Images()).status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("stages", "train", "said"),
+    [
+        (one_stage(), torch.zeros(8, 1, 2, 2), "`train` must be a `DataSource`.*got a `Tensor`"),
+        ([ELBO()], Images(), "`stages` must be a list of `Stage`"),
+    ],
+)
+def test_what_is_no_stage_and_no_data_is_refused(stages, train, said):
+    with pytest.raises(ConfigurationError, match=said):
+        fit(vae(), stages, train)
+
+
+def test_parameters_and_data_of_two_types_are_refused():
+    with pytest.raises(ConfigurationError, match=r"parameters are torch\.float64 and the data"):
+        fit(vae().double(), one_stage(), Images())

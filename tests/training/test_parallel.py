@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from latentflows.core.errors import ConfigurationError
+from latentflows.core.errors import CheckpointError, ConfigurationError
 from latentflows.objectives import ELBO, GECO
 from latentflows.training import Options, fit
 from latentflows.training.parallel import World, join, wrap
@@ -149,8 +149,35 @@ def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.Monke
     fit(vae(), one_stage(), Images(), out=tmp_path / "old", options=Options(checkpoint_every=1))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "old").rglob("*")}
     monkeypatch.setattr("latentflows.training.loop.join", lambda accelerator: second)
+    monkeypatch.setattr(World, "gather", lambda self, number: [number, number])
     fit(vae(), one_stage(), Images(), out=tmp_path / "old", resume=True)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "old").rglob("*")} == before
+
+
+@pytest.mark.parametrize(("steps", "second"), [(12, "none"), (8, "that of step 8"), (-2, "one that cannot")])
+def test_processes_that_find_different_checkpoints_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, second: str
+) -> None:
+    """As on nodes with disks of their own: each would go on from where it stands, and wait for the other."""
+    fit(vae(), one_stage(), Images(), out=tmp_path)
+    monkeypatch.setattr("latentflows.training.loop.join", lambda _: World(0, 2, torch.device("cpu")))
+    there = {12: -1}.get(steps, steps)
+    monkeypatch.setattr(World, "gather", lambda self, number: [number, there])
+    with pytest.raises(CheckpointError, match=rf"step 12, {second}.*`out` must be a folder that all nodes"):
+        fit(vae(), one_stage(), Images(), out=tmp_path, resume=True)
+
+
+def test_every_process_learns_of_a_checkpoint_that_one_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(vae(), one_stage(), Images(), out=tmp_path)
+    (tmp_path / "checkpoint" / "last.safetensors").write_bytes(b"broken")
+    told: list[int] = []
+    monkeypatch.setattr("latentflows.training.loop.join", lambda _: World(0, 2, torch.device("cpu")))
+    monkeypatch.setattr(World, "gather", lambda self, number: told.append(number) or [number, 12])
+    with pytest.raises(CheckpointError, match="last"):
+        fit(vae(), one_stage(), Images(), out=tmp_path, resume=True)
+    assert told == [-2]
 
 
 @pytest.mark.parametrize("renamed", [False, True])

@@ -105,7 +105,10 @@ class HeightAutoregressive(Bijection):
         rows = rows.flip(-2) if self.reverse else rows
         return rows.transpose(-1, -2).flatten(-2)
 
-    def _context(self, context: Tensor | None) -> Tensor | None:
+    def _context(self, context: Tensor | None, like: Tensor) -> Tensor | None:
+        context = (
+            None if context is None else context.to(like.dtype)
+        )  # autocast may have made it half as long
         return self._fold(context) if context is not None and context.ndim == 3 else context
 
     def _columns(self, valid: Tensor | None) -> Tensor | None:
@@ -121,7 +124,7 @@ class HeightAutoregressive(Bijection):
         mask = None if columns is None else columns.to(x.dtype)
         read = _hidden(rows, columns)
         with full_precision(x):
-            raw = self.network(read, self._context(context), mask)
+            raw = self.network(read, self._context(context, x), mask)
         u, log_derivative = self._move(rows, raw, columns, inverse=True)
         return self._unfold(u).view(x.shape), log_derivative.flatten(1).sum(1).view(x.shape[:2])
 
@@ -133,7 +136,7 @@ class HeightAutoregressive(Bijection):
         rows, total = [], row.new_zeros(len(noise))
         with full_precision(u):
             cache = self.network.start(
-                noise, self._context(context), None if columns is None else columns.to(u.dtype)
+                noise, self._context(context, u), None if columns is None else columns.to(u.dtype)
             )
             for i in range(self.height):
                 raw, cache = self.network.step(_hidden(row, columns), cache)

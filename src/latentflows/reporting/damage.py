@@ -6,7 +6,7 @@ from pathlib import Path
 from latentflows.core.errors import LatentFlowsError
 from latentflows.studies.results.reading import RunFiles
 from latentflows.studies.results.records import Epoch, RunRecord
-from latentflows.studies.settings.overrides import lost_end
+from latentflows.studies.settings.overrides import lost_part
 
 
 def damages(
@@ -49,7 +49,7 @@ def _configuration_faults(path: Path) -> Iterator[str]:
     if not path.exists():
         return
     try:
-        fault = lost_end(path)
+        fault = lost_part(path)
     except LatentFlowsError as error:
         yield str(error)
     else:

@@ -42,10 +42,14 @@ def _copy_parameters(into: Bijection, source: Bijection) -> None:
 
 
 def autocast(subject: Subject) -> None:
-    """Under bfloat16 autocast value and log-determinant are float32, and as exact as the float32 round trip."""
+    """Under bfloat16 autocast value and log-determinant are float32, and as exact as the float32 round trip.
+
+    The context is in bfloat16, as a network that makes it under autocast leaves it.
+    """
     bijection = subject.build(0.5, dtype=torch.float32)
     results: dict[Direction, tuple[Tensor, Tensor]] = {}
     context = subject.context(64, dtype=torch.float32)
+    context = None if context is None else context.bfloat16()
     for direction in subject.directions:
         value = subject.values(bijection, direction, 1, 64, context=context, dtype=torch.float32)
         value.requires_grad_()

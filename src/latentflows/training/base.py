@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 from latentflows.core.batches import DataSource
 from latentflows.core.errors import CombinationError, ConfigurationError, DataError
+from latentflows.core.precision import check_positive
 from latentflows.models.density import DensityModel, Model
 from latentflows.models.vae import VAE
 from latentflows.models.vqvae import VQVAE
@@ -80,13 +82,18 @@ class Stage:
             )
         for name, lowest in _LOWEST.items():
             value = getattr(self, name)
-            if value is not None and not value >= lowest:
-                raise ConfigurationError(f"`{name}` must be at least {lowest}; got {value!r}.")
+            if value is not None and (
+                not isinstance(value, int) or isinstance(value, bool) or value < lowest
+            ):
+                raise ConfigurationError(f"`{name}` must be an integer of at least {lowest}; got {value!r}.")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigurationError(f"`{name}` must be one of {choices}; got {getattr(self, name)!r}.")
-        if not self.learning_rate > 0:
-            raise ConfigurationError(f"`learning_rate` must be positive; got {self.learning_rate!r}.")
+        check_positive("learning_rate", self.learning_rate)
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigurationError(
+                f"`weight_decay` must be finite and at least 0; got {self.weight_decay!r}."
+            )
         if self.gradient_clip_val is not None and not self.gradient_clip_val > 0:
             raise ConfigurationError(f"`gradient_clip_val` must be positive; got {self.gradient_clip_val!r}.")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
@@ -141,7 +148,6 @@ _LOWEST = {
     "max_steps": 1,
     "batch_size": 1,
     "warmup_steps": 0,
-    "weight_decay": 0,
     "accumulate_grad_batches": 1,
     "patience": 1,
 }
@@ -315,6 +321,14 @@ def check_run(job: Job, processes: int, options: Options) -> None:
         DataError: if there is no data.
     """
     model, stages, train, validation = job.model, job.stages, job.train, job.validation
+    for name, source in (("train", train), ("validation", validation)):
+        if source is not None and not hasattr(source, "batch"):
+            raise ConfigurationError(
+                f"`{name}` must be a `DataSource`, such as `ArraySplit(tensor, values=...)`; got a "
+                f"`{type(source).__name__}`."
+            )
+    if not all(isinstance(stage, Stage) for stage in stages):
+        raise ConfigurationError(f"`stages` must be a list of `Stage`; got {list(stages)}.")
     names = [stage.name for stage in stages]
     if not names or len(set(names)) < len(names):
         raise ConfigurationError(f"`stages` must be one or more, with different names; got {names}.")

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from latentflows.core import noise
 from latentflows.core.batches import DataSource
+from latentflows.core.errors import ConfigurationError
 from latentflows.models.density import Model
 from latentflows.training.base import Callback, History, Job, Options, Stage, check_run
 from latentflows.training.parallel import World, join
@@ -25,7 +27,7 @@ from latentflows.training.signals import stop_signals
 
 def fit(
     model: Model,
-    stages: Sequence[Stage],
+    stages: Stage | Sequence[Stage],
     train: DataSource,
     *,
     validation: DataSource | None = None,
@@ -48,7 +50,7 @@ def fit(
 
     Args:
         model: Trained in place; ends with the selected weights, in eval mode.
-        stages: At least one, of different names.
+        stages: One, or several of different names.
         train: Training data; batches are drawn without replacement, an incomplete last one is left out.
         validation: Held-out data.
         out: Folder for `metrics.jsonl` and `checkpoint/`; without it nothing is written.
@@ -59,12 +61,14 @@ def fit(
 
     Raises:
         CombinationError: if a stage cannot train this model.
-        ConfigurationError: for stages without a name of their own, or a batch that cannot be divided.
+        ConfigurationError: for stages without a name of their own, a batch that cannot be divided, or data of another
+            type than the parameters.
         DataError: for data that the likelihood gives no probability to.
         CheckpointError: if the checkpoint to resume from is damaged or belongs to another run, or if the length of a
             stage that has ended was changed.
     """
     options = options or Options()
+    stages = (stages,) if isinstance(stages, Stage) else stages
     world = join(options.accelerator)
     job = Job(model, tuple(stages), train, validation, out, seed, callbacks)
     check_run(job, world.size, options)
@@ -76,6 +80,7 @@ def open_session(job: Job, options: Options, world: World, stop: list[int]) -> S
     """Move the model to its device, look at the data, and return the run, which has not begun.
 
     Raises:
+        ConfigurationError: for data of another type than the parameters.
         DataError: for data that the likelihood gives no probability to.
     """
     torch.optim.SGD([torch.zeros(1)], lr=0.1)  # with the first one torch imports for seconds
@@ -83,9 +88,22 @@ def open_session(job: Job, options: Options, world: World, stop: list[int]) -> S
     for source in (job.train, job.validation):
         if source is not None:
             rows = torch.arange(min(len(source), 1000))
-            job.model.check_data(*source.batch(rows).to(world.device))
+            batch = source.batch(rows).to(world.device)
+            _check_type(job.model, batch.x)
+            job.model.check_data(*batch)
     record = None
     if job.out is not None:
         run = identity(job.stages, job.seed, len(job.train))
         record = Record(Path(job.out), run, lengths(job.stages))
     return Session(job, record, options, world, stop)
+
+
+def _check_type(model: Model, x: Tensor) -> None:
+    """Refuse parameters and data of different types: no product of them exists."""
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if x.is_floating_point() and types and x.dtype not in types:
+        of_model = ", ".join(sorted(str(dtype) for dtype in types))
+        raise ConfigurationError(
+            f"The model's parameters are {of_model} and the data {x.dtype}. Make them the same, as by "
+            '`model.float()`; for less precision use `Options(precision="bf16-mixed")`.'
+        )

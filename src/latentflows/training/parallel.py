@@ -47,6 +47,12 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def gather(self, number: int) -> list[int]:
+        """Return the number that each process gives, in their order."""
+        numbers = torch.zeros(self.size, dtype=torch.int64)
+        numbers[self.rank] = number
+        return self.total(numbers).tolist()
+
     def wait(self) -> None:
         """Wait for all processes."""
         if self.size > 1:

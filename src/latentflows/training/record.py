@@ -20,6 +20,10 @@ from latentflows.training.checkpoint import (
     write_atomically,
 )
 
+Saved = tuple[
+    Tensors, Progress, list[dict[str, Any]]
+]  # a checkpoint, and the lines of the log that belong to it
+
 
 def identity(stages: Sequence[Stage], seed: int, points: int) -> dict[str, Any]:
     """Describe a run as far as resuming must not change it; a stage's length may be extended."""
@@ -69,7 +73,7 @@ class Record:
         state = {"progress": progress.to_json(), "run": self.run, "lengths": self.lengths}
         save_tensors(self.last, tensors, {"kind": "checkpoint", **state})
 
-    def load(self) -> tuple[Tensors, Progress, list[dict[str, Any]]] | None:
+    def load(self) -> Saved | None:
         """Read the checkpoint and the lines that belong to it; None where no checkpoint was written yet.
 
         Raises:

@@ -152,6 +152,37 @@ def test_an_interrupt_outside_of_training_is_recorded_too(configuration, tmp_pat
     assert run(configuration, tmp_path, resume=True).status == "finished"
 
 
+def test_a_run_stopped_while_it_is_measured_can_be_used_and_measured_otherwise(tiny, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bounds_room, "evaluate_bounds", interrupt)
+    dear = configuration_from({}, [*tiny, "evaluation.num_importance_samples=9999"])
+    assert run(dear, tmp_path).reason == "interrupted by a signal"
+    monkeypatch.undo()
+    assert load_run(tmp_path)[0] == dear  # training has ended: the weights are the run's
+    cheap = configuration_from({}, [*tiny, "evaluation.num_importance_samples=3"])
+    result = run(cheap, tmp_path, resume=True)
+    assert (result.status, result.protocol["num_importance_samples"]) == ("finished", 3)
+    with pytest.raises(ConfigurationError, match=r"differs in evaluation\.num_importance_samples"):
+        run(dear, tmp_path, resume=True)
+
+
+def test_a_run_resumed_for_longer_is_not_trained_until_it_ends(configuration, tmp_path):
+    run(configuration, tmp_path, callbacks=[Interrupt()])
+    assert record_of(tmp_path)["trained"] is False
+    run(configuration, tmp_path, resume=True)
+    assert record_of(tmp_path)["trained"] is True
+
+
+def test_a_lost_file_of_the_nll_is_made_again(configuration, tmp_path):
+    expected = run(configuration, tmp_path).figures
+    before = (tmp_path / "nll.npy").read_bytes()
+    (tmp_path / "nll.npy").unlink()
+    assert run(configuration, tmp_path, resume=True).figures == expected
+    assert (tmp_path / "nll.npy").read_bytes() == before
+
+
 def test_a_diverged_run_is_recorded_and_not_repeated(configuration, tmp_path, monkeypatch):
     def diverge(*_, **__):
         return History(status="diverged", reason="the loss became NaN", steps=7, rollbacks=2)
@@ -189,6 +220,27 @@ def test_a_failed_run_is_recorded_with_its_reason(
     assert record["steps"] > 0
     monkeypatch.undo()
     assert run(configuration, tmp_path, resume=True).status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "message"),
+    [
+        (
+            ["data.preparation=unit", "likelihood=categorical", "likelihood.levels=4"], 1,
+            "A categorical likelihood needs gray levels v / 3",
+        ),
+        (["training.compile=true", "objective=regularized_autoencoder"], 1, "which `torch.compile` does not"),
+        ([], 3, "`batch_size` 16 must be a multiple of 3"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_leaves_no_folder(tiny, tmp_path, monkeypatch, overrides, processes, message):
+    monkeypatch.setattr(run_room, "num_processes", lambda: processes)
+    monkeypatch.setattr(run_room, "fit", lambda *_, **__: pytest.fail("it went on to train"))
+    np.save(tmp_path / "gray.npy", np.arange(60 * 16, dtype=np.uint8).reshape(60, 4, 4) % 251)
+    overrides = [f"data.root={tmp_path / 'gray.npy'}", *overrides]
+    with pytest.raises(LatentFlowsError, match=message):
+        run(configuration_from({}, [*tiny, *overrides]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_data_leave_no_folder(tiny, tmp_path):

@@ -117,7 +117,12 @@ def _check_values(configuration: RunConfiguration, source: DataSource) -> None:
                 "data.preparation=dequantized or continuous."
             )
         return
-    prepared = {"binary": "dynamic_binary", "unit": "unit", "continuous": "continuous"}[source.values]
+    dequantized = source.bits_offset is not None  # real values that gray levels were made of, in [0, 1)
+    prepared = {
+        "binary": "dynamic_binary",
+        "unit": "unit",
+        "continuous": "dequantized" if dequantized else "continuous",
+    }[source.values]
     kind = configuration.likelihood.kind
     if likelihood_faults(configuration.likelihood, prepared):
         fitting = ", ".join(name for name, values in LIKELIHOODS_OF.items() if prepared in values)
@@ -325,7 +330,7 @@ def _shapes_of_ended(folder: Path) -> tuple[Shape, Shape | None]:
                 f"{folder / 'run.json'}: `{name}` must hold positive integers; got {list(shape)}."
             )
     check_format(folder / "run.json", record.get("format"), RECORD_FORMAT)
-    if status not in ("finished", "diverged"):
+    if status not in ("finished", "diverged") and not record.get("trained"):
         config = shlex.quote(str(folder / "config.yaml"))
         raise CheckpointError(
             f"{folder} holds a run that is {status}, so its weights are not those it will end with. Resume it first: "

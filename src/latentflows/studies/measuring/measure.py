@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,7 +108,8 @@ def evaluate(
     source = evaluated_split(data, settings)
     subject = Subject(model, data, source, settings, out, memory_mib)
     content = {} if out is None else recorded(out)
-    if not _has_bounds(content, subject):
+    lost = out is not None and lacks_nll(out, content.get("figures", {}))
+    if lost or not _has_bounds(content, subject):
         announce("evaluation")
         bounds, nll = measure_bounds(subject)
         _write_nll(nll, out)  # first: it is measured again as long as there are no figures
@@ -128,11 +129,19 @@ def evaluate(
 
 def is_evaluated(out: Path, settings: EvaluationSettings, model: Model, source: DataSource) -> bool:
     """Whether `evaluation.json` of a run holds all that its settings ask for, if only as a reason why there is none."""
-    groups = recorded(out).get("groups")
+    content = recorded(out)
+    groups = content.get("groups")
+    if lacks_nll(out, content.get("figures", {})):
+        return False
     asked = {name: group.asked(settings, model, source) for name, group in GROUPS.items()}
     return groups is not None and all(
         wanted is None or groups.get(name, {}).get("asked") == wanted for name, wanted in asked.items()
     )
+
+
+def lacks_nll(out: Path, figures: Mapping[str, Any]) -> bool:
+    """Whether `nll.npy`, what the figure of the NLL is the mean of, is gone."""
+    return "nll" in figures and not (out / "nll.npy").is_file()
 
 
 def recorded(out: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from latentflows.core.errors import CheckpointError, ConfigurationError, LatentF
 from latentflows.core.files import check_format, is_partial, write_atomically
 from latentflows.models.density import Model
 from latentflows.studies.building.build import RECORD_FORMAT
+from latentflows.studies.measuring.measure import lacks_nll
 from latentflows.studies.running.failures import reason_of
 from latentflows.studies.settings.configuration import RunConfiguration
 from latentflows.studies.settings.overrides import differences, read_whole_configuration, to_yaml
@@ -72,6 +73,8 @@ def check_folder(configuration: RunConfiguration, out: Path, *, resume: bool, ov
     before = read_whole_configuration(out / "config.yaml")
     status = read_record(out).get("status", "unknown")
     changed = [key for key in differences(before, configuration) if key not in _MAY_DIFFER]
+    if resume and status not in ("finished", "diverged"):  # not measured yet
+        changed = [key for key in changed if not key.startswith("evaluation.")]
     if changed and resume and _is_longer(before, configuration, changed):
         if status in ("finished", "diverged"):
             raise ConfigurationError(
@@ -110,13 +113,13 @@ def clear(out: Path) -> None:
 
 
 def ended_result(out: Path) -> RunResult | None:
-    """Return the result of a run on which nothing is left to do: diverged, or evaluated and with its pictures."""
+    """Return the result of a run on which nothing is left to do: diverged, or evaluated and with all its files."""
     result = result_of(out)
     if result is None or result.status == "diverged":
         return result
-    pictures = out / "samples" / "index.json"
-    complete = result.status == "finished" and result.figures is not None and pictures.is_file()
-    return result if complete else None
+    if result.status != "finished" or result.figures is None or lacks_nll(out, result.figures):
+        return None
+    return result if (out / "samples" / "index.json").is_file() else None
 
 
 def result_of(out: Path) -> RunResult | None:
@@ -174,6 +177,7 @@ def first_record(
 
 def write_start(configuration: RunConfiguration, out: Path, record: dict[str, Any], *, trained: bool) -> None:
     """Write down that a run trains; unless it has been trained, forget its measures: they are of other weights."""
+    record["trained"] = trained
     write_atomically(out / "config.yaml", to_yaml(configuration).encode())
     write_record(out, record)
     if not trained:
@@ -195,6 +199,7 @@ def of_history(history: History, record: Mapping[str, Any], *, trained: bool) ->
     return {
         "status": history.status,
         "reason": history.reason,
+        "trained": history.status != "interrupted",
         "seconds": round(history.seconds, 3),
         "steps": history.steps,
         "skipped_steps": history.skipped_steps,
@@ -206,7 +211,7 @@ def of_history(history: History, record: Mapping[str, Any], *, trained: bool) ->
 def record_failure(out: Path, record: dict[str, Any], error: BaseException) -> None:
     """Record why a run ended early; return for an interruption, raise for everything else."""
     if isinstance(error, KeyboardInterrupt):
-        record |= {"status": "interrupted", "reason": "interrupted by the user"}
+        record |= {"status": "interrupted", "reason": "interrupted by a signal"}
         return
     reason = reason_of(error)
     record |= {"status": "failed", "reason": reason}

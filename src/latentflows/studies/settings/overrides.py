@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from latentflows._version import __version__
 from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.studies.settings.base import Settings
 from latentflows.studies.settings.combinations import combination_faults
@@ -57,23 +58,41 @@ def read_configuration(path: Path | None, overrides: Sequence[str] = ()) -> RunC
 
 
 def read_whole_configuration(path: Path) -> RunConfiguration:
-    """Read the file of a run folder, which `to_yaml` wrote, and refuse one that was cut.
+    """Read the file of a run folder, which `to_yaml` wrote, and refuse one that has lost a part.
 
     Raises:
-        ConfigurationError: as `read_configuration`, and for a file without its end: defaults would pass for what is
+        ConfigurationError: as `read_configuration`, and for a file that lacks a key: a default would pass for what is
             lost.
     """
     configuration = read_configuration(path)
-    if lost := lost_end(path):
+    if lost := lost_part(path):
         raise ConfigurationError(f"{path} {lost}. Restore it, or train again into another folder.")
     return configuration
 
 
-def lost_end(path: Path) -> str:
-    """Say what the end of a run's file lacks, which `to_yaml` wrote; empty where it is whole."""
-    if _LAST not in read_mapping(path):
+def lost_part(path: Path) -> str:
+    """Say what a run's file lacks, which `to_yaml` wrote; empty where it is whole.
+
+    A key that the version which wrote it did not have is not lost; its default is what that version did.
+    """
+    raw = read_mapping(path)
+    if _LAST not in raw:
         return f"is cut short: it has no `{_LAST}`, with which it ended"
-    return "" if path.read_bytes().endswith(b"\n") else "is cut short: its last line has no end"
+    if not path.read_bytes().endswith(b"\n"):
+        return "is cut short: its last line has no end"
+    there = flat(raw)
+    lost = [key for key in flat(configuration_from(raw).model_dump(mode="json")) if key not in there]
+    if not lost or _version_of(path.with_name("run.json")) not in (None, __version__):
+        return ""
+    return f"is damaged: it has no {', '.join(f'`{key}`' for key in lost)}, which a run's file always has"
+
+
+def _version_of(record: Path) -> str | None:
+    """Return the version that made a run; None where its record does not tell."""
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))["versions"]["latentflows"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return None
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
