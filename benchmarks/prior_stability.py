@@ -152,8 +152,8 @@ def body(outcomes: list[Outcome], seeds: int, epochs: int) -> list[str]:
         f"Protocol: digits, 8 latents, gated MLP of width 64, Real NVP priors of 4 layers of width 32, {epochs} epochs "
         "of Adam at batch 64 (two stages: as many for the prior; then joint: half as many for each), "
         f"{seeds} seeds; test NLL with K = 100 on 400 images, of the weights of the best validation epoch. ± is the "
-        "standard deviation over seeds. The last four columns are of the last epoch of the last stage, on 200 "
-        "validation images.",
+        "standard deviation over seeds. The last four columns are of the last epoch of the last stage, on a "
+        "sixteenth as many validation images as there are for training.",
     ]
     for case in CASES:
         if any((o.group, o.prior, o.rate) == case for o in outcomes):

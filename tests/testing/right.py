@@ -148,7 +148,7 @@ class MADE(Bijection):
         return shift, log_scale.tanh()
 
     def _heard(self, context):
-        return self.hears(context)
+        return self.hears(context.to(self.hears.weight.dtype))  # autocast may have made it half as long
 
     def _forward(self, u, context):
         shift, log_scale = self._coefficients(u, context)

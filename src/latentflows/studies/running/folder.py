@@ -149,6 +149,7 @@ def first_record(
         "name": configuration.name,
         "status": "running",
         "reason": None,
+        "trained": False,  # `write_start` knows
         "command": before.get("command") or command,
         "seed": configuration.seed,
         "event_shape": list(model.event_shape),
