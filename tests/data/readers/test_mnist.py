@@ -98,3 +98,11 @@ def test_the_own_folder_comes_before_the_root(mnist_root):
     shutil.copytree(mnist_root / "mnist", mnist_root / "fashion_mnist")
     write_mnist(mnist_root, num_train=50)
     assert len(read(Request("mnist", mnist_root, validation=2)).train) == 5
+
+
+@pytest.mark.parametrize("length", [0x7FFFFFFF, 0xFFFFFFFF])
+def test_lengths_beyond_memory_are_named(tmp_path, length):
+    path = tmp_path / "x"
+    path.write_bytes(bytes([0, 0, 8, 3]) + 3 * length.to_bytes(4, "big"))
+    with pytest.raises(DataError, match=r"cannot be read \(.+\)\. It is cut short"):
+        read_idx(path, 3)

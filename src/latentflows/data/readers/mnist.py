@@ -101,8 +101,9 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
             # One more than expected: sees a surplus, and makes gzip verify its checksum.
             content = file.read(count + 1)
     except (OSError, EOFError, zlib.error, OverflowError, MemoryError) as error:
+        reason = str(error) or "its header announces more than fits into memory"
         raise DataError(
-            f"{path}: cannot be read ({error}). It is cut short or damaged; download it anew."
+            f"{path}: cannot be read ({reason}). It is cut short or damaged; download it anew."
         ) from None
     if len(content) != count or not count:
         raise DataError(
