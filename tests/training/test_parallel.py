@@ -45,40 +45,36 @@ def flat(line: dict[str, Any]) -> dict[str, float]:
 
 
 def run_workers(root: Path) -> list[dict[str, Any]]:
-    """Start two processes, wait, and stop whatever is left of them."""
+    """Start two processes as two nodes of one each, wait, and stop whatever is left of them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
-    command = [
-        sys.executable,
-        *launcher,
-        "--master-port",
-        str(port),
-        "-m",
-        "tests.training.workers",
-        str(root),
-    ]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    meeting = ["--master-addr", "127.0.0.1", "--master-port", str(port)]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONWARNINGS": "ignore",
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        start_new_session=True,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    nodes = [
+        subprocess.Popen(
+            [*launcher, "--node-rank", str(rank), *meeting, "-m", "tests.training.workers", str(root)],
+            env=environment,
+            start_new_session=True,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in (0, 1)
+    ]
     try:
-        output, _ = process.communicate(timeout=300)
+        outputs = [node.communicate(timeout=300)[0] for node in nodes]
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    assert process.returncode == 0, output[-4000:]
+        for node in nodes:
+            if node.poll() is None:
+                os.killpg(node.pid, signal.SIGKILL)
+                node.wait()
+    assert [node.returncode for node in nodes] == [0, 0], "".join(outputs)[-4000:]
     return [json.loads((root / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
