@@ -188,6 +188,27 @@ def test_what_is_kept_in_evaluation_follows_every_change(kind, monkeypatch):
     assert vae.prior_at().log_prob(z).requires_grad
 
 
+@pytest.mark.parametrize("kind", ["vamp", "exemplar"])
+def test_priors_of_several_models_are_vectorized(kind):
+    torch.manual_seed(0)
+    models = [model(kind).eval() for _ in range(2)]
+    stacked = {
+        name: torch.stack([dict(each.state_dict())[name] for each in models])
+        for name in models[0].state_dict()
+    }
+
+    def density(state: dict, z: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(models[0], state, (z,))
+
+    z = torch.randn(5, *models[0].latent_shape)
+    for each in models:
+        each.forward = lambda z, each=each: each.prior_at(None).log_prob(z)
+    with torch.no_grad():
+        together = torch.func.vmap(density, in_dims=(0, None))(stacked, z)
+        for row, each in zip(together, models, strict=True):
+            torch.testing.assert_close(row, each.prior_at(None).log_prob(z))
+
+
 @pytest.mark.parametrize(
     "posterior", [lambda: gaussian((2,), SHAPE, covariance="full"), lambda: low_rank(2, SHAPE)]
 )

@@ -342,6 +342,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "distributions/resampled.py": [
         (
+            "LARS: the error of Z is that of any z",
+            "        return -torch.expm1(log_mean) * grown + last\n",
+            "        return torch.ones_like(log_mean)\n",
+        ),
+        (
             "LARS: one attempt too many",
             "logsumexp(0), (max_attempts - 1) * log_rejection",
             "logsumexp(0), max_attempts * log_rejection",
@@ -356,6 +361,11 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "distributions/vamp.py": [
+        (
+            "vamp: keeps what a vectorized pass gave",
+            " or self.posterior.training or is_traced():",
+            " or self.posterior.training:",
+        ),
         ("vamp: kept components go stale", "or not _all_equal(self._kept[1], state)", ""),
         ("vamp: kept components of another precision", "or self._kept[0] != low ", ""),
         (

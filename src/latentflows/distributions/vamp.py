@@ -12,6 +12,7 @@ from latentflows.core import noise
 from latentflows.core.errors import CombinationError, ConfigurationError, DataError
 from latentflows.core.precision import at_least_float32, check_positive, soft_bound
 from latentflows.core.shapes import Shape, batch_shape
+from latentflows.core.tracing import is_traced
 from latentflows.distributions.base import Conditional, Distribution
 from latentflows.distributions.data_dependent import DataDependentPrior, check_count
 from latentflows.distributions.gaussian import DiagonalNormal, FullNormal
@@ -55,7 +56,7 @@ class SharesPosterior(DataDependentPrior):
 
     def _components(self, inputs: Tensor) -> Distribution:
         """Return q(z|u) for inputs u (M, *data)."""
-        if torch.is_grad_enabled() or self.training or self.posterior.training:
+        if torch.is_grad_enabled() or self.training or self.posterior.training or is_traced():
             self._kept = None
             return self._encode(inputs)
         state = [inputs, *self.posterior.parameters(), *self.posterior.buffers()]
