@@ -6,6 +6,7 @@ longer occurs exactly once, or if the unchanged suite is not green. `python -m t
 whose name contains one of the words.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -81,6 +82,9 @@ def main(words: list[str]) -> int:
         for fault in faults
         if not words or any(word.lower() in fault[0].lower() for word in words)
     ]
+    if not chosen:
+        print(f"No fault has a name with {' or '.join(words)} in it; the names stand in tests/faults/.")
+        return 2
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder).resolve()
         copytree(PACKAGE, source / "latentflows", ignore=ignore_patterns("__pycache__"))
@@ -100,4 +104,6 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="parts of the names of faults; none for all")
+    raise SystemExit(main(parser.parse_args().words))
