@@ -2,23 +2,22 @@
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from latentflows.studies.settings.overrides import configuration_from, to_yaml
+
 COMMAND = "latentflows train examples/digits.yaml --out {folder} --seed {seed}"
-CONFIG = """\
-name: {name}
-seed: {seed}
-posterior: {{kind: gaussian, flow: [inverse_autoregressive, inverse_autoregressive]}}
-prior: {{kind: flow, layers: 6}}
-likelihood: {{kind: bernoulli, widths: [300, 300]}}
-stages:
-  - {{name: joint, epochs: {epochs}, beta_warmup: 5}}
-evaluation: {{}}
-"""
+
+
+@cache
+def configuration_text(*overrides: str) -> str:
+    """The whole `config.yaml` that a run folder has."""
+    return to_yaml(configuration_from({}, overrides))
 
 
 class Fake:
@@ -35,7 +34,10 @@ class Fake:
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         record = _record(folder, seed, lines[-1], status, reason)
         (folder / "run.json").write_text(json.dumps(record))
-        (folder / "config.yaml").write_text(CONFIG.format(name=folder.name, seed=seed, epochs=epochs))
+        text = configuration_text(
+            "posterior=iaf", "prior=real_nvp", f"seed={seed}", f"training.epochs={epochs}"
+        )
+        (folder / "config.yaml").write_text(text)
         elbo = lines[-1]["validation"]["elbo"]
         (folder / "evaluation.json").write_text(json.dumps(_evaluation(elbo)))
         _write_pictures(folder / "samples", rng, seed)

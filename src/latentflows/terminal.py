@@ -15,6 +15,7 @@ from latentflows.core.errors import DataError, LatentFlowsError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from latentflows.reporting.parts import Part
     from latentflows.reporting.table import StudyTable
     from latentflows.studies.execution.compare import Progress
     from latentflows.studies.planning.plan import Plan, PlannedArm
@@ -119,16 +120,22 @@ def show_table(folder: Path) -> None:
     """Print a study: one row per arm, one per comparison, and in words what the figures support."""
     from rich.console import Console
 
-    from latentflows.reporting.table import limits, table_of
+    from latentflows.reporting.limits import limits
+    from latentflows.reporting.parts import MARK_WORDS
+    from latentflows.reporting.table import table_of
     from latentflows.studies.results.results import read_results
 
     results = read_results(folder)
     found = table_of(results)
     console = Console(markup=False, highlight=False)
-    console.print(_arm_table(found))
+    for part in found.parts:
+        if len(found.parts) > 1 and part.protocols:
+            console.print(f"Measured on: {'; or: '.join(part.protocols)}.")
+        console.print(_arm_table(found, part))
+    marked = f" {MARK_WORDS.replace('above', 'below')}" if any(part.marked for part in found.parts) else ""
     console.print(
         f"\n{found.quantity[0].upper()}{found.quantity[1:]} in nats: mean over seeds with its 95% t interval. Epochs: "
-        "over all stages.\n"
+        f"over all stages.{marked}\n"
     )
     if found.tested:
         num = len(found.tested)
@@ -143,16 +150,16 @@ def show_table(folder: Path) -> None:
     console.print(f"What does not follow. {' '.join(limits(results))}\n")
 
 
-def _arm_table(found: StudyTable) -> Table:
+def _arm_table(found: StudyTable, part: Part) -> Table:
     from latentflows.studies.statistics.means import format_interval, format_mean
 
     table = _plain_table("arm", ("parameters", "epochs", found.quantity, "95% interval"))
-    for row in found.rows:
+    for row in part.rows:
         table.add_row(
             row.name,
             "" if row.parameters is None else f"{row.parameters.total:,}",
             "" if row.epochs is None else f"{row.epochs.mean:.0f}",
-            "none" if row.nll is None else format_mean(row.nll, found.decimals),
+            "none" if row.nll is None else f"{row.mark}{format_mean(row.nll, found.decimals)}",
             "" if row.nll is None else format_interval(row.nll, found.decimals),
         )
     return table
@@ -327,7 +334,7 @@ def _run_line(folder: Path) -> str:
     if evaluation is not None:
         content = evaluation.model_dump()
         shown = _likelihood_line(content["figures"], content["protocol"])
-    return f"{record.status:<12} {shown:<44} {record.parameters.total:>10,} parameters"
+    return f"{record.status:<12} {shown:<76} {record.parameters.total:>10,} parameters"
 
 
 def _likelihood_line(figures: dict[str, Any], protocol: dict[str, Any]) -> str:
@@ -338,4 +345,5 @@ def _likelihood_line(figures: dict[str, Any], protocol: dict[str, Any]) -> str:
     error = "" if found["standard_error"] is None else f" ± {found['standard_error']:.2f}"
     name, k = "NLL" if figures.get("nll") else "NLL bound", protocol["num_importance_samples"]
     weights = "" if k is None else f" (K = {k:,})"
-    return f"{protocol['split']} {name} {found['mean']:.2f}{error} nats{weights}"
+    kind = "" if protocol["likelihood"] is None else f", {protocol['likelihood']}"
+    return f"{protocol['split']} {name} {found['mean']:.2f}{error} nats{weights}{kind}"

@@ -76,6 +76,18 @@ def test_it_stops_when_the_rise_is_small():
     assert rises[-1] < 0.05
 
 
+def test_likelihoods_are_those_before_each_step():
+    for number in (1, 2):
+        with noise.stream(1):
+            fitted = fit_mixture(points(), 3, tolerance=-1, max_iterations=number)
+        assert len(fitted.log_likelihoods) == number + 1
+        with noise.stream(1):
+            longer = fit_mixture(points(), 3, tolerance=-1, max_iterations=number + 1)
+        end = value(fitted).log_prob(points()).mean().item()
+        assert end == pytest.approx(longer.log_likelihoods[-1], rel=1e-9)
+        assert end > fitted.log_likelihoods[-1] + 1e-4
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_pieces_change_rounding_alone(full, monkeypatch):
     z = points(90)

@@ -351,3 +351,23 @@ def test_the_error_of_a_narrow_gaussian(method, steps, stated):
         error = (prior().log_prob(z) - distributions.Normal(0.0, s).log_prob(z[:, 0])).abs()
     assert float(error) == pytest.approx(stated, rel=0.1)
     assert 0.4 * float(error) < float(prior().solver_error(z)) < 1.3 * float(error)
+
+
+def test_features_of_a_context_are_what_the_network_hears():
+    table = torch.nn.Linear(4, 3, bias=False).double()
+    embedded = made(context_shape=4, embed=table, features=3)
+    plain = made(context_shape=3)
+    plain.velocity.network.load_state_dict(embedded.velocity.network.state_dict())
+    z, context = torch.randn(5, 2).double(), torch.randn(5, 4).double()
+    with torch.no_grad():
+        torch.testing.assert_close(embedded(context).log_prob(z), plain(table(context)).log_prob(z))
+    assert embedded.context_shape == (4,)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"embed": nn.Identity()}, {"context_shape": 4, "features": 4}, {"embed": nn.Identity(), "features": 4}],
+)
+def test_an_embedding_says_what_it_reads_and_gives(wrong):
+    with pytest.raises(ConfigurationError, match="come together, with a `context_shape`"):
+        FlowMatchingPrior(2, residual, **wrong)

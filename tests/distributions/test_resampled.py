@@ -129,6 +129,28 @@ def test_acceptance_is_estimated_with_its_error():
     assert 0.6 < float(spread / torch.tensor([e.error for e in errors]).mean()) * slope(prior) < 1.6
 
 
+def test_an_error_of_the_acceptance_moves_each_point_by_another_amount():
+    """Least where a(z) is 1 and most where it is 0; the stated error is the average over draws."""
+    prior = ResampledPrior(StandardGaussian(1), nn.Identity(), max_attempts=100).double().eval()
+    z = torch.tensor([[40.0], [math.log(0.01 / 0.99)], [-40.0]], dtype=torch.float64)  # logits of a
+
+    def log_p(log_acceptance: float) -> torch.Tensor:
+        prior.normalizer.log_mean.fill_(math.log1p(-math.exp(log_acceptance)))
+        return prior().log_prob(z)
+
+    center, step = math.log(0.02), 1e-5
+    moved = (log_p(center + step) - log_p(center - step)) / (2 * step)
+    t, chance = 100, 0.02
+    ends = (
+        1 - t * chance * (1 - chance) ** (t - 1) / (1 - (1 - chance) ** t),
+        (t - 1) * chance / (1 - chance),
+    )
+    torch.testing.assert_close(-moved, torch.tensor([ends[0], 1.0024, ends[1]]).double(), atol=1e-4, rtol=0)
+    prior.normalizer.log_mean.fill_(math.log1p(-chance))
+    average = float(prior._slope(prior.normalizer.log_mean)) * chance / (1 - chance)  # d log(1 - Z) / d log Z
+    assert average == pytest.approx(0.8647, abs=1e-4)
+
+
 def slope(prior: ResampledPrior) -> float:
     """Return d log(mass) / d log(1 - Z) by a difference of quadratures."""
     masses, center = [], prior.normalizer.log_mean.clone()

@@ -165,11 +165,12 @@ def test_manifold_figures_agree_with_prdc(neighbors, capsys):
         assert value > 0
 
 
-def test_one_law_has_the_known_density_and_coverage():
-    count, k = 100, 4
-    exact = 1 - math.prod((count - i) / (2 * count - i) for i in range(1, k + 1))
+@pytest.mark.parametrize(("real", "generated"), [(100, 100), (150, 30)])
+def test_one_law_has_the_known_density_and_coverage(real, generated):
+    k = 4
+    exact = 1 - math.prod((real - 1 - i) / (real + generated - 1 - i) for i in range(k))
     found = [
-        manifold_figures(normal(count, 2, seed=2 * i), normal(count, 2, seed=2 * i + 1), num_neighbors=k)
+        manifold_figures(normal(real, 2, seed=2 * i), normal(generated, 2, seed=2 * i + 1), num_neighbors=k)
         for i in range(60)
     ]
     coverage = np.array([figures.coverage.value for figures in found])

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -77,6 +79,75 @@ def test_the_hash_knows_weights_and_preparation():
     assert len({*hashes, weights_hash(a)}) == 4
     swapped = nn.ParameterDict({"x": torch.zeros(2), "y": torch.zeros(3)})
     assert weights_hash(swapped) != weights_hash(nn.ParameterDict({"x": torch.zeros(3), "y": torch.zeros(2)}))
+
+
+class Power(nn.Module):
+    """Features that an attribute decides, or a tensor that is in no state."""
+
+    def __init__(self, power=2, shift=0.0, kinds=("a", "b")):
+        super().__init__()
+        self.power, self.shift = power, [torch.tensor(shift)]
+        self.kinds, self.table = set(kinds), {"inner": torch.tensor(shift)}
+        self.register_buffer("offset", torch.tensor(shift), persistent=False)
+
+    def forward(self, x):
+        return (x + self.offset).pow(self.power).flatten(1)
+
+
+class OtherPower(Power):
+    """Another class with the same attributes."""
+
+
+def total(x):
+    return x.sum((2, 3))
+
+
+def mean(x):
+    return x.mean((2, 3))
+
+
+DIFFERENT = {
+    "another layer without weights": lambda: nn.Sequential(nn.Flatten(), nn.ReLU()),
+    "a threshold": lambda: nn.Sequential(nn.Flatten(), nn.Threshold(0.9, 0)),
+    "another threshold": lambda: nn.Sequential(nn.Flatten(), nn.Threshold(0.8, 0)),
+    "another order": lambda: nn.Sequential(nn.ReLU(), nn.Flatten()),
+    "an attribute": Power,
+    "another value of it": lambda: Power(3),
+    "another class": OtherPower,
+    "a buffer that is not saved": lambda: Power(shift=0.5),
+    "a function": lambda: total,
+    "another function": lambda: mean,
+    "a function with an argument": lambda: partial(torch.flatten, start_dim=1),
+    "another argument": lambda: partial(torch.flatten, start_dim=2),
+}
+
+
+def test_the_hash_knows_all_that_decides_the_features_without_running_them():
+    hashes = {name: ModuleFeatures(make(), "mine").weights for name, make in DIFFERENT.items()}
+    assert len(set(hashes.values())) == len(DIFFERENT)
+    again = {name: ModuleFeatures(make(), "mine").weights for name, make in DIFFERENT.items()}
+    assert again == hashes
+    once = nn.ReLU()
+    twice = [ModuleFeatures(nn.Sequential(*layers), "mine").weights for layers in ([once], [once, once])]
+    assert twice[0] != twice[1]
+
+
+def test_neither_addresses_nor_the_order_of_a_set_are_in_the_hash():
+    """Both are others in the next process."""
+
+    def made():
+        return Power(kinds=[lambda: None])
+
+    orders = [(0, 8), (8, 0)]  # as sets they are gone through in this order
+    assert [list(set(kinds)) for kinds in orders] == [[0, 8], [8, 0]]
+    for pair in ([made(), made()], [Power(kinds=kinds) for kinds in orders]):
+        one, other = (ModuleFeatures(module, "mine").weights for module in pair)
+        assert one == other
+
+
+def test_the_hash_is_that_of_a_module_in_either_mode():
+    module = Seen()
+    assert ModuleFeatures(module.train(), "net").weights == ModuleFeatures(module.eval(), "net").weights
 
 
 @pytest.mark.parametrize(

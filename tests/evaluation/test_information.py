@@ -16,7 +16,7 @@ from latentflows.distributions import (
 from latentflows.evaluation import evaluate_information, evaluate_units
 from latentflows.evaluation import information as information_module
 from latentflows.evaluation.base import posterior_moments
-from latentflows.models import VAE
+from latentflows.models import VAE, LatentVariablePrior
 from latentflows.models.presets import planar, real_nvp
 from tests.evaluation.test_bounds import CoinFlips, Points, bernoulli_vae, binary, network
 from tests.linear_gaussian import Affine, LinearGaussian
@@ -132,6 +132,25 @@ def test_blocks_of_encodings_do_not_matter(monkeypatch):
         patch.setattr(information_module, "_BLOCK", 3)
         pieces = evaluate_information(known.model, source)
     torch.testing.assert_close(pieces.mutual_information, whole.mutual_information, rtol=0, atol=1e-12)
+
+
+def test_an_estimate_of_the_prior_gives_no_lower_bound():
+    """With the exact inner posterior one inner sample is exact; with another one every KL figure is too high."""
+    known = KnownInformation()
+    source, found = known.data(300), {}
+    for exact in (True, False):
+        inner = LinearGaussian((2,), latent=2, exact=exact)
+        prior = LatentVariablePrior(inner.model, num_samples=1)
+        model = VAE(known.model.posterior, prior, known.model.likelihood)
+        found[exact] = evaluate_information(model, source, num_samples=4)
+    too_high = found[False].kl - found[True].kl  # from the same latents
+    assert too_high.mean() > 4 * too_high.std() / 300**0.5
+    figures = found[False].figures()
+    assert found[False].marginal_kl_lower is None
+    assert figures["marginal_kl_lower"] is None
+    assert figures["marginal_kl"] is not None
+    assert "too low on average" in str(found[False].protocol["without_lower_bound"])
+    assert "without_lower_bound" not in evaluate_information(known.model, known.data(5)).protocol
 
 
 def test_a_flow_that_does_nothing_has_the_information_of_its_base():

@@ -19,6 +19,7 @@ PROTOCOL = SampleProtocol(
     temperature=1.0,
     shown="sample",
     num_neighbors=5,
+    num_blocks=10,
     seed=0,
 )
 OTHER = {
@@ -34,6 +35,7 @@ OTHER = {
     "temperature": 0.8,
     "shown": "mean",
     "num_neighbors": 3,
+    "num_blocks": 5,
 }
 
 

@@ -10,6 +10,7 @@ from latentflows.data import ArraySplit
 from latentflows.distributions import AmortizedBernoulli, AmortizedGaussian, StandardGaussian
 from latentflows.evaluation.distances import frechet_distance, kernel_distance, manifold_figures
 from latentflows.evaluation.features import Pixels
+from latentflows.evaluation.protocol import comparable
 from latentflows.evaluation.samples import compare_features, evaluate_samples
 from latentflows.generation import sample
 from latentflows.models import VAE
@@ -38,15 +39,16 @@ def dots(count=600, chance=0.4):
 
 def test_figures_are_those_of_the_samples_that_generation_draws():
     model, source = small_vae(), dots(300)
-    quality = evaluate_samples(model, source, Pixels(), num_neighbors=3, seed=4, **WORDS)
+    quality = evaluate_samples(model, source, Pixels(), num_neighbors=3, num_blocks=5, seed=4, **WORDS)
     real, generated = source.x.flatten(1), sample(model, 300, seed=4).flatten(1)
     assert quality.frechet_distance == frechet_distance(real, generated, num_groups=20, seed=4)
-    assert quality.kernel_distance == kernel_distance(real, generated, seed=4)
+    assert quality.kernel_distance == kernel_distance(real, generated, num_blocks=5, seed=4)
     assert quality.manifold == manifold_figures(real, generated, num_neighbors=3)
     means = evaluate_samples(model, source, Pixels(), shown="mean", seed=4, **WORDS)
     drawn = sample(model, 300, seed=4, mean=True).flatten(1)
     assert means.frechet_distance.value == pytest.approx(frechet_distance(real, drawn).value, rel=1e-6)
-    assert means.protocol == replace(quality.protocol, shown="mean", num_neighbors=5)
+    assert means.protocol == replace(quality.protocol, shown="mean", num_neighbors=5, num_blocks=10)
+    assert not comparable(quality.protocol, replace(quality.protocol, num_blocks=10))
 
 
 def test_the_protocol_says_all_and_stands_with_each_figure():

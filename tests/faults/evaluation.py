@@ -36,6 +36,11 @@ FAULTS: dict[str, list[Fault]] = {
             "return 0.0 if model.likelihood.distribution_type.discrete else",
             "return",
         ),
+        (
+            "evaluation: gray levels pass for real values",
+            '    if source.values == "unit":\n        return "density on gray levels without noise"\n',
+            "",
+        ),
         ("evaluation: what is no likelihood has an NLL", "if not kind.normalized:", "if False:"),
     ],
     "evaluation/codes.py": [
@@ -46,6 +51,11 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "evaluation/disentanglement.py": [
+        (
+            "disentanglement: a mean of draws passes for the closed form",
+            '"closed form" if draws is None else f"mean of {draws} draws"',
+            '"closed form"',
+        ),
         (
             "MIG: gap to the worst latent",
             "best[0] - best[1]) / entropy",
@@ -69,6 +79,18 @@ FAULTS: dict[str, list[Fault]] = {
             "bits per dimension: nats",
             "self.nll / (self.num_dimensions * math.log(2))",
             "self.nll / self.num_dimensions",
+        ),
+    ],
+    "evaluation/features.py": [
+        (
+            "features: modules without weights are one",
+            'f"{_structure(module)} {channels} {self.mean} {self.std}"',
+            'f"{type(module).__qualname__} {channels} {self.mean} {self.std}"',
+        ),
+        (
+            "features: an address is part of the extractor",
+            're.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))',
+            "repr(value)",
         ),
     ],
     "evaluation/gaps.py": [
@@ -121,6 +143,11 @@ FAULTS: dict[str, list[Fault]] = {
             "rest = log_q.masked_fill(is_own, -torch.inf).logsumexp(1)",
             "rest = log_q.logsumexp(1)",
         ),
+        (
+            "information: an estimate of the prior has a lower bound",
+            'if kl is None or p.density == "estimate" else',
+            "if kl is None else",
+        ),
         ("units: means of draws look active", "activity=spread - error.mean(0)", "activity=spread"),
     ],
     "evaluation/intervals.py": [
@@ -135,6 +162,11 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "evaluation/protocol.py": [
+        (
+            "protocol: another number of blocks in one column",
+            'if name != "seed" and',
+            'if name not in ("seed", "num_blocks") and',
+        ),
         (
             "protocol: figures of means and draws in one column",
             'if name != "seed" and',

@@ -106,6 +106,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "objectives/requirements.py": [
         (
+            "a Cauchy has a mean",
+            "if not isinstance(degrees, str) and degrees <= 1:",
+            "if False:",
+        ),
+        (
             "a flow over a base without a constant passes",
             "    base = density_of(part.base)",
             "    base = part.distribution_type.density",

@@ -2,14 +2,16 @@
 
 import math
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from latentflows.bijections import LeakyReLU
 from latentflows.core.errors import CombinationError, ConfigurationError
-from latentflows.distributions import Flow
+from latentflows.distributions import AmortizedStudentT, Flow
 from latentflows.models import Trace
+from latentflows.networks import MLP
 from latentflows.objectives import (
     ELBO,
     GECO,
@@ -106,6 +108,20 @@ def test_a_gradient_penalty_needs_a_mean_of_the_likelihood():
     model.likelihood = Flow(model.likelihood, LeakyReLU(DATA, slope=0.5))
     RegularizedAutoencoder(decoder="weight_decay").check(model)
     with pytest.raises(CombinationError, match=r'not in closed form\. Use decoder="weight_decay"'):
+        RegularizedAutoencoder().check(model)
+
+
+@pytest.mark.parametrize(("degrees", "has_mean"), [(1.0, False), (1.01, True), ("shared", True)])
+def test_a_gradient_penalty_needs_tails_with_a_mean(degrees, has_mean):
+    model = point_model()
+    shape = model.likelihood.context_shape
+    model.likelihood = AmortizedStudentT(DATA, shape, MLP(shape, DATA, width=4, depth=1), degrees=degrees)
+    RegularizedAutoencoder(decoder="weight_decay").check(model)
+    with (
+        nullcontext()
+        if has_mean
+        else pytest.raises(CombinationError, match="has not at 1 degrees of freedom")
+    ):
         RegularizedAutoencoder().check(model)
 
 

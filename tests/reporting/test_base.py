@@ -22,7 +22,7 @@ def test_a_complete_run_is_read_whole(run):
     assert result.evaluation is not None
     assert (len(result.epochs), result.damage, len(result.pictures)) == (6, {}, 6)
     assert result.record.parameters.total == 290_384
-    assert "inverse_autoregressive" in (result.config or "")
+    assert "kind: iaf" in (result.config or "")
     assert (result.pictures[0].width, result.pictures[0].height) == (55, 55)
 
 

@@ -180,6 +180,12 @@ def test_special_characters_are_escaped():
     assert escape("−1 ≤ β") == r"$-$1 $\leq$ $\beta$"
 
 
+def test_letters_that_the_usual_fonts_lack_are_written_otherwise():
+    greek = "θ ≈ ½, ε=0.1, Δ, ΑΒ"
+    assert escape(greek) == r"$\theta$ $\approx$ 1/2, $\epsilon$=0.1, $\Delta$, AB"
+    assert escape("é ő 日") == "é ő [U+65E5]"
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_the_table_compiles(exported, tmp_path):
     _, out, _ = exported

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from latentflows.core.errors import DataError
 from latentflows.reporting import write_comparison_report, write_run_report
 from latentflows.reporting.base import read_run
 from latentflows.reporting.compared_groups import compared_groups
@@ -204,3 +205,64 @@ def test_an_error_that_rounds_to_zero_is_not_shown_as_none():
     assert uncertainty(quantity, "p_value") == "< 0.001"
     assert uncertainty(quantity, "standard_error") == "0.00"
     assert uncertainty(Quantity(mean=0.4, monte_carlo_error=0.0053), "monte_carlo_error") == "0.01"
+
+
+def nats(mean):
+    return {"mean": mean, "standard_error": 0.1, "unit": "nats"}
+
+
+def test_figures_on_a_density_that_is_not_exact_are_marked_with_their_owner(fake, study):
+    """Draws need no density, so prior holes are not marked."""
+
+    def change(arm, seed):
+        figures = {"mutual_information": nats(1.0), "marginal_kl": nats(2.0), "marginal_kl_lower": nats(0.5)}
+        model = {"prior_density": "approximate" if arm == "flow" else "exact"}
+        return {"figures": figures, "protocol": {"split": "test"}, "model": model}
+
+    add_to_all(fake, study, "holes", change)
+    group = only_group(study)
+    assert "≈" not in str(group)
+    for run in (study / "runs").iterdir():
+        fake.edit_json(run / "evaluation.json", groups={"information": change(run.name[:4], 0)})
+    group = only_group(study)
+    assert group.rows[0] == ("Gaussian", ["1.00 ± 0.00", "2.00 ± 0.00", "0.50 ± 0.00"])
+    assert group.rows[1] == ("Flow", ["1.00 ± 0.00", "≈ 2.00 ± 0.00", "≈ 0.50 ± 0.00"])
+    assert group.caption.endswith("≈: rests on a density that is not exact, that of “Flow” (approximate).")
+    assert group.caption in Page(write_comparison_report(study)).text
+
+
+def test_an_estimate_has_no_lower_bound_and_keeps_its_table(fake, study):
+    def change(arm):
+        figures = {"marginal_kl": nats(2.0), "marginal_kl_lower": None if arm == "flow" else nats(0.5)}
+        model = {"prior_density": "estimate", "without_lower_bound": "too low"} if arm == "flow" else {}
+        return {"figures": figures, "protocol": {"split": "test"}, "model": model}
+
+    for run in (study / "runs").iterdir():
+        fake.edit_json(run / "evaluation.json", groups={"information": change(run.name[:4])})
+    assert [cells[-1] for _, cells in only_group(study).rows] == ["0.50 ± 0.00", "–"]
+    assert "without lower bound: too low" in Page(write_run_report(study / "runs" / "flow-seed0")).text
+
+
+def test_bounds_by_annealing_of_two_kinds_share_no_column_where_gaps_do(fake, study):
+    fake.edit_lines(
+        study / "study.jsonl",
+        lambda line: line | {"protocol": line["protocol"] | {"likelihood": f"of {line['arm']}"}},
+    )
+    groups = {
+        "annealed": {"figures": {"annealed_nll": nats(80.0)}, "protocol": {"split": "test"}},
+        "gaps": {
+            "figures": {"approximation_gap": nats(1.0), "best_elbo": nats(-81.0)},
+            "protocol": {"split": "test"},
+        },
+    }
+    for run in (study / "runs").iterdir():
+        fake.edit_json(run / "evaluation.json", groups=groups)
+    results = read_results(study)
+    gaps, annealed = compared_groups(results)
+    assert annealed.rows == []
+    assert annealed.differences == ["likelihood: of gaussian (Gaussian, seed 0) and of flow (Flow, seed 0)"]
+    assert [label for label, _ in gaps.rows] == ["Gaussian", "Flow"]
+    assert results.compare("gaps.approximation_gap")
+    for metric in ("gaps.best_elbo", "annealed.annealed_nll"):
+        with pytest.raises(DataError, match="likelihood: of gaussian"):
+            results.compare(metric)

@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from latentflows.reporting import write_comparison_report, write_run_report
+from latentflows.reporting.run_page import training_note
+from tests.folders import configuration_text
 
 
 class Page(HTMLParser):
@@ -153,14 +155,34 @@ def test_the_banner_of_a_run_whose_posterior_is_broken_is_not_green(fake, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
-    [("objective: {kind: autoencoder}", True), ("objective: {kind: elbo}", False), ("a: b", False)],
+    ("overrides", "said"), [(("posterior=delta", "objective=autoencoder"), True), ((), False)]
 )
-def test_figures_of_a_model_that_was_trained_for_no_bound_say_so(fake, tmp_path, config, said):
+def test_figures_of_a_model_that_was_trained_for_no_bound_say_so(fake, tmp_path, overrides, said):
+    assert training_note("a: b") == ""
     folder = fake.write_run(tmp_path / "run", epochs=3)
-    (folder / "config.yaml").write_text(f"{config}\nevaluation: {{}}\n")
+    (folder / "config.yaml").write_text(configuration_text(*overrides))
     text = Page(write_run_report(folder)).text
     assert ("was trained by objective=autoencoder, which is no bound on log p(x)" in text) == said
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_what_is_no_bound_is_not_called_an_elbo(fake, tmp_path, evaluated):
+    folder = fake.write_run(tmp_path / "run", epochs=3)
+    assert "ELBO over 3 epochs" in write_run_report(folder).read_text(encoding="utf-8")
+    gray = configuration_text("likelihood=gray_bernoulli", "data.preparation=unit")
+    (folder / "config.yaml").write_text(gray)
+    reason = "the cross-entropy on gray values is no likelihood"
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    figures = {"reconstruction": evaluation["figures"]["reconstruction"]}
+    protocol = evaluation["protocol"] | {"without_bound": reason}
+    fake.edit_json(folder / "evaluation.json", figures=figures, protocol=protocol)
+    if not evaluated:
+        (folder / "evaluation.json").unlink()
+    page = Page(write_run_report(folder))
+    assert "ELBO" not in page.html
+    assert "Reconstruction − KL, no bound over 3 epochs" in page.html
+    assert ("minus the cross-entropy on gray values, which is no log p(x|z)" in page.text) == evaluated
+    assert "E log p(x|z)" not in page.html
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,19 @@ def test_budgets_are_shown_with_what_was_solved_and_how_near_it_came(fake, tmp_p
     fake.write_plan(folder, budget=budget, none={"amount": 1000}, flow={"amount": 1100, "target": 1000})
     page = Page(write_comparison_report(folder))
     assert "+10.0% ✗" in page.text
+    assert "at that of “None”, within 2%. Not held by “Flow” (+10%)." in page.text
+    assert "the measure" in page.text
     assert "does not hold the number of parameters of decoder and prior equal" in page.text
+
+
+def test_an_arm_that_the_budget_asks_nothing_of_is_named(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", gains={"none": 0.0, "flow": 2.0, "wide": 1.0})
+    budget = {"hold": "decoder_and_prior", "target": None, "like": "flow", "tolerance": 0.02}
+    wide = {"amount": 1000, "target": 1000, "solved": {"network.width": 9}}
+    fake.write_plan(folder, budget=budget, none={"amount": 700}, flow={"amount": 1000}, wide=wide)
+    page = Page(write_comparison_report(folder))
+    assert "at that of “Flow”, within 2%. Not held by “None” (not asked of it)." in page.text
+    assert ("the measure" in page.text, "not asked" in page.text) == (True, True)
 
 
 def test_flops_of_training_are_those_that_were_spent(fake, tmp_path):

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from latentflows.reporting import comparison_table, write_comparison_report
-from latentflows.reporting.table import limits, quantity_of, table_of
+from latentflows.reporting.limits import limits
+from latentflows.reporting.table import quantity_of, table_of
 from latentflows.studies.results.results import read_results
 from latentflows.terminal import list_runs, show_table
 

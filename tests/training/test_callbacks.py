@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from latentflows.core.errors import ConfigurationError
+from latentflows.distributions import AmortizedBernoulli
+from latentflows.models import VAE
 from latentflows.training import (
     History,
     MLflowLog,
@@ -23,7 +26,7 @@ from latentflows.training import (
     session,
 )
 from latentflows.training.callbacks import scalars
-from tests.training.tiny import Images, Poison, Watch, one_stage, two_stages, vae
+from tests.training.tiny import SHAPE, Images, Poison, Watch, one_stage, two_stages, vae
 
 
 def test_the_progress_bar_shows_the_elbo_and_its_parts(
@@ -70,6 +73,29 @@ def test_a_narrow_terminal_cuts_no_figure(
     assert "validation -131.22" in shown
     assert "…" not in shown
     assert all((part in shown) == (part not in left_out) for part in ("reconstruction", "kl", "/s"))
+
+
+@pytest.mark.filterwarnings("ignore:A Bernoulli cross-entropy")
+def test_what_is_no_bound_is_not_called_an_elbo(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gray, proper = (AmortizedBernoulli(SHAPE, 2, nn.Identity(), gray=gray) for gray in (True, False))
+    times = {"epoch": 1, "max_epochs": 2, "samples": 10, "seconds": 1.0}
+    figures = {"elbo": -132.33, "reconstruction": -101.23, "kl": 31.1}
+    for columns, likelihood, name in (
+        (140, gray, "rec-kl"),
+        (80, gray, "rec-kl"),
+        (140, proper, "elbo"),
+    ):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        bar, model = ProgressBar(), vae()
+        bar.on_start(VAE(model.posterior, model.prior, likelihood), [])
+        bar.on_epoch({"stage": "vae", "train": figures, "validation": {"elbo": -131.22}, **times})
+        bar.bar.stop()
+        shown = capsys.readouterr().out
+        assert f"{name} -132.33" in shown
+        assert "validation -131.22" in shown
+        assert ("elbo" in shown) == (name == "elbo")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ class Fitted(NamedTuple):
         log_weights: (C, M), of each class for itself.
         means: (C M, D).
         scales: Standard deviations (C M, D), or Cholesky factors (C M, D, D).
-        log_likelihoods: Mean log-density of the points before each maximization, and at the end, nats.
+        log_likelihoods: Mean log-density of the points before each maximization, nats. The mixture that is returned
+            comes from the last one, and its value is higher than the last here, by less than `tolerance` as a rule.
     """
 
     log_weights: Tensor

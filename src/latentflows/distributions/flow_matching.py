@@ -50,6 +50,8 @@ class Velocity(nn.Module):
         network: From (event_shape, event_shape, number of features) to a module that is called as net(x, features).
         num_frequencies: Of the time.
         context_shape: Shape of one context, flattened; or None.
+        embed: Network from contexts (N, *context) to features (N, F), which the network then hears in their place.
+        features: F; None without `embed`.
 
     Shape:
         x: (N, *event); time: (N,); context: (N, *context); output: (N, *event).
@@ -64,20 +66,29 @@ class Velocity(nn.Module):
         *,
         num_frequencies: int,
         context_shape: Shape | None,
+        embed: nn.Module | None = None,
+        features: int | None = None,
     ) -> None:
         super().__init__()
         check_sizes(num_frequencies=num_frequencies)
+        if (embed is None) != (features is None) or (embed is not None and context_shape is None):
+            raise ConfigurationError(
+                "`embed` and `features`, the number that it gives, come together, with a `context_shape`; got "
+                f"embed={type(embed).__name__}, features={features!r}, context_shape={context_shape!r}."
+            )
         self.register_buffer(
             "frequencies", math.pi * torch.arange(1.0, num_frequencies + 1), persistent=False
         )
-        features = 1 + 2 * num_frequencies + (0 if context_shape is None else size(context_shape))
-        self.network = made_network(network, event_shape, event_shape, features)
+        heard = features or (0 if context_shape is None else size(context_shape))
+        self.network = made_network(network, event_shape, event_shape, 1 + 2 * num_frequencies + heard)
+        self.embed = embed
 
     def forward(self, x: Tensor, time: Tensor, context: Tensor | None) -> Tensor:
         angles = time[:, None] * self.frequencies.to(time.dtype)
         features = [time[:, None], angles.sin(), angles.cos()]
         if context is not None:
-            features.append(context.flatten(1).to(time.dtype))
+            heard = context if self.embed is None else self.embed(context)
+            features.append(heard.flatten(1).to(time.dtype))
         return at_least_float32(self.network(x, torch.cat(features, 1)))
 
 
@@ -298,6 +309,9 @@ class FlowMatchingPrior(DataDependentPrior):
         num_probes: P, for "hutchinson".
         num_frequencies: Of the time's embedding.
         context_shape: Shape of one context, or None.
+        embed: Network from contexts (N, *context) to features (N, F), such as a table of vectors for labels; needs
+            `context_shape`. None for the context itself.
+        features: F; None without `embed`.
         initialization_points: Latents that m and s are measured on.
 
     Raises:
@@ -325,6 +339,8 @@ class FlowMatchingPrior(DataDependentPrior):
         num_probes: int = 4,
         num_frequencies: int = 8,
         context_shape: int | Shape | None = None,
+        embed: nn.Module | None = None,
+        features: int | None = None,
         initialization_points: int = 2048,
     ) -> None:
         super().__init__(event_shape, context_shape, waits=True, initialization_points=initialization_points)
@@ -337,7 +353,12 @@ class FlowMatchingPrior(DataDependentPrior):
         self.num_probes = num_probes if divergence == "hutchinson" else None
         self.weighable = self.num_probes is None
         self.velocity = Velocity(
-            self.event_shape, network, num_frequencies=num_frequencies, context_shape=self.context_shape
+            self.event_shape,
+            network,
+            num_frequencies=num_frequencies,
+            context_shape=self.context_shape,
+            embed=embed,
+            features=features,
         )
         per_channel = (self.event_shape[0], *[1] * (len(self.event_shape) - 1))
         self.register_buffer("shift", torch.zeros(per_channel))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from latentflows.core.errors import CombinationError, ConfigurationError, ShapeE
 from latentflows.core.noise import Purpose, stream
 from latentflows.core.shapes import Shape
 from latentflows.distributions.base import Distribution
-from latentflows.models.density import Model
+from latentflows.models.density import DensityModel, Model
 from latentflows.models.inference import to_model
 from latentflows.models.vae import VAE, unweighable_parts
 from latentflows.models.vqvae import VQVAE
@@ -23,6 +23,13 @@ from latentflows.models.vqvae import VQVAE
 Figure = dict[str, float | str | None]
 Figures = dict[str, Figure | None]
 Protocol = dict[str, str | int | float | None]
+LikelihoodKind = Literal[
+    "probability mass",
+    "density on dequantized data",
+    "density on real values",
+    "density on gray levels without noise",
+    "no likelihood",
+]
 
 _DATA_BLOCK = 256  # data points whose noise is drawn together
 
@@ -148,6 +155,18 @@ def check_values(model: VAE | VQVAE, source: DataSource) -> None:
         f"The likelihood is {what}, but the data have {values} values: its figures would not be the likelihood of "
         f"these data. {fix}, or state other `values`."
     )
+
+
+def likelihood_kind(model: Model, source: DataSource) -> LikelihoodKind:
+    """Say what log p(x) of such data is under a model; figures that rest on it compare within a kind alone."""
+    part = model.density if isinstance(model, DensityModel) else model.likelihood
+    if not part.distribution_type.normalized:
+        return "no likelihood"
+    if part.distribution_type.discrete:
+        return "probability mass"
+    if source.values == "unit":
+        return "density on gray levels without noise"
+    return "density on real values" if source.bits_offset is None else "density on dequantized data"
 
 
 def bits_offset(model: VAE | VQVAE, source: DataSource) -> float | None:

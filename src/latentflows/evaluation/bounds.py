@@ -53,8 +53,9 @@ class Bounds:
         num_dimensions: Numbers in one data point, D.
         bits_offset: What is added to nll / (D ln 2) in bits per dimension; None where those are undefined.
         prior_density: What the prior's log p(z) is: "exact", "estimate" or "approximate" (see `Distribution`).
-        normalizer_error: Error of log p(z) from an estimated normalizer, the same for every image, nats; infinite
-            where it was never measured, None where there is none.
+        normalizer_error: Error of log p(z) from an estimated normalizer, nats: the same for every z of an
+            `EnergyPrior`, an average over draws of a `ResampledPrior`, where it depends on z. Infinite where it was
+            never measured, None where there is none.
         integration: The solver behind the prior's density, where an equation gives it.
     """
 

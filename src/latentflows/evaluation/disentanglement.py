@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from latentflows.core.noise import Purpose
 from latentflows.core.optional import import_optional
 from latentflows.evaluation.base import checked_count, on_model
 from latentflows.evaluation.intervals import Estimate, mean_of_blocks
-from latentflows.models.inference import evaluation_mode, posterior_mean
+from latentflows.models.inference import evaluation_mode, posterior_mean_and_draws
 from latentflows.models.vae import VAE
 
 _PIECE = 256  # images encoded together
@@ -34,8 +33,11 @@ class Disentanglement:
         completeness: DCI's C: a factor is held by one latent.
         informativeness: DCI's I: accuracy of the factors predicted from all latents, on held-out data.
         separated_attribute_predictability: SAP.
+        num_images: Data points, of all blocks.
         block_size: Data points of a block; all five depend on it.
         num_bins: Bins of a latent in the MIG.
+        seed: Seed of the subset, the blocks and the trees.
+        posterior_mean: How the latents were got from a posterior; None where they were given.
     """
 
     mutual_information_gap: Estimate
@@ -43,11 +45,14 @@ class Disentanglement:
     completeness: Estimate
     informativeness: Estimate
     separated_attribute_predictability: Estimate
+    num_images: int
     block_size: int
     num_bins: int
+    seed: int
+    posterior_mean: str | None = None
 
     def figures(self) -> dict[str, dict[str, object]]:
-        """Return the scores with their errors and what they depend on, as JSON holds them."""
+        """Return the scores with their errors, as JSON holds them."""
         names = (
             "mutual_information_gap",
             "disentanglement",
@@ -55,8 +60,18 @@ class Disentanglement:
             "informativeness",
             "separated_attribute_predictability",
         )
-        settings: dict[str, Any] = {"block_size": self.block_size, "num_bins": self.num_bins}
-        return {name: getattr(self, name).figure("score") | settings for name in names}
+        return {name: getattr(self, name).figure("score") for name in names}
+
+    def protocol(self) -> dict[str, int | str]:
+        """Return what the scores depend on, as JSON holds it."""
+        made = {} if self.posterior_mean is None else {"posterior_mean": self.posterior_mean}
+        return {
+            "num_images": self.num_images,
+            "block_size": self.block_size,
+            "num_bins": self.num_bins,
+            "seed": self.seed,
+            **made,
+        }
 
 
 def evaluate_disentanglement(
@@ -97,13 +112,14 @@ def evaluate_disentanglement(
         raise ShapeError(f"`factors` must have {len(source)} rows, one a data point; got {len(factors)}.")
     with noise.stream(seed, Purpose.LATENTS, 0):
         rows = noise.permutation(len(source))[:count]
-    codes = []
+    codes, draws = [], None
     with evaluation_mode(model):
         for start in range(0, count, _PIECE):
             with noise.stream(seed, Purpose.LATENTS, 1, start):
                 batch = on_model(model, source.batch(rows[start : start + _PIECE]))
-                codes.append(posterior_mean(model, batch.x, batch.context).flatten(1).cpu())
-    return score_disentanglement(
+                mean, draws = posterior_mean_and_draws(model, batch.x, batch.context)
+                codes.append(mean.flatten(1).cpu())
+    found = score_disentanglement(
         torch.cat(codes),
         factors.cpu()[rows],
         categorical=categorical,
@@ -111,6 +127,7 @@ def evaluate_disentanglement(
         num_blocks=num_blocks,
         seed=seed,
     )
+    return replace(found, posterior_mean="closed form" if draws is None else f"mean of {draws} draws")
 
 
 def score_disentanglement(
@@ -154,7 +171,9 @@ def score_disentanglement(
         gap = mutual_information_gap(z, v, num_bins=num_bins)
         columns.append((gap, *dci(z, v, seed=seed), sap(z, v, categorical=categorical, seed=seed)))
     scores = [mean_of_blocks(values) for values in zip(*columns, strict=True)]
-    return Disentanglement(*scores, block_size=len(codes) // num_blocks, num_bins=num_bins)
+    return Disentanglement(
+        *scores, num_images=len(codes), block_size=len(codes) // num_blocks, num_bins=num_bins, seed=seed
+    )
 
 
 def mutual_information_gap(codes: Tensor, factors: Tensor, *, num_bins: int = 20) -> float:

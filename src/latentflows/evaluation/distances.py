@@ -215,8 +215,8 @@ def manifold_figures(
     - recall: share of real points in at least one generated ball.
     - density: number of real balls around a generated point / k, on average; 1 where both sets have one law, and may
       exceed 1.
-    - coverage: share of real balls with at least one generated point. Where both sets have one law and n = m, it
-      tends to 1 - 2^-k, not to 1.
+    - coverage: share of real balls with at least one generated point. Where both sets have one law, it is on average
+      1 - prod_{i<k} (n - 1 - i) / (n + m - 1 - i): for n = m about 1 - 2^-k, not 1.
 
     The standard errors are s / sqrt(count) over the points counted, with the balls as they are.
 

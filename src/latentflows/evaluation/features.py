@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -21,7 +22,7 @@ class FeatureExtractor(Protocol):
 
     Attributes:
         name: As it stands beside every figure: FD[name].
-        weights: SHA-256 of all that decides the features.
+        weights: SHA-256 of what decides the features.
         resize: "none", or size and filter.
         pixel_range: Range that images are clipped to first; None where they are taken as they are.
     """
@@ -69,6 +70,12 @@ class ModuleFeatures:
     it comes from, load its weights as that library says, cut its last layer off, and give it here. Figures become
     comparable with published ones only with their very network, weights and resizing, and at their n.
 
+    `weights` is the SHA-256 of all that can be known without running the module: for each module in it the class and
+    its attributes (an `nn.Threshold` at 0.1 is another one than at 0.9, a sum another function than a mean), its
+    parameters and buffers, and the preparation. It is taken here, so give the module as it will be used. **The code of
+    `forward` and of functions is known by name alone**: two lambdas are alike. Give what you change there another
+    `name`.
+
         inception = ...  # an nn.Module from (N, 3, 299, 299) to (N, 2048)
         features = ModuleFeatures(inception, "inception-v3", size=299, channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -106,8 +113,9 @@ class ModuleFeatures:
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.pixel_range = _checked_range(pixel_range)
         self.resize = "none" if size is None else f"{size} x {size}, bilinear, antialiased"
-        preparation = f"{type(module).__qualname__} {channels} {self.mean} {self.std}"
-        self.weights = weights_hash(module if isinstance(module, nn.Module) else nn.Module(), preparation)
+        if not isinstance(module, nn.Module):
+            module = _Function(module)
+        self.weights = weights_hash(module, f"{_structure(module)} {channels} {self.mean} {self.std}")
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -138,13 +146,52 @@ class ModuleFeatures:
         return features.flatten(1)
 
 
+class _Function(nn.Module):
+    """Holds a function where a module is looked at."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+def _structure(module: nn.Module) -> str:
+    """Write down class, attributes and buffers of every module in it, also of one that is used twice."""
+    lines = []
+    for name, part in module.named_modules(remove_duplicate=False):
+        own = {key: value for key, value in vars(part).items() if key not in _OF_EVERY_MODULE}
+        own |= dict(part.named_buffers(recurse=False))  # also those that no state holds
+        lines.append(f"{name}: {type(part).__module__}.{type(part).__qualname__}")
+        lines += [f"  {key} = {_written(own[key])}" for key in sorted(own)]
+    return "\n".join(lines)
+
+
+def _written(value: object) -> str:
+    """Write a value the same way in every process: a tensor by its bytes, all else by its `repr` without addresses."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(_bytes(value)).hexdigest()}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_written(each)}' for key, each in value.items())}}}"
+    if isinstance(value, set | frozenset):  # their order is another one in every process
+        return f"{{{', '.join(sorted(map(_written, value)))}}}"
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
 def weights_hash(module: nn.Module, preparation: str = "") -> str:
     """Return the SHA-256 of a module's state, names, types and shapes with it, and of what is done to images before."""
     digest = hashlib.sha256(preparation.encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_bytes(tensor))
     return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def clipped(images: Tensor, pixel_range: PixelRange | None) -> Tensor:

@@ -13,13 +13,14 @@ Shown = Literal["mean", "sample"]
 
 @dataclass(frozen=True)
 class SampleProtocol:
-    """How figures of sample quality were made.
+    """How figures of sample quality were made: all that their values depend on, besides the model.
 
     Attributes:
         data: Name of the data set, and its preparation.
         split: Which of its splits is the real side.
         features: Name of the feature extractor.
-        weights: SHA-256 of the extractor's weights and of what it does to images before; same hash, same features.
+        weights: SHA-256 of the extractor's structure, its weights and what it does to images before. The code of a
+            module of your own is known by name alone, see `ModuleFeatures`.
         dimension: Number of features, D.
         num_real: Real images, n.
         num_generated: Generated images, m.
@@ -28,6 +29,7 @@ class SampleProtocol:
         temperature: Scale of the prior's base noise.
         shown: Whether the images are draws of p(x|z) ("sample") or its means ("mean").
         num_neighbors: k of precision, recall, density and coverage.
+        num_blocks: Blocks that the kernel distance is a mean over.
         seed: Seed of the draws; the one field that two comparable figures may differ in.
     """
 
@@ -43,6 +45,7 @@ class SampleProtocol:
     temperature: float
     shown: Shown
     num_neighbors: int
+    num_blocks: int
     seed: int
 
     def as_dict(self) -> dict[str, Any]:

@@ -74,7 +74,6 @@ def compare_features(
     generated: Tensor,
     protocol: SampleProtocol,
     *,
-    num_blocks: int = 10,
     num_groups: int = 20,
     extrapolate: bool = True,
     memory_mib: int = 256,
@@ -87,8 +86,7 @@ def compare_features(
     Args:
         real: Features (n, D).
         generated: Features (m, D).
-        protocol: What they are; its counts, dimension and neighbors must be theirs.
-        num_blocks: Blocks of the kernel distance.
+        protocol: What they are: its counts and dimension must be theirs, its neighbors, blocks and seed are used.
         num_groups: Groups of the jackknife behind the Frechet distance's error; 0 for none.
         extrapolate: Whether to extrapolate the Frechet distance, where there are 4 D generated images or more.
         memory_mib: Memory for distances and kernel values.
@@ -112,7 +110,7 @@ def compare_features(
             frechet_distance_infinity(real, generated, seed=seed) if extrapolate and enough else None
         ),
         kernel_distance=kernel_distance(
-            real, generated, num_blocks=num_blocks, memory_mib=memory_mib, seed=seed
+            real, generated, num_blocks=protocol.num_blocks, memory_mib=memory_mib, seed=seed
         ),
         manifold=manifold_figures(
             real, generated, num_neighbors=protocol.num_neighbors, memory_mib=memory_mib
@@ -198,12 +196,12 @@ def evaluate_samples(
         temperature=temperature,
         shown=shown,
         num_neighbors=num_neighbors,
+        num_blocks=num_blocks,
         seed=seed,
     )
     return compare_features(
         *features,
         protocol,
-        num_blocks=num_blocks,
         num_groups=num_groups,
         extrapolate=extrapolate,
         memory_mib=memory_mib,

@@ -37,8 +37,16 @@ def to_model(model: nn.Module, value: Tensor) -> Tensor:
 @torch.no_grad()
 def posterior_mean(model: VAE, x: Tensor, context: Tensor | None = None) -> Tensor:
     """Return E[z|x], (B, *latent): in closed form where the posterior has it, else the mean of 64 draws."""
+    return posterior_mean_and_draws(model, x, context)[0]
+
+
+@torch.no_grad()
+def posterior_mean_and_draws(
+    model: VAE, x: Tensor, context: Tensor | None = None
+) -> tuple[Tensor, int | None]:
+    """Return E[z|x], (B, *latent), and of how many draws it is the mean; None for the closed form."""
     q = model.encode(x, context)
     try:
-        return q.mean
+        return q.mean, None
     except CombinationError:
-        return q.sample((_DRAWS,)).mean(0)
+        return q.sample((_DRAWS,)).mean(0), _DRAWS

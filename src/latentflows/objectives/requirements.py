@@ -12,6 +12,7 @@ import torch
 
 from latentflows.core.errors import CombinationError
 from latentflows.distributions.base import Conditional, Distribution
+from latentflows.distributions.continuous_likelihoods import AmortizedStudentT
 from latentflows.distributions.flow import Flow, Pushforward
 from latentflows.distributions.gaussian import DiagonalNormal
 from latentflows.models.vae import VAE, drawn_parts, unweighable_parts
@@ -134,11 +135,16 @@ def _prior_learns_from_draws(owner: str, model: VAE) -> None:
 
 
 def _likelihood_mean(owner: str, model: VAE) -> None:
-    kind = getattr(model.likelihood, "distribution_type", None)  # a class of the user's may leave it out
-    if kind is not None and kind.mean is Distribution.mean:
+    part = model.likelihood
+    kind = getattr(part, "distribution_type", None)  # a class of the user's may leave it out
+    degrees = part.degrees if isinstance(part, AmortizedStudentT) else "shared"
+    missing = "in closed form" if kind is not None and kind.mean is Distribution.mean else None
+    if not isinstance(degrees, str) and degrees <= 1:
+        missing = f"at {degrees:g} degrees of freedom, only above 1"
+    if missing is not None:
         raise CombinationError(
-            f"`{owner}` with this penalty differentiates E[x|z], which {_name(model.likelihood)} has not in closed "
-            'form. Use decoder="weight_decay", or a likelihood with a mean, such as a Gaussian.'
+            f"`{owner}` with this penalty differentiates E[x|z], which {_name(part)} has not {missing}. Use "
+            'decoder="weight_decay", or a likelihood with a mean, such as a Gaussian.'
         )
 
 

@@ -2,7 +2,8 @@
 
 from latentflows.reporting.comparison_page import write_comparison_report
 from latentflows.reporting.export import export_study
+from latentflows.reporting.parts import Row
 from latentflows.reporting.run_page import write_run_report
-from latentflows.reporting.table import Row, comparison_table
+from latentflows.reporting.table import comparison_table
 
 __all__ = ["Row", "comparison_table", "export_study", "write_comparison_report", "write_run_report"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from latentflows.reporting.table import Row, StudyTable, counted_runs, spent_amount
+from latentflows.reporting.parts import Row
+from latentflows.reporting.table import StudyTable, counted_runs, spent_amount
 from latentflows.studies.results.records import HeldEqual, PlannedArm
 from latentflows.studies.results.results import Results
 from latentflows.studies.results.verdicts import HELD
 
+Role = Literal["measure", "held", "free"]
 _SOLVED = " Sizes were solved for before anything was trained."
 
 
@@ -24,6 +28,7 @@ class ArmBudget:
         amount: Of what is held equal; FLOPs of training as the runs took them.
         off: Relative difference from what the budget asks for; None for an arm that it does not ask of.
         within: Whether that is within the tolerance; None likewise.
+        role: "measure" for one that others are to take as much as, "held" for those, "free" for the rest.
         stage_flops: FLOPs of one data point in a training step, by stage.
         training_flops: FLOPs of all training steps at full length.
         sampling_flops: FLOPs of drawing one data point.
@@ -39,6 +44,7 @@ class ArmBudget:
     amount: float | None
     off: float | None
     within: bool | None
+    role: Role
     stage_flops: dict[str, float | None]
     training_flops: float | None
     sampling_flops: float | None
@@ -53,7 +59,7 @@ class BudgetTable:
 
     Attributes:
         summary: What the study holds equal, in words.
-        caption: The same in one sentence.
+        caption: The same in a sentence, and which arms do not hold it.
         held: Name of what is held equal; None for nothing.
         parts: Parts of the models that have parameters, then "total".
         arms: One per arm.
@@ -76,8 +82,8 @@ def budget_table(results: Results, table: StudyTable) -> BudgetTable:
         table: Their tables.
     """
     budget = None if results.plan is None else results.plan.budget
-    caption = _held_equal(results, budget)
     arms = [_arm(results, row, results.planned(row.arm), budget) for row in table.rows]
+    caption = _held_equal(results, budget) + ("" if budget is None else _exceptions(arms))
     parts = dict.fromkeys(part for arm in arms for part in arm.parameters if part != "total")
     return BudgetTable(
         summary=f"{caption}{'' if budget is None else _SOLVED}",
@@ -105,6 +111,7 @@ def _arm(results: Results, row: Row, planned: PlannedArm | None, budget: HeldEqu
         amount=amount,
         off=off,
         within=_within(off, budget),
+        role=_role(row.arm, planned, budget),
         stage_flops=planned.stage_flops,
         training_flops=planned.training_flops,
         sampling_flops=planned.sampling_flops,
@@ -118,6 +125,26 @@ def _within(off: float | None, budget: HeldEqual | None) -> bool | None:
     if off is None or budget is None or budget.tolerance is None:
         return None
     return abs(off) <= budget.tolerance + 1e-12
+
+
+def _role(arm: str, planned: PlannedArm, budget: HeldEqual | None) -> Role:
+    if budget is not None and planned.target is not None:
+        return "held"
+    if budget is None or budget.target is not None:
+        return "free"
+    measures = arm == budget.like if isinstance(budget.like, str) else not planned.solved
+    return "measure" if measures else "free"
+
+
+def _exceptions(arms: Sequence[ArmBudget]) -> str:
+    """Name the arms that do not hold the budget: it was not asked of them, or they took another amount."""
+    found = [f"“{arm.label}” (not asked of it)" for arm in arms if arm.role == "free"]
+    found += [
+        f"“{arm.label}” ({100 * arm.off:+.0f}%)"
+        for arm in arms
+        if arm.off is not None and arm.within is False
+    ]
+    return f" Not held by {', '.join(found)}." if found else ""
 
 
 def _held_equal(results: Results, budget: HeldEqual | None) -> str:

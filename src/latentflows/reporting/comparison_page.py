@@ -14,7 +14,9 @@ from latentflows.reporting.base import RUN_FILES, resume_command
 from latentflows.reporting.budgets import budget_table
 from latentflows.reporting.compared_groups import compared_groups
 from latentflows.reporting.drawing import Drawing
+from latentflows.reporting.limits import limits
 from latentflows.reporting.page import write_page
+from latentflows.reporting.parts import MARK_WORDS
 from latentflows.reporting.published import published_rows
 from latentflows.reporting.run_page import write_run_report
 from latentflows.reporting.standing import is_study_under_way, left_out, standing
@@ -33,7 +35,6 @@ from latentflows.reporting.table import (
     Compared,
     StudyTable,
     counted_runs,
-    limits,
     protocols_of,
     table_of,
 )
@@ -89,7 +90,8 @@ def write_comparison_report(folder: Path, *, run_pages: bool = False) -> Path:
         "left_out": left_out(results, {arm: set(counted_runs(results, arm)) for arm in labels}),
         "under_way": under_way,
         "protocols": protocol_lines(results),
-        "brief_protocols": protocol_lines(results, brief=True),
+        "marks": {row.arm: row.mark for row in table.rows},
+        "mark_words": MARK_WORDS,
         "facts": _facts(results),
         "torn_lines": results.torn_lines,
         "resume": None if under_way else resume_command(results),
@@ -117,12 +119,14 @@ def _write_run_page(run: Path) -> None:
 
 
 def study_drawings(results: Results, table: StudyTable) -> list[Drawing]:
-    """The figures of a study that there are data for: differences, every run, and curves.
+    """The figures of a study that there are data for: differences, every run, and curves; none where none compare.
 
     Args:
         results: The results.
         table: Their tables.
     """
+    if table.protocol_differences:  # what was measured differently shares no axis either
+        return []
     links = {key: link for key, link in run_links(results).items() if link is not None}
     of_arm = {
         arm: {seed: link for (name, seed), link in links.items() if name == arm}
@@ -132,12 +136,12 @@ def study_drawings(results: Results, table: StudyTable) -> list[Drawing]:
     contrasts = [
         Contrast(_label(found, table), found.comparison, of_arm[found.comparison.arm]) for found in compared
     ]
-    values = {row.name: row.nll_by_seed for row in table.rows}
-    by_label = {row.name: of_arm[row.arm] for row in table.rows}
+    values = {row.mark + row.name: row.nll_by_seed for row in table.rows}
+    by_label = {row.mark + row.name: of_arm[row.arm] for row in table.rows}
     drawings = [
         forest_plot(contrasts, f"“{table.baseline}”" if table.baseline else "the other arm", table.quantity),
         run_dots(values, by_label, table.quantity),
-        *(_curves(results, axis) for axis in AXES),
+        *(_curves(results, table, axis) for axis in AXES),
     ]
     return [drawing for drawing in drawings if drawing is not None]
 
@@ -149,10 +153,10 @@ def _label(found: Compared, table: StudyTable) -> str:
     return label if num == of else f"{label} ({num} of {of} seeds)"
 
 
-def _curves(results: Results, axis: Axis) -> Drawing | None:
+def _curves(results: Results, table: StudyTable, axis: Axis) -> Drawing | None:
     """The first of `CURVES` that any run has logged, against one axis."""
     for key, name, better in CURVES:
-        arms = {label: _points(results, arm, key, axis) for arm, label in results.study.labels.items()}
+        arms = {row.mark + row.label: _points(results, row.arm, key, axis) for row in table.rows}
         drawing = validation_curves(arms, axis, name, better)
         if drawing is not None:
             return drawing

@@ -164,6 +164,9 @@ def _arm_rows(results: Results) -> list[dict[str, Any]]:
             values = results.values(name, arm)
             if not values:
                 continue
+            kinds, densities = (
+                ", ".join(dict.fromkeys(each)) for each in zip(*_kinds(results, arm, values), strict=True)
+            )
             found = estimate(list(values.values()))
             resampled = found.bootstrap
             rows.append(
@@ -172,6 +175,8 @@ def _arm_rows(results: Results) -> list[dict[str, Any]]:
                     "label": label,
                     "figure": name,
                     "unit": results.unit(name),
+                    "likelihood": kinds,
+                    "prior_density": densities,
                     "seeds": found.num,
                     "mean": found.mean,
                     "standard_deviation": found.standard_deviation,
@@ -184,6 +189,13 @@ def _arm_rows(results: Results) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def _kinds(results: Results, arm: str, seeds: Iterable[int]) -> Iterator[tuple[str, str]]:
+    """What log p(x) and the density of the prior are in each run; empty where it is not known."""
+    for seed in seeds:
+        run = results.runs[arm, seed]
+        yield run.likelihood or "", "" if run.protocol is None else run.protocol.prior_density
 
 
 def _comparison_rows(results: Results) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from latentflows.reporting.drawing import (
@@ -27,14 +28,16 @@ TRAIN, VALIDATION = SERIES_LIGHT[1], SERIES_LIGHT[0]
 _DASHED = ("train", "one posterior")
 
 
-def elbo_curve(epochs: Sequence[Epoch]) -> Drawing | None:
-    """Train and validation ELBO per epoch, with skipped steps and rollbacks marked."""
-    return _two_curves(epochs, "elbo", "ELBO", "ELBO, nats\n(higher is better)", events=True)
+def elbo_curve(epochs: Sequence[Epoch], bounded: bool = True) -> Drawing | None:
+    """Train and validation ELBO per epoch, or what there is instead, with skipped steps and rollbacks marked."""
+    name = "ELBO" if bounded else "Reconstruction − KL, no bound"
+    return _two_curves(epochs, "elbo", name, f"{name}, nats\n(higher is better)", events=True)
 
 
-def reconstruction_curve(epochs: Sequence[Epoch]) -> Drawing | None:
-    """Reconstruction part of the ELBO, E_q log p(x|z), per epoch."""
-    return _two_curves(epochs, "reconstruction", "Reconstruction", "E log p(x|z), nats")
+def reconstruction_curve(epochs: Sequence[Epoch], bounded: bool = True) -> Drawing | None:
+    """Reconstruction part of the ELBO, E_q log p(x|z), per epoch; without a likelihood minus the cross-entropy."""
+    axis = "E log p(x|z), nats" if bounded else "minus the cross-entropy, nats"
+    return _two_curves(epochs, "reconstruction", "Reconstruction", axis)
 
 
 def kl_curve(epochs: Sequence[Epoch]) -> Drawing | None:
@@ -100,11 +103,16 @@ def _diagnosed(epochs: Sequence[Epoch], name: str) -> list[float]:
     return [epoch.diagnostics.get(name, math.nan) for epoch in epochs]
 
 
-def run_figures(epochs: Sequence[Epoch]) -> list[Drawing]:
-    """Every learning curve that the epochs have data for."""
+def run_figures(epochs: Sequence[Epoch], *, bounded: bool = True) -> list[Drawing]:
+    """Every learning curve that the epochs have data for.
+
+    Args:
+        epochs: The log.
+        bounded: Whether there is a likelihood, so that reconstruction less KL is a bound on its logarithm.
+    """
     curves = (
-        elbo_curve,
-        reconstruction_curve,
+        partial(elbo_curve, bounded=bounded),
+        partial(reconstruction_curve, bounded=bounded),
         kl_curve,
         prior_nll_curve,
         code_nll_curve,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from latentflows.studies.results.figures import ON_DENSITY
 from latentflows.studies.results.protocols import shown
 from latentflows.studies.results.records import Evaluation, Group, Quantity
 
@@ -38,6 +39,7 @@ class GroupTable:
         columns: Names of the uncertainties that at least one figure has.
         protocol: How they were measured, in words; empty where they were not.
         reason: Why there are no figures; None where there are.
+        marked: Those of the rows that rest on a density that is not exact.
     """
 
     name: str
@@ -47,6 +49,7 @@ class GroupTable:
     columns: tuple[str, ...]
     protocol: str
     reason: str | None
+    marked: frozenset[Words] = frozenset()
 
 
 UNCERTAINTIES = {
@@ -72,9 +75,13 @@ TOPICS = {
                 "what the prior misses of q(z): what a better prior could win",
             ),
             "marginal_kl_lower": Words(
-                "KL(q(z) || p(z)), lower bound", "the same, from below; may be negative"
+                "KL(q(z) || p(z)), lower bound",
+                "the same, from below; may be negative; none where log p(z) is an estimate, too low on average",
             ),
-            "kl": Words("KL(q(z|x) || p(z))", "the sum of both, from the same draws"),
+            "kl": Words(
+                "KL(q(z|x) || p(z))",
+                "the sum of both, from the same draws; too high on average where log p(z) is an estimate",
+            ),
         },
         ("mutual_information", "mutual_information_upper", "marginal_kl", "marginal_kl_lower"),
     ),
@@ -303,6 +310,11 @@ def _table(name: str, group: Group, data: str) -> GroupTable:
         ),
         protocol=protocol_in_words(group.protocol | group.model, data),
         reason=group.reason,
+        marked=frozenset(
+            words_of(name, key)
+            for key in found
+            if group.density != "exact" and key in ON_DENSITY.get(name, ())
+        ),
     )
 
 

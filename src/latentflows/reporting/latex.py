@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from latentflows.reporting.budgets import BudgetTable
-from latentflows.reporting.table import Compared, Row, StudyTable
+from latentflows.reporting.parts import Row
+from latentflows.reporting.table import Compared, StudyTable
 from latentflows.studies.results.results import Results
 from latentflows.studies.results.verdicts import HELD
 from latentflows.studies.statistics.means import Estimate, format_interval, format_number
@@ -39,20 +41,43 @@ _ESCAPES = {
     "\N{LESS-THAN OR EQUAL TO}": r"$\leq$",
     "\N{GREATER-THAN OR EQUAL TO}": r"$\geq$",
     "\N{PLUS-MINUS SIGN}": r"$\pm$",
+    "\N{ALMOST EQUAL TO}": r"$\approx$",
     "\N{SUPERSCRIPT TWO}": "$^2$",
-    "\N{GREEK SMALL LETTER ALPHA}": r"$\alpha$",
-    "\N{GREEK SMALL LETTER BETA}": r"$\beta$",
-    "\N{GREEK SMALL LETTER GAMMA}": r"$\gamma$",
-    "\N{GREEK SMALL LETTER LAMDA}": r"$\lambda$",
-    "\N{GREEK SMALL LETTER MU}": r"$\mu$",
-    "\N{GREEK SMALL LETTER SIGMA}": r"$\sigma$",
+    "\N{LEFT SINGLE QUOTATION MARK}": "`",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+    "\N{SUPERSCRIPT THREE}": "$^3$",
+    "\N{GREEK SMALL LETTER FINAL SIGMA}": r"$\varsigma$",
+    "\N{MIDDLE DOT}": r"$\cdot$",
+    "\N{DEGREE SIGN}": r"$^\circ$",
+    "\N{MICRO SIGN}": r"$\mu$",
+    "\N{NOT EQUAL TO}": r"$\neq$",
+    "\N{ELEMENT OF}": r"$\in$",
+    "\N{SQUARE ROOT}": r"$\sqrt{\,}$",
+    "\N{LEFTWARDS ARROW}": r"$\leftarrow$",
     "\n": " ",
 }
+_GREEK = re.compile("GREEK (SMALL|CAPITAL) LETTER ([A-Z]+)$")
+_LATIN = dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΧο", "ABEZHIKMNOPTXo", strict=True))  # of Latin shape
 
 
 def escape(text: str) -> str:
-    """Text as it must stand in LaTeX to be read as it is."""
-    return "".join(_ESCAPES.get(character, character) for character in text)
+    """Text as it must stand in LaTeX to be read as it is, by pdfTeX too, which knows letters of Latin scripts alone."""
+    return "".join(_ESCAPES.get(character) or _letter(character) for character in text)
+
+
+def _letter(character: str) -> str:
+    """Return a character that needs no escape, a Greek letter, what a compatible one stands for, or its number."""
+    if character.isascii() or (
+        character.isalpha() and character <= "\u017f"
+    ):  # Latin, Latin-1, Latin Extended-A
+        return character
+    if character in _LATIN:
+        return _LATIN[character]
+    if greek := _GREEK.match(unicodedata.name(character, "")):
+        name = greek[2].replace("LAMDA", "LAMBDA").lower()
+        return f"$\\{name if greek[1] == 'SMALL' else name.capitalize()}$"
+    plain = unicodedata.normalize("NFKD", character).replace("\N{FRACTION SLASH}", "/")
+    return escape(plain) if plain.isascii() else f"[U+{ord(character):04X}]"
 
 
 def latex_table(results: Results, table: StudyTable, budgets: BudgetTable, protocols: list[str]) -> str:
@@ -69,7 +94,10 @@ def latex_table(results: Results, table: StudyTable, budgets: BudgetTable, proto
         protocols: How the figures were measured.
     """
     beside = table.baseline is not None
-    arms = [_arm(row, table) + (_beside(row, table) if beside else []) for row in table.rows]
+    parts = [
+        [_arm(row, table) + (_beside(row, table) if beside else []) for row in part.rows]
+        for part in table.parts
+    ]
     headings = [
         "Arm",
         "Parameters",
@@ -83,9 +111,9 @@ def latex_table(results: Results, table: StudyTable, budgets: BudgetTable, proto
         r"\centering\small\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{_caption(results, table, budgets, protocols)}}}",
         rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', results.folder.resolve().name)}}}",
-        r"\medskip",
-        *_tabular(headings, arms, 0.2 if beside else 0.5),
     ]
+    for arms in parts:
+        lines += [r"\medskip", *_tabular(headings, arms, 0.2 if beside else 0.5)]
     below = [_compared(found, table) for found in ([] if beside else table.comparisons)]
     if table.interaction is not None:
         below.append(
@@ -114,7 +142,8 @@ def _tabular(headings: list[str], rows: list[list[str]], width: float) -> list[s
 
 def _arm(row: Row, table: StudyTable) -> list[str]:
     parameters = "--" if row.parameters is None else f"{row.parameters.total:,}"
-    return [_name(row.label), parameters, *_interval(row.nll, table.decimals)]
+    mean, interval = _interval(row.nll, table.decimals)
+    return [_name(row.label), parameters, escape(row.mark) + mean, interval]
 
 
 def _name(text: str) -> str:
@@ -173,8 +202,12 @@ def _caption(results: Results, table: StudyTable, budgets: BudgetTable, protocol
             "Interaction: with both, minus with each alone, plus with neither; negative: together they lower it by "
             "more, or raise it by less, than the sum of what each does alone."
         )
+    if any(part.marked for part in table.parts):
+        sentences.append("≈: rests on a density of the prior, or of the model, that is not exact.")
     if table.protocol_differences:
-        sentences.append("The runs were measured by different protocols; their figures do not compare.")
+        sentences.append(
+            "The runs were measured by different protocols; their figures do not compare, and stand apart."
+        )
     sentences += [
         f"Of “{row.label}”, {_missing(row)}." for row in table.rows if row.num_finished < row.num_seeds
     ]

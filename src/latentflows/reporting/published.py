@@ -19,6 +19,7 @@ class PublishedRow:
         reached: NLL over the seeds that finished; None without any.
         epochs: Epochs that were trained.
         share: Of the epochs of the published runs; None where the arm has no finished run.
+        mark: Before what was reached, where that rests on a density that is not exact.
     """
 
     label: str
@@ -26,6 +27,7 @@ class PublishedRow:
     reached: Estimate | None
     epochs: float | None
     share: float | None
+    mark: str = ""
 
 
 def published_rows(published: Published | None, table: StudyTable) -> list[PublishedRow]:
@@ -36,5 +38,6 @@ def published_rows(published: Published | None, table: StudyTable) -> list[Publi
     for row in table.rows:
         epochs = None if row.epochs is None else row.epochs.mean
         share = None if epochs is None else epochs / published.epochs
-        rows.append(PublishedRow(row.label, published.figures.get(row.arm), row.nll, epochs, share))
+        figure = published.figures.get(row.arm)
+        rows.append(PublishedRow(row.label, figure, row.nll, epochs, share, row.mark))
     return rows

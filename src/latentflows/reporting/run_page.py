@@ -9,6 +9,10 @@ from latentflows.reporting.base import Picture, Run, read_run
 from latentflows.reporting.figures import run_figures
 from latentflows.reporting.groups import UNCERTAINTIES, GroupTable, group_tables
 from latentflows.reporting.page import duration, missing, write_page
+from latentflows.reporting.parts import MARK
+from latentflows.studies.results.figures import ON_DENSITY
+from latentflows.studies.results.records import NO_LIKELIHOOD, Protocol
+from latentflows.studies.settings.likelihoods import GrayBernoulliLikelihood
 from latentflows.studies.settings.objectives import WITHOUT_DENSITIES
 from latentflows.studies.settings.options import tag_of
 
@@ -48,6 +52,7 @@ QUANTITIES = {
     ),
 }
 EXACT_NLL = ("NLL", "negative log-likelihood of the data, without importance samples; lower is better", 2)
+WITHOUT_LIKELIHOOD = ("Reconstruction", "minus the cross-entropy on gray values, which is no log p(x|z)", 2)
 BANNERS = {
     "finished": ("good", "✓ Finished", "Training ended as planned."),
     "running": ("warn", "… Running", "The run is marked as running: it has not ended, or it was killed."),
@@ -79,7 +84,7 @@ def write_run_report(run_folder: Path) -> Path:
     run = read_run(run_folder)
     for fault in run.damage.values():
         warnings.warn(fault, stacklevel=2)
-    drawings = run_figures(run.epochs)
+    drawings = run_figures(run.epochs, bounded=_has_likelihood(run))
     values = {
         "title": run.record.name if run.record else run_folder.resolve().name,
         "run": run,
@@ -89,6 +94,7 @@ def write_run_report(run_folder: Path) -> Path:
         "measured": _measured(run),
         "groups": _groups(run),
         "uncertainties": UNCERTAINTIES,
+        "mark": MARK,
         "evaluation_seconds": None if run.evaluation is None else run.evaluation.all_seconds,
         "events": _events(run),
         "pictures": _in_reading_order(run.pictures),
@@ -98,12 +104,24 @@ def write_run_report(run_folder: Path) -> Path:
     return write_page(run_folder, "run.html", drawings, values)
 
 
+def _kind(config: str | None, part: str) -> str | None:
+    """The kind of a part by a configuration; None where it says none."""
+    try:
+        return yaml.safe_load(config or "")[part]["kind"]
+    except (KeyError, TypeError):
+        return None
+
+
+def _has_likelihood(run: Run) -> bool:
+    """Whether the model has one: a run that was not evaluated yet is judged by its configuration."""
+    if run.evaluation is not None:
+        return run.evaluation.protocol.likelihood != NO_LIKELIHOOD
+    return _kind(run.config, "likelihood") != tag_of(GrayBernoulliLikelihood)
+
+
 def training_note(config: str | None) -> str:
     """Say which objective a run was trained by, where that is no bound on log p(x); empty where it is one."""
-    try:
-        kind = yaml.safe_load(config or "")["objective"]["kind"]
-    except (KeyError, TypeError):
-        return ""
+    kind = _kind(config, "objective")
     if kind not in {tag_of(objective) for objective in WITHOUT_DENSITIES}:
         return ""
     return (
@@ -150,8 +168,8 @@ def _events(run: Run) -> tuple[list[str], int]:
     return events[:MOST_EVENTS], len(events[MOST_EVENTS:])
 
 
-def _measured(run: Run) -> list[tuple[str, str, int, object]]:
-    """Name, explanation, decimals and quantity of every figure that was measured."""
+def _measured(run: Run) -> list[tuple[str, str, int, object, str]]:
+    """Name, explanation, decimals, quantity and mark of every figure that was measured."""
     if run.evaluation is None:
         return []
     figures = run.evaluation.figures
@@ -159,19 +177,21 @@ def _measured(run: Run) -> list[tuple[str, str, int, object]]:
         *(key for key in QUANTITIES if key in figures),
         *(key for key in figures if key not in QUANTITIES),
     ]
-    exact = run.evaluation.protocol.num_importance_samples is None
-    return [(*_words(key, exact=exact), figures[key]) for key in keys if figures[key] is not None]
+    protocol = run.evaluation.protocol
+    marked = set() if protocol.prior_density == "exact" else ON_DENSITY[""]
+    return [
+        (*_words(key, protocol), figures[key], MARK if key in marked else "")
+        for key in keys
+        if figures[key] is not None
+    ]
 
 
-def _words(key: str, *, exact: bool) -> tuple[str, str, int]:
-    """Name, explanation and decimals of a figure; of one level of several, with the level before.
-
-    Args:
-        key: In `evaluation.json`.
-        exact: Whether an NLL has no importance samples: that of a flow on data.
-    """
-    if exact and key == "nll":
+def _words(key: str, protocol: Protocol) -> tuple[str, str, int]:
+    """Name, explanation and decimals of a figure; of one level of several, with the level before."""
+    if protocol.num_importance_samples is None and key == "nll":  # of a flow on data
         return EXACT_NLL
+    if protocol.likelihood == NO_LIKELIHOOD and key == "reconstruction":
+        return WITHOUT_LIKELIHOOD
     level, _, rest = key.partition("_")
     if key not in QUANTITIES and level in ("top", "bottom") and rest in QUANTITIES:
         name, explanation, decimals = QUANTITIES[rest]

@@ -76,4 +76,6 @@ def _without_figure(run: StudyRun) -> str:
     """Why a finished run has not the figure that the others are compared by."""
     if "nll_bound" in (run.figures or {}):
         return "it has an NLL bound of its codes, which is no NLL and does not stand in one column with it"
+    if run.protocol is not None and run.protocol.without_bound is not None:
+        return f"there is no bound on log p(x), as {run.protocol.without_bound}"
     return "no finite NLL"

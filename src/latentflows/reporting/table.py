@@ -7,69 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from latentflows.reporting.parts import Part, Row, parts_of
 from latentflows.studies.results.records import Arm, Parameters, Protocol, StudyRun
 from latentflows.studies.results.results import Results, read_results
 from latentflows.studies.results.rows import cumulative_flops
 from latentflows.studies.results.verdicts import Spent, interaction_verdict, verdict
 from latentflows.studies.statistics.differences import PairedComparison, compare_pairs
 from latentflows.studies.statistics.means import Estimate, decimals_of, estimate
-from latentflows.studies.statistics.resampling import smallest_sign_flip_p_value
 
-FEW_SEEDS = 10
 METRICS = {"nll": "NLL", "nll_bound": "NLL bound"}  # what a study is judged by: the first that a run has
-
-
-@dataclass(frozen=True)
-class Row:
-    """One arm: estimates are over the seeds that finished, None where no seed has the figure.
-
-    Attributes:
-        arm: Name of the arm.
-        label: Name to show.
-        is_baseline: Whether other arms are compared with this one.
-        parameters: Number of parameters by part.
-        num_finished: Seeds that finished with a finite NLL; the others are left out of every estimate.
-        num_seeds: Seeds that the study asks for.
-        num_diverged: Of these, those at which the run diverged: to leave them out flatters the arm.
-        epochs: Epochs that were trained, over all stages.
-        nll: NLL of the evaluated split, nats; the bound on it where no run of the study has an NLL.
-        nll_standard_error: Mean over seeds of the standard error over images, nats.
-        elbo: ELBO, nats.
-        kl: KL part, nats.
-        reconstruction: Reconstruction part, nats.
-        seconds: Seconds of the run.
-        nll_by_seed: NLL of every seed that counts.
-        difference: Paired difference in NLL to the arm that this one is compared with; None for an arm that is compared
-            with none, or without shared seeds.
-        difference_by_seed: The same for every shared seed.
-        verdict: What the difference supports; None for an arm that is compared with none.
-    """
-
-    arm: str
-    label: str
-    is_baseline: bool
-    parameters: Parameters | None
-    num_finished: int
-    num_seeds: int
-    num_diverged: int
-    epochs: Estimate | None
-    nll: Estimate | None
-    nll_standard_error: float | None
-    elbo: Estimate | None
-    kl: Estimate | None
-    reconstruction: Estimate | None
-    seconds: Estimate | None
-    nll_by_seed: dict[int, float]
-    difference: Estimate | None
-    difference_by_seed: dict[int, float]
-    verdict: str | None
-
-    @property
-    def name(self) -> str:
-        """The label, with how many runs its figures rest on where some are missing."""
-        if self.num_finished == self.num_seeds:
-            return self.label
-        return f"{self.label} ({self.num_finished} of {self.num_seeds} seeds)"
 
 
 @dataclass(frozen=True)
@@ -88,6 +34,7 @@ class StudyTable:
 
     Attributes:
         rows: One per arm, in the order of `study.json`.
+        parts: The same rows, those together that may share a column.
         comparisons: One per comparison of the study; none where runs were measured by different protocols.
         metric: The figure that arms are compared by, a key of `METRICS`.
         quantity: What it is called: with the split that it was measured on, if it is one.
@@ -97,6 +44,7 @@ class StudyTable:
     """
 
     rows: list[Row]
+    parts: list[Part]
     comparisons: list[Compared]
     metric: str
     quantity: str
@@ -151,7 +99,8 @@ def table_of(results: Results) -> StudyTable:
     pairs = [found for found in compared if found.comparison.interaction is None]
     rows = [_row(results, arm, arm.name in others, pairs, epochs) for arm in results.study.arms]
     interaction = next((found for found in compared if found.comparison.interaction is not None), None)
-    return StudyTable(rows, pairs, metric, quantity, differences, interaction)
+    parts = parts_of(results, rows, metric)
+    return StudyTable(rows, parts, pairs, metric, quantity, differences, interaction)
 
 
 def metric_of(results: Results) -> str:
@@ -166,79 +115,6 @@ def quantity_of(results: Results) -> str:
     splits = {None if protocol is None else protocol.split for protocol in protocols_of(results)}
     split = splits.pop() if len(splits) == 1 else None
     return name if split is None else f"{split} {name}"
-
-
-def limits(results: Results) -> list[str]:
-    """What the figures of a study do not support, a sentence each."""
-    study = results.study
-    points = quantity_of(results).replace(METRICS[metric_of(results)], "data points")
-    sentences = [
-        "Seeds vary the training alone: first weights, order of the data and noise. So intervals and tests speak of "
-        f"training these arms again on the same data and the same {points}.",
-        "They say nothing about other data, other sizes or longer training.",
-    ]
-    samples = {protocol.num_importance_samples for protocol in protocols_of(results) if protocol is not None}
-    if samples == {1}:
-        sentences.append("With one importance sample the NLL is the negative ELBO.")
-    elif samples - {None}:
-        sentences.append(
-            "An NLL from K importance samples is on average an upper bound, and looser where the posterior fits badly"
-            f"{_looseness(results)}{'; one without importance samples is exact.' if None in samples else '.'}"
-        )
-    num = study.num_comparisons
-    if num > 1:
-        sentences.append(
-            f"p-values are corrected for the {num} comparisons of this study by one figure, not for looking at other "
-            "figures or at other studies."
-        )
-    sentences += _few_seeds(len(study.seeds), num)
-    cautions = {protocol.caution for protocol in protocols_of(results) if protocol is not None}
-    return [*sentences, *sorted(cautions - {""})]
-
-
-def _looseness(results: Results) -> str:
-    """By how much bounds are too high, to first order in 1 / K: half the Monte Carlo variance of an image.
-
-    Source: Nowozin, Debiasing Evidence Approximations: On Importance-weighted Autoencoders and Jackknife Variational
-    Inference, 2018. Heavy tails of the weights are not in it.
-    """
-    found: dict[str, float] = {}
-    for arm, label in results.study.labels.items():
-        each = []
-        for run in counted_runs(results, arm).values():
-            quantity = (run.figures or {}).get(metric_of(results))
-            if run.protocol is not None and quantity is not None and quantity.monte_carlo_error is not None:
-                each.append(run.protocol.num_images * quantity.monte_carlo_error**2 / 2)
-        if each:
-            found[label] = math.fsum(each) / len(each)
-    if not found:
-        return ""
-    low, high = min(found, key=lambda label: found[label]), max(found, key=lambda label: found[label])
-    if low == high:
-        return f": by at least about {found[low]:.2g} nats"
-    return f": by at least about {found[low]:.2g} (“{low}”) to {found[high]:.2g} nats (“{high}”); a larger K is tighter"
-
-
-def _few_seeds(num_seeds: int, num_comparisons: int) -> list[str]:
-    sentences = []
-    if num_seeds <= FEW_SEEDS:
-        sentences.append(
-            "With so few seeds the t interval and the t-test lean on the assumption that differences between seeds are "
-            "normally distributed, and the bootstrap interval is too narrow."
-        )
-    smallest = smallest_sign_flip_p_value(num_seeds)
-    if num_comparisons and num_comparisons * smallest > 0.05:
-        times = (
-            ""
-            if num_comparisons == 1
-            else f", {min(1.0, num_comparisons * smallest):.2g} after the correction"
-        )
-        sentences.append(
-            "The exact sign-flip test, which needs no such assumption, cannot reach the level of 0.05 with "
-            f"{num_seeds} seed{'s' if num_seeds > 1 else ''}, whatever they show: its smallest p-value is "
-            f"{smallest:.2g}{times}."
-        )
-    return sentences
 
 
 def counted_runs(results: Results, arm: str) -> dict[int, StudyRun]:
@@ -266,14 +142,15 @@ def _in_words(
     results: Results, comparison: PairedComparison, spent: Mapping[str, Spent], quantity: str
 ) -> Compared:
     crossed = results.study.interaction
+    densities = results.density_cautions(comparison.metric, comparison.weights, quantity)
     if comparison.interaction is not None and crossed is not None:
         arms = [spent[arm] for arm in comparison.weights]
         words = interaction_verdict(comparison, crossed.labels, arms, quantity=quantity)
-        return Compared(comparison, crossed.name, "", words)
+        return Compared(comparison, crossed.name, "", " ".join([words, *densities]))
     arm, other = spent[comparison.arm], spent[comparison.other]
     budget = None if results.plan is None else results.plan.budget
     words = verdict(comparison, arm, other, budget=budget, quantity=quantity)
-    return Compared(comparison, arm.label, other.label, words)
+    return Compared(comparison, arm.label, other.label, " ".join([words, *densities]))
 
 
 def _spent(results: Results, arm: str, epochs: Estimate | None) -> Spent:
@@ -340,7 +217,13 @@ def _row(
         difference=None if own is None else own.comparison.difference,
         difference_by_seed={} if own is None else own.comparison.by_seed,
         verdict=None if own is None else own.verdict,
+        densities=_densities(results, arm.name),
     )
+
+
+def _densities(results: Results, arm: str) -> tuple[str, ...]:
+    kinds = (protocol.prior_density for protocol in results.protocols(metric_of(results), arm))
+    return tuple(dict.fromkeys(kind for kind in kinds if kind != "exact"))
 
 
 def _epochs(results: Results, arm: str) -> Estimate | None:

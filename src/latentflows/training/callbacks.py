@@ -14,6 +14,7 @@ from latentflows.training.base import Callback, History, Stage
 
 _SHOWN = ("elbo", "reconstruction", "kl", "prior_nll", "code_nll", "perplexity", "nll", "free_energy")
 _HELD_OUT = ("elbo", "prior_nll", "code_nll", "nll", "free_energy")
+_NO_BOUND = {"elbo": "rec-kl"}  # what it is where the likelihood is none
 _BAR_WIDTH = 20
 _TIME_WIDTH = 10  # of the time left, and the gaps between columns
 
@@ -34,8 +35,11 @@ class ProgressBar(Callback):
             console=Console(),  # rich's own one keeps the width that the terminal had at first
         )
         self.tasks: dict[str, Any] = {}
+        self.names: Mapping[str, str] = {}
 
     def on_start(self, model: VAE, stages: Sequence[Stage]) -> None:
+        likely = not isinstance(model, VAE) or model.likelihood.distribution_type.normalized
+        self.names = {} if likely else _NO_BOUND
         counts = ", ".join(f"{name} {count:,}" for name, count in model.num_parameters().items())
         self.bar.console.print(f"Parameters: {counts}")
         self.bar.start()
@@ -56,7 +60,8 @@ class ProgressBar(Callback):
         stage = line["stage"]
         if stage not in self.tasks:
             self.tasks[stage] = self.bar.add_task(stage, total=line["max_epochs"], figures="")
-        shown = [f"{name} {value:.2f}" for name, value in _figures(line["train"], _SHOWN)]
+        found = _figures(line["train"], _SHOWN)
+        shown = [f"{self.names.get(name, name)} {value:.2f}" for name, value in found]
         shown += [f"validation {value:.2f}" for _, value in _figures(line["validation"] or {}, _HELD_OUT)]
         shown.append(f"{line['samples'] / max(line['seconds'], 1e-9):,.0f}/s")
         taken = len(f"{stage} {line['max_epochs']}/{line['max_epochs']}") + _BAR_WIDTH + _TIME_WIDTH
@@ -73,7 +78,7 @@ def _figures(found: Mapping[str, float | None], names: Sequence[str]) -> list[tu
 def _fitting(shown: list[str], width: int) -> str:
     """Join figures, without those that a narrow terminal would cut off; the last to go is a validation figure."""
     kept = list(shown)
-    for least in ("reconstruction", "perplexity", "kl", shown[-1], shown[0]):
+    for least in ("reconstruction ", "perplexity ", "kl ", shown[-1], shown[0]):
         if len(" ".join(kept)) <= width:
             break
         kept = [each for each in kept if not each.startswith(least)] or kept

@@ -20,9 +20,10 @@ SHAPE = (1, 4, 4)
 POSTERIORS = [name for name, kind in parts()["posterior"].items() if issubclass(kind, FlowSettings)]
 
 
-def unchecked(**kinds: str) -> RunConfiguration:
+def unchecked(embed: int | None = None, **kinds: str) -> RunConfiguration:
     """A small configuration of these kinds, whether they fit or not."""
     raw: dict = {"latent_dim": 4, "network": {"kind": "mlp", "width": 8, "depth": 1}}
+    raw["condition"] = {"on": "labels", "embed": embed}
     for part, kind in kinds.items():
         fields = parts()[part][kind].model_fields
         raw[part] = {"kind": kind} | {key: value for key, value in SIZES.items() if key in fields}
@@ -47,6 +48,18 @@ def test_a_prior_takes_a_label_and_learns_from_its_draws_where_its_settings_say_
         drawn = drawn_parts(prior)
         learns = [part.learns_from_draws and part.distribution_type.reparameterized for part in drawn]
         assert all(learns) == c.prior.learns_from_draws(labels=given is not None)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [name for name, kind in parts()["prior"].items() if kind.takes_label])
+def test_a_prior_learns_a_vector_for_each_class_where_its_settings_say_so(kind):
+    c = unchecked(embed=5, prior=kind, posterior=kind if kind in LEVELS else "gaussian")
+    prior = build_prior(c, build_posterior(c, SHAPE, None), (3,), build_flow)
+    assert prior.context_shape == (3,)
+    tables = [p for name, p in prior.named_parameters() if name.endswith("embed.weight")]
+    assert [tuple(p.shape) for p in tables] == [(5, 3)] * c.prior.takes_embedding
+    z = prior(torch.eye(3)[[0, 0, 1]]).sample()
+    assert z.shape == (3, 4)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -244,14 +244,19 @@ def test_objectives(overrides, expected):
 
 def test_every_training_setting_arrives():
     configuration = small(
-        "training.epochs=3", "training.batch_size=7", "training.optimizer=adamax", "training.learning_rate=0.5",
+        "training.epochs=3", "training.batch_size=12", "training.optimizer=adamax", "training.learning_rate=0.5",
         "training.schedule=cosine", "training.warmup_steps=4", "training.weight_decay=0.25",
         "training.gradient_clip=2", "training.accumulate=6", "training.ema_decay=0.75", "training.patience=8",
         "training.accelerator=cpu", "training.precision=bf16-mixed", "training.compile=true",
         "training.checkpoint_every=9", "training.max_bad_steps=10",
     )  # fmt: skip
     (stage,) = build_stages(configuration, build_model(configuration, SHAPE))
-    assert (stage.max_epochs, stage.batch_size, stage.optimizer, stage.learning_rate) == (3, 7, "adamax", 0.5)
+    assert (stage.max_epochs, stage.batch_size, stage.optimizer, stage.learning_rate) == (
+        3,
+        12,
+        "adamax",
+        0.5,
+    )
     assert (stage.schedule, stage.warmup_steps, stage.weight_decay) == ("cosine", 4, 0.25)
     assert (stage.gradient_clip_val, stage.accumulate_grad_batches) == (2.0, 6)
     assert (stage.ema_decay, stage.patience) == (0.75, 8)

@@ -115,7 +115,8 @@ def test_the_commands_know_the_run(trained, capsys, tmp_path):
     assert "Nearer than 5% of test, data space" in out
     assert main(["list", str(folder)]) == 0
     assert re.search(
-        r"finished +test NLL bound \d+\.\d\d ± \d+\.\d\d nats +[\d,]+ parameters", capsys.readouterr().out
+        r"finished +test NLL bound \d+\.\d\d ± \d+\.\d\d nats, probability mass +[\d,]+ parameters",
+        capsys.readouterr().out,
     )
     assert main(["report", str(folder)]) == 0
     page = (folder / "report.html").read_text()

@@ -155,7 +155,8 @@ def test_the_commands_know_a_flow_on_data(flow, capsys, tmp_path):
     assert "400 data points, no importance samples" in out
     assert main(["list", str(flow)]) == 0
     assert re.search(
-        r"finished +test NLL -?\d+\.\d\d ± \d+\.\d\d nats +[\d,]+ parameters", capsys.readouterr().out
+        r"finished +test NLL -?\d+\.\d\d ± \d+\.\d\d nats, density on dequantized data +[\d,]+ parameters",
+        capsys.readouterr().out,
     )
     page = (flow / "report.html").read_text()
     assert '<th scope="row">density</th>' in page

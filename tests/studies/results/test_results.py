@@ -86,6 +86,14 @@ def test_curves_are_long_and_count_flops_by_stage(study, fake):
     assert list(staged["flops"]) == [1437 * flops for flops in (10, 20, 30, 31, 32, 33)]
 
 
+def test_curves_are_in_the_order_of_the_study_not_of_the_record(study):
+    record = study / "study.jsonl"
+    record.write_text("".join(reversed(record.read_text().splitlines(keepends=True))))
+    results = read_results(study)
+    runs = results.curves()[["arm", "seed"]].drop_duplicates().itertuples(index=False, name=None)
+    assert [*runs] == [(arm.name, seed) for arm in results.study.arms for seed in results.study.seeds]
+
+
 def test_without_a_plan_flops_are_not_known(study):
     assert read_results(study).curves()["flops"].isna().all()
 
@@ -156,6 +164,20 @@ def test_figures_by_different_protocols_do_not_compare(study, fake):
     fake.edit_lines(study / "study.jsonl", fewer)
     with pytest.raises(DataError, match="num_importance_samples"):
         read_results(study).compare("nll")
+
+
+def test_a_mass_and_a_density_do_not_compare(study, fake):
+    kinds = {"gaussian": "density on gray levels without noise", "flow": "probability mass"}
+
+    def known(line):
+        return line | {"protocol": line["protocol"] | {"likelihood": kinds[line["arm"]]}}
+
+    fake.edit_lines(study / "study.jsonl", known)
+    results = read_results(study)
+    for metric in ("nll", "elbo", "reconstruction"):
+        with pytest.raises(DataError, match="likelihood: density on gray levels without noise"):
+            results.compare(metric)
+    assert results.compare("holes.mmd_rbf")
 
 
 def test_seconds_on_different_hardware_do_not_compare(study, fake):

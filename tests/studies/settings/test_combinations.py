@@ -30,6 +30,18 @@ DO_NOT_FIT = {
         ["objective=regularized_autoencoder", "likelihood=logistic", "likelihood.coupled=true"],
         "likelihood.kind=logistic with likelihood.coupled has not in closed form",
     ),
+    "a gradient penalty of tails without a mean": (
+        ["objective=regularized_autoencoder", "likelihood=student_t", "likelihood.degrees=1"],
+        "likelihood.kind=student_t with likelihood.degrees=1 has not, only above 1. Use objective.decoder=",
+    ),
+    "pieces of different sizes": (
+        ["training.batch_size=256", "training.accumulate=3"],
+        "`training.batch_size`=256 cannot be cut into training.accumulate=3 equal pieces. .*batch_size=255, or",
+    ),
+    "pieces of different sizes of another model": (
+        ["model=vq_vae", "training.batch_size=2", "training.accumulate=8"],
+        "Use training.batch_size=8, or another number of pieces",
+    ),
     "free bits of single latents with a flow": (
         ["posterior=iaf", "objective.free_bits=1"],
         "`objective.free_bits_per`=dimension needs .* got iaf and standard. Use objective.free_bits_per=latent",
@@ -109,3 +121,8 @@ def test_parts_that_just_fit_are_accepted():
     configuration_from({}, [*two_stage, "objective.kl=closed_form", "objective.free_bits=1"])
     configuration_from({}, ["posterior=iaf", "objective.free_bits=1", "objective.free_bits_per=latent"])
     configuration_from({}, ["prior=gaussian", "objective=info_vae"])
+    configuration_from({}, ["training.batch_size=255", "training.accumulate=3"])
+    tails = ["objective=regularized_autoencoder", "data.preparation=dequantized", "likelihood=student_t"]
+    configuration_from({}, tails)  # learned degrees of freedom stay above 1
+    configuration_from({}, [*tails, "likelihood.degrees=1.5"])
+    configuration_from({}, [*tails, "likelihood.degrees=1", "objective.decoder=weight_decay"])

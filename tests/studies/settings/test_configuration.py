@@ -194,11 +194,11 @@ WRONG = {
     "a key of several parts": (["temperature=2"], r"Did you mean evaluation\.temperature\?$"),
     "a value for a part of one kind": (
         ["condition=labels"],
-        r"^`condition` must hold keys \(on, parts, unlabeled\); got 'labels'\.$",
+        r"^`condition` must hold keys \(on, parts, unlabeled, embed\); got 'labels'\.$",
     ),
     "a value for a part, and one for its key": (
         ["condition=labels", "condition.on=labels"],
-        r"^`condition` must hold keys \(on, parts, unlabeled\); got 'labels'\.$",
+        r"^`condition` must hold keys \(on, parts, unlabeled, embed\); got 'labels'\.$",
     ),
     "a key in the key of a part": (
         ["prior.kind=gaussian", "prior.kind.x=1"],

@@ -8,12 +8,11 @@ from latentflows.bijections import Bijection, Chain, Reshape
 from latentflows.core.errors import ConfigurationError
 from latentflows.core.shapes import Shape, size
 from latentflows.data import PlaneEnergy
-from latentflows.distributions import Flow
 from latentflows.models import VAE, DensityModel, segmentation_vae
 from latentflows.models.image_flows import to_pixels
 from latentflows.objectives import ForwardKL, MaximumLikelihood, Objective, ReverseKL
 from latentflows.studies.building.parts import build_flow
-from latentflows.studies.building.priors import build_base
+from latentflows.studies.building.priors import build_flow_prior
 from latentflows.studies.settings.configuration import RunConfiguration
 from latentflows.studies.settings.flows import FlowSettings
 from latentflows.studies.settings.models import FlowModel, SegmentationModel
@@ -39,12 +38,16 @@ def build_density(c: RunConfiguration, event_shape: Shape, given: Shape | None) 
             f"`prior.width` must be at least {dim - 1} to carry every dependency among the {dim} numbers of a data "
             f"point; got {getattr(part, 'width', None)}. Widen it, or use prior=real_nvp."
         )
-    steps: list[Bijection] = [build_flow(part, dim, given[0] if given else None)]
-    if len(event_shape) > 1:
-        steps.append(Reshape((dim,), event_shape))
-    if c.data.preparation == "dequantized":
-        steps.append(to_pixels(event_shape))
-    return DensityModel(Flow(build_base(c.prior_base, dim), steps[0] if len(steps) == 1 else Chain(steps)))
+
+    def make(context: int | None) -> Bijection:
+        steps: list[Bijection] = [build_flow(part, dim, context)]
+        if len(event_shape) > 1:
+            steps.append(Reshape((dim,), event_shape))
+        if c.data.preparation == "dequantized":
+            steps.append(to_pixels(event_shape))
+        return steps[0] if len(steps) == 1 else Chain(steps)
+
+    return DensityModel(build_flow_prior(c, dim, make, given))
 
 
 def density_objective(c: RunConfiguration) -> Objective:

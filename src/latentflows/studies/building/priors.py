@@ -6,6 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+from torch import nn
+
+from latentflows.bijections import Bijection
 from latentflows.core.shapes import Shape
 from latentflows.distributions import (
     AdversarialPrior,
@@ -52,7 +55,7 @@ def build_prior(
     """
     part, dim, classes = c.prior, c.latent_dim, given[0] if given else None
     if isinstance(part, FlowSettings):
-        return Flow(build_base(c.prior_base, dim), make_flow(part, dim, classes))
+        return build_flow_prior(c, dim, partial(make_flow, part, dim), given)
     if isinstance(part, kinds.Standard):
         return StandardGaussian(dim)
     if isinstance(part, kinds.Levels):
@@ -74,7 +77,31 @@ def build_prior(
         return GaussianMixture(
             dim, 1, covariance=covariance, num_classes=classes
         )  # one Gaussian for each class
-    return _without_closed_form(part, dim, classes)
+    return _without_closed_form(part, dim, classes, c.condition.embed)
+
+
+def build_flow_prior(
+    c: RunConfiguration, dim: int, make: Callable[[int | None], Bijection], given: Shape | None
+) -> Flow:
+    """Build a flow from `prior_base`; its networks hear what is given, or the vector that is learned for a label.
+
+    Args:
+        c: The configuration; `condition.embed` says how long the vector is.
+        dim: Numbers that the flow starts from.
+        make: Makes the bijection, from the length of what its networks hear, or None.
+        given: Shape of the label that it is given, or None.
+    """
+    base, length = build_base(c.prior_base, dim), c.condition.embed
+    if given is None or length is None:
+        return Flow(base, make(given[0] if given else None))
+    return Flow(base, make(length), embed=_table(given[0], length), context_shape=given)
+
+
+def _table(classes: int, length: int) -> nn.Linear:
+    """Make a vector for each class, drawn from N(0, I); a label that was left out, all zeros, has the vector 0."""
+    table = nn.Linear(classes, length, bias=False)
+    nn.init.normal_(table.weight)
+    return table
 
 
 def _value_range(c: RunConfiguration) -> Literal["free", "hard"]:
@@ -82,7 +109,7 @@ def _value_range(c: RunConfiguration) -> Literal["free", "hard"]:
     return "free" if c.data.preparation == "continuous" else "hard"
 
 
-def _without_closed_form(part: kinds.Prior, dim: int, classes: int | None) -> Conditional:
+def _without_closed_form(part: kinds.Prior, dim: int, classes: int | None, length: int | None) -> Conditional:
     """Build a prior whose density is estimated, integrated or not normalized."""
     if isinstance(part, kinds.ResampledPrior):
         return ResampledPrior(
@@ -105,7 +132,11 @@ def _without_closed_form(part: kinds.Prior, dim: int, classes: int | None) -> Co
     if isinstance(part, kinds.FlowMatchingPrior):
         network = partial(ResidualMLP, width=part.width, num_blocks=part.num_blocks, activation_name="silu")
         settings = part.model_dump(include={"solver", "num_steps", "tolerance", "divergence", "num_probes"})
-        return FlowMatchingPrior(dim, _maker(network), context_shape=classes, **settings)
+        embed = None if classes is None or length is None else _table(classes, length)
+        features = None if embed is None else length
+        return FlowMatchingPrior(
+            dim, _maker(network), context_shape=classes, embed=embed, features=features, **settings
+        )
     assert isinstance(part, kinds.SecondStagePrior)
     return second_stage_vae(dim, **part.model_dump(exclude={"kind"}))
 

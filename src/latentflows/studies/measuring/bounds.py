@@ -12,7 +12,7 @@ from torch import Tensor
 from latentflows.core.batches import DataSource
 from latentflows.data import ImageData
 from latentflows.evaluation import evaluate_bounds, evaluate_codes, evaluate_likelihood
-from latentflows.evaluation.base import Figures, Protocol
+from latentflows.evaluation.base import Figures, Protocol, likelihood_kind
 from latentflows.evaluation.bounds import evaluate_reconstruction
 from latentflows.evaluation.codes import CodeBound
 from latentflows.models import VAE, VQVAE
@@ -89,7 +89,8 @@ def measure_bounds(subject: Subject) -> tuple[dict[str, Any], Tensor | None]:
     asked = asked_of_bounds(subject)
     figures, measured, nll = _measured(subject, asked["num_images"])
     seconds = round(time.monotonic() - started, 3)
-    return {"protocol": asked | measured, "figures": figures, "seconds": seconds}, nll
+    kind = {"likelihood": likelihood_kind(subject.model, subject.source)}
+    return {"protocol": asked | kind | measured, "figures": figures, "seconds": seconds}, nll
 
 
 def _measured(subject: Subject, num_images: int) -> tuple[Figures, Protocol, Tensor | None]:

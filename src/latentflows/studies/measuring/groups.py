@@ -45,7 +45,7 @@ _FEW_PASSES = 32  # network passes that score a latent quickly; n² of them are 
 _LEVELS = (0.05, 0.5)  # quantiles of the test images' distances: near copies, and the middle
 _CLASSIFIER_SEED = 0  # not that of the evaluation: another classifier is another measure
 # What a protocol says of the model, not of how it was measured: figures of different models may differ in it.
-OF_THE_MODEL = frozenset({"prior_density", "family", "posterior_mean"})
+OF_THE_MODEL = frozenset({"prior_density", "without_lower_bound", "family", "posterior_mean"})
 
 
 @dataclass(frozen=True)
@@ -240,12 +240,7 @@ def _disentanglement(subject: Subject) -> Measured:
         num_images=count,
         seed=subject.settings.seed,
     )
-    settings = {"block_size": found.block_size, "num_bins": found.num_bins}
-    figures = {
-        name: {key: value for key, value in entry.items() if key not in settings}
-        for name, entry in found.figures().items()
-    }
-    return Measured(figures, {"num_images": count, "factors": ", ".join(names), **settings})
+    return Measured(found.figures(), {"factors": ", ".join(names)} | found.protocol())
 
 
 def _segmentation(subject: Subject) -> Measured:

@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from latentflows.studies.results.records import NO_LIKELIHOOD
+
+
+def level(protocols: Sequence[dict[str, Any]]) -> None:
+    """Fill in, in place, what makes no difference: an exact figure has no K, and earlier versions named no likelihood.
+
+    Args:
+        protocols: Of one figure.
+    """
+    for field in ("num_importance_samples", "likelihood"):
+        values = (each.get(field) for each in protocols)
+        known = next((value for value in values if value not in (None, NO_LIKELIHOOD)), None)
+        for each in protocols:
+            if field in each and each[field] is None:
+                each[field] = known
 
 
 def protocol_differences(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -4,8 +4,11 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from latentflows.studies.results.cautions import cautions
+
+NO_LIKELIHOOD = "no likelihood"
 Status = Literal["running", "finished", "interrupted", "diverged", "failed"]
 Number = Annotated[
     float, BeforeValidator(lambda value: math.nan if value is None else value)
@@ -116,13 +119,18 @@ class Quantity(Record):
 
 
 class Protocol(Record):
-    """How the figures of an evaluation were measured."""
+    """How the figures of an evaluation were measured.
+
+    `likelihood` is what log p(x) is: a probability mass, a density on which data, or no likelihood; None where an
+    earlier version did not say it.
+    """
 
     split: str
     num_images: int
     num_importance_samples: int | None
     seed: int
     data: str
+    likelihood: str | None = None
     posterior: str | None = None
     prior_density: str = "exact"
     normalizer_error: float | None = None
@@ -133,10 +141,19 @@ class Protocol(Record):
     without_bound: str | None = None
     given: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """Name the one kind that an earlier version said in other words."""
+        if isinstance(value, dict) and "no likelihood" in str(value.get("without_bound")):
+            return {"likelihood": NO_LIKELIHOOD, **value}
+        return value
+
     @property
     def compared(self) -> dict[str, Any]:
         """The fields that must be equal for two figures to compare."""
-        return self.model_dump(include={"split", "num_images", "num_importance_samples", "data", "given"})
+        fields = {"split", "num_images", "num_importance_samples", "data", "likelihood", "given"}
+        return self.model_dump(include=fields)
 
     @property
     def conditions(self) -> str:
@@ -152,48 +169,14 @@ class Protocol(Record):
     def _in_words(self, data: str) -> str:
         k = self.num_importance_samples
         weights = "no importance samples" if k is None else f"K = {k:,} importance samples per data point"
-        return f"{self.split} split, {self.num_images:,} data points, {weights}; {data}" + (
-            f"; all figures are of p(x | {self.given})" if self.given else ""
-        )
+        kind = f"; log p(x): {self.likelihood}" if self.likelihood else ""
+        given = f"; all figures are of p(x | {self.given})" if self.given else ""
+        return f"{self.split} split, {self.num_images:,} data points, {weights}; {data}{kind}{given}"
 
     @property
     def caution(self) -> str:
         """What a reader of the figures must know about their split and the prior; empty where all is plain."""
-        notes = []
-        if self.given is not None:
-            notes.append(
-                f"The model is given the {self.given} of every image: its figures are of p(x | {self.given}), not p(x)."
-            )
-        if self.posterior is not None:
-            notes.append(
-                f"The bound is that of {self.posterior}: it is exact, but not importance weighted, so it does not "
-                "compare with an NLL. A lower one means a better model, a higher one proves nothing."
-            )
-        if self.without_bound is not None:
-            notes.append(f"There is no bound on log p(x): {self.without_bound}.")
-        if self.split == "validation":
-            notes.append(
-                "The weights were selected on the validation split, so figures on it flatter the model."
-            )
-        if self.prior_density != "exact":
-            error = (
-                ""
-                if self.normalizer_error is None
-                else f", with an error of {self.normalizer_error:.2g} nats"
-            )
-            notes.append(f"The prior's density is not exact but of the kind {self.prior_density!r}{error}.")
-        if self.prior_solver is not None:
-            notes.append(self._solved())
-        return " ".join(notes)
-
-    def _solved(self) -> str:
-        """What the density rests on where an equation gives it."""
-        said = f"It is solved by {self.prior_solver}: {self.solver_evaluations or 0:,.0f} evaluations for each latent"
-        if self.solver_error is not None:
-            said += f", {self.solver_error:.2g} nats from that of a finer solution"
-        if self.probe_error is not None:
-            said += f", a standard error of {self.probe_error:.2g} nats from the probes"
-        return f"{said}, on average."
+        return " ".join(cautions([self]))
 
 
 class Group(Record):
@@ -204,6 +187,18 @@ class Group(Record):
     figures: dict[str, Quantity | None] = {}
     seconds: float | None = None
     reason: str | None = None
+
+    @model_validator(mode="after")
+    def _without_false_bound(self) -> "Group":
+        """Leave out a lower bound that an earlier version took from an estimate of log p(z), which is none."""
+        if self.density == "estimate":
+            self.figures.pop("marginal_kl_lower", None)
+        return self
+
+    @property
+    def density(self) -> str:
+        """What the density is that figures of the group may rest on."""
+        return self.model.get("prior_density", "exact")
 
 
 class Evaluation(Record):
@@ -305,6 +300,11 @@ class StudyRun(Record):
     parameters: Annotated[Parameters | None, BeforeValidator(lambda known: known or None)] = None
     seconds: float | None = None
     reason: str | None = None
+
+    @property
+    def likelihood(self) -> str | None:
+        """What log p(x) is: a mass, a density on which data, or no likelihood; None where it is not known."""
+        return None if self.protocol is None else self.protocol.likelihood
 
 
 class HeldEqual(Record):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentflows.core.errors import DataError
+from latentflows.studies.results.cautions import of_comparison
+from latentflows.studies.results.figures import BETTER_LOWER, OF_LIKELIHOOD, ON_DENSITY, WEIGHTED
 from latentflows.studies.results.images import error_over_images
-from latentflows.studies.results.protocols import protocol_differences
+from latentflows.studies.results.protocols import level, protocol_differences
 from latentflows.studies.results.reading import RunFiles, read_record, read_records
-from latentflows.studies.results.records import Plan, PlannedArm, Quantity, Study, StudyRun
+from latentflows.studies.results.records import Plan, PlannedArm, Protocol, Quantity, Study, StudyRun
 from latentflows.studies.results.rows import CURVE_COLUMNS, curve_rows, run_row
 from latentflows.studies.statistics.differences import Interaction, PairedComparison, compare_pairs
 
@@ -22,41 +24,7 @@ if TYPE_CHECKING:
 
 # Columns of frames that count something, and those that hold text; all others hold numbers.
 _COUNTS = ("steps", "epochs", "samples", "seeds", "comparisons", "seeds_for_observed", "seeds_for_smallest")
-_TEXTS = ("reason", "folder", "bootstrap_method")
-
-# Whether a smaller value is better, where that is known; figures of groups by their key in the group.
-_BETTER_LOWER = {
-    "nll": True,
-    "nll_bound": True,
-    "bits_per_dim_bound": True,
-    "code_nll": True,
-    "bits_per_dim": True,
-    "elbo": False,
-    "reconstruction": False,
-    "effective_sample_size": False,
-    "seconds": True,
-    "annealed_nll": True,
-    "importance_nll": True,
-    "marginal_kl": True,
-    "mmd_rbf": True,
-    "mmd_imq": True,
-    "approximation_gap": True,
-    "amortization_gap": True,
-    "inference_gap": True,
-    "best_elbo": False,
-    "frechet_distance": True,
-    "frechet_distance_infinity": True,
-    "kernel_distance": True,
-    "precision": False,
-    "recall": False,
-    "density": False,
-    "coverage": False,
-    "mutual_information_gap": False,
-    "disentanglement": False,
-    "completeness": False,
-    "informativeness": False,
-    "separated_attribute_predictability": False,
-}
+_TEXTS = ("reason", "folder", "likelihood", "prior_density", "bootstrap_method", "caution")
 
 
 def read_results(folder: Path | str) -> Results:
@@ -141,7 +109,9 @@ class Results:
             figures = [(run.figures or {}).get("nll") for run in finished[arm].values()]
             values = [figure.mean for figure in figures if figure is not None and math.isfinite(figure.mean)]
             mean = f"{math.fsum(values) / len(values):.2f}" if values else "none"
-            lines.append(f"  {label:<{width}}  mean NLL {mean} ({len(values)} of {len(seeds)} seeds)")
+            kinds = dict.fromkeys(kind for run in finished[arm].values() if (kind := run.likelihood))
+            of = "".join(f", {kind}" for kind in kinds)
+            lines.append(f"  {label:<{width}}  mean NLL {mean} ({len(values)} of {len(seeds)} seeds){of}")
         return "\n".join([*lines, "Frames: frame(), curves(), comparisons()."])
 
     def frame(self) -> DataFrame:
@@ -219,7 +189,7 @@ class Results:
             )
         if smallest_difference is None and metric == "nll":
             smallest_difference = self.study.smallest_difference
-        better = _BETTER_LOWER.get(metric.rpartition(".")[2]) if lower_is_better is None else lower_is_better
+        better = BETTER_LOWER.get(metric.rpartition(".")[2]) if lower_is_better is None else lower_is_better
         found = compare_pairs(
             values,
             self.study.pairs,
@@ -242,6 +212,7 @@ class Results:
     def comparison_row(self, found: PairedComparison) -> dict[str, Any]:
         """The plain values of a comparison, with the names to show of both arms, or of an interaction."""
         labels, crossed = self.study.labels, self.study.interaction
+        caution = {"caution": " ".join(self.density_cautions(found.metric, found.weights)) or None}
         if found.interaction is not None and crossed is not None:
             return {
                 "arm": found.arm,
@@ -249,6 +220,7 @@ class Results:
                 "other": None,
                 "other_label": None,
                 **found.row(),
+                **caution,
             }
         names = {
             "arm": found.arm,
@@ -256,7 +228,7 @@ class Results:
             "other": found.other,
             "other_label": labels[found.other],
         }
-        return {**names, **found.row()}
+        return {**names, **found.row(), **caution}
 
     def values(self, metric: str, arm: str) -> dict[int, float]:
         """A figure at every seed of an arm that the study asks for, where the run finished and the figure is finite."""
@@ -291,24 +263,52 @@ class Results:
 
     def protocol_differences(self, metric: str) -> list[str]:
         """In which fields of its protocol, other than the seed, the runs that count measured a figure differently."""
-        found = {}
-        for arm, label in self.study.labels.items():
-            for seed in self.values(metric, arm):
-                found[f"{label}, seed {seed}"] = self._protocol(self.runs[arm, seed], metric)
-        numbers = [protocol.get("num_importance_samples") for protocol in found.values()]
-        known = next((number for number in numbers if number is not None), None)
-        for protocol in found.values():  # an exact figure compares with one from any number of samples
-            if protocol.get("num_importance_samples", 0) is None:
-                protocol["num_importance_samples"] = known
+        labels = self.study.labels
+        found = {
+            f"{labels[arm]}, seed {seed}": protocol
+            for (arm, seed), protocol in self.compared_protocols(metric).items()
+        }
         return protocol_differences(found)
 
+    def compared_protocols(self, metric: str) -> dict[tuple[str, int], dict[str, Any]]:
+        """How each run that counts, by arm and seed, measured a figure, without what makes no difference."""
+        found = {
+            (arm, seed): self._protocol(self.runs[arm, seed], metric)
+            for arm in self.study.labels
+            for seed in self.values(metric, arm)
+        }
+        level(list(found.values()))
+        return found
+
     def _protocol(self, run: StudyRun, metric: str) -> dict[str, Any]:
-        group, dot, _ = metric.rpartition(".")
+        group, dot, figure = metric.rpartition(".")
         if dot:
-            return dict(self.files(run).groups[group].protocol)
+            kind = {"likelihood": run.likelihood} if figure in OF_LIKELIHOOD.get(group, ()) else {}
+            return self.files(run).groups[group].protocol | kind
         if metric == "seconds":
             return self.files(run).hardware
         return {"protocol": "not recorded"} if run.protocol is None else run.protocol.compared
+
+    def protocols(self, metric: str, arm: str) -> list[Protocol]:
+        """How the runs of an arm that count were measured, as far as that is known."""
+        runs = (self.runs[arm, seed] for seed in self.values(metric, arm))
+        return [run.protocol for run in runs if run.protocol is not None]
+
+    def density_cautions(self, metric: str, arms: Iterable[str], quantity: str | None = None) -> list[str]:
+        """What densities that are not exact mean for a comparison of arms by a figure; nothing where all are exact.
+
+        Args:
+            metric: The figure.
+            arms: What is compared.
+            quantity: What the figure is called; None for its key.
+        """
+        group, _, figure = metric.rpartition(".")
+        if figure not in ON_DENSITY.get(group, ()):
+            return []
+        found = {self.study.labels[arm]: self.protocols(metric, arm) for arm in arms}
+        samples = {one.num_importance_samples for protocols in found.values() for one in protocols}
+        weighted = figure in WEIGHTED and samples != {1}
+        return of_comparison(found, quantity=quantity or figure.replace("_", " "), weighted=weighted)
 
     def planned(self, arm: str) -> PlannedArm | None:
         """What `plan.json` says of an arm; None where it says nothing."""
@@ -347,9 +347,10 @@ class Results:
     def rows(self) -> list[dict[str, Any]]:
         """One row for every run that the study asks for, as plain values: what `frame` holds.
 
-        Columns: arm, label, seed, status, reason, folder, seconds, steps, epochs, `parameters.PART`, `solved.KEY`,
-        every figure by its name with `FIGURE.standard_error` and, where there are, `FIGURE.monte_carlo_error` and
-        `FIGURE.p_value`. Statuses are those of `status`.
+        Columns: arm, label, seed, status, reason, folder, seconds, steps, epochs, likelihood (what log p(x) is: two
+        kinds do not compare), prior_density, `parameters.PART`, `solved.KEY`, every figure by its name with
+        `FIGURE.standard_error` and, where there are, `FIGURE.monte_carlo_error` and `FIGURE.p_value`. Statuses are
+        those of `status`.
         """
         return [run_row(self, arm, seed) for arm in self.study.labels for seed in self.study.seeds]
 
@@ -360,8 +361,10 @@ class Results:
         whole run), split ("train", "validation" or "diagnostics"), metric, value. FLOPs are those of training steps
         by `plan.json`, without validation; None where it does not say them.
         """
-        for (arm, _), run in self.runs.items():
-            yield from curve_rows(self, arm, run)
+        for arm in self.study.arms:
+            for seed in self.study.seeds:
+                if run := self.runs.get((arm.name, seed)):
+                    yield from curve_rows(self, arm.name, run)
 
 
 def _frame(rows: list[dict[str, Any]], columns: Sequence[str] | None = None) -> DataFrame:

@@ -61,6 +61,8 @@ def run_row(results: Results, arm: str, seed: int) -> dict[str, Any]:
         "seconds": None if run is None else run.seconds,
         "steps": None if run is None or files.record is None else files.record.steps,
         "epochs": len(files.epochs) or None,
+        "likelihood": None if run is None else run.likelihood,
+        "prior_density": None if run is None or run.protocol is None else run.protocol.prior_density,
     }
     if run is not None and run.parameters is not None:
         row |= {f"parameters.{part}": count for part, count in run.parameters.shown.items()}

@@ -36,11 +36,13 @@ class PriorSettings(Settings):
 
     Attributes:
         takes_label: It can be given a label.
+        takes_embedding: It can be given a learned vector of the label in its place.
         draws_differentiable: Its draws carry gradients to all that learns in it, see `learns_from_draws`.
         stage_of_its_own: It learns by comparing latents of a fixed encoder with its own draws.
     """
 
     takes_label: ClassVar[bool] = True
+    takes_embedding: ClassVar[bool] = False
     draws_differentiable: ClassVar[bool] = True
     stage_of_its_own: ClassVar[bool] = False
 

@@ -33,6 +33,7 @@ def combination_faults(configuration: RunConfiguration) -> list[str]:
     if c.model.kind != "vae":
         return _faults_of_whole(c)
     faults = [
+        *_batch_faults(c),
         *model_faults(c),
         *likelihood_faults(c.likelihood, c.data.preparation),
         *_size_faults(c),
@@ -50,12 +51,23 @@ def combination_faults(configuration: RunConfiguration) -> list[str]:
 
 def _faults_of_whole(c: RunConfiguration) -> list[str]:
     """Return what does not fit in a model that brings parts of its own."""
-    faults = model_faults(c)
+    faults = [*_batch_faults(c), *model_faults(c)]
     if not isinstance(c.model, FlowModel):
         faults += likelihood_faults(c.likelihood, c.data.preparation)
     if isinstance(c.model, SegmentationModel):
         faults += _size_faults(c)
     return faults
+
+
+def _batch_faults(c: RunConfiguration) -> list[str]:
+    """Return why a batch cannot be cut into the pieces that are asked for."""
+    size, pieces = c.training.batch_size, c.training.accumulate
+    if size % pieces == 0:
+        return []
+    return [
+        f"`training.batch_size`={size} cannot be cut into training.accumulate={pieces} equal pieces. Use "
+        f"training.batch_size={pieces * max(1, round(size / pieces))}, or another number of pieces."
+    ]
 
 
 def _objective_faults(c: RunConfiguration) -> list[str]:
@@ -73,11 +85,10 @@ def _objective_faults(c: RunConfiguration) -> list[str]:
             f"`objective.kind`={kind} does not look at the prior, so prior.kind={tag_of(type(c.prior))} learns only "
             "in a stage of its own. Use training.plan=two_stage, or prior=standard."
         )
-    without_mean = c.likelihood.kind == "flow" or getattr(c.likelihood, "coupled", False)
-    if getattr(c.objective, "decoder", None) == "gradient_penalty" and without_mean:
+    without_mean = _without_mean(c.likelihood)
+    if getattr(c.objective, "decoder", None) == "gradient_penalty" and without_mean is not None:
         faults.append(
-            f"`objective.decoder`=gradient_penalty differentiates E[x|z], which likelihood.kind={c.likelihood.kind} "
-            f"{'' if c.likelihood.kind == 'flow' else 'with likelihood.coupled '}has not in closed form. Use "
+            f"`objective.decoder`=gradient_penalty differentiates E[x|z], which likelihood.kind={without_mean}. Use "
             "objective.decoder=weight_decay, or a likelihood with a mean, such as gaussian."
         )
     faults += [*_closed_form_faults(c), *_gradient_faults(c)]
@@ -87,6 +98,19 @@ def _objective_faults(c: RunConfiguration) -> list[str]:
             f"noisy give; got {tag_of(type(c.posterior))}. Use posterior=gaussian, or objective=factor."
         )
     return faults
+
+
+def _without_mean(likelihood: Likelihood) -> str | None:
+    """Return which likelihood has no E[x|z], and why; None for one that has it."""
+    kind = likelihood.kind
+    if kind == "flow":
+        return f"{kind} has not in closed form"
+    if getattr(likelihood, "coupled", False):
+        return f"{kind} with likelihood.coupled has not in closed form"
+    degrees = getattr(likelihood, "degrees", None)
+    if degrees is not None and degrees <= 1:
+        return f"{kind} with likelihood.degrees={degrees:g} has not, only above 1"
+    return None
 
 
 def _closed_form_faults(c: RunConfiguration) -> list[str]:
@@ -161,6 +185,11 @@ def _prior_faults(c: RunConfiguration) -> list[str]:
         faults.append(
             f"`condition.parts` gives the prior the label, but prior.kind={c.prior.kind} takes none. Use a flow, "
             "flow_matching, gaussian, mixture, two_level or dlgm, or condition.parts=[posterior,likelihood]."
+        )
+    if c.condition.embed is not None and c.prior.takes_label and not c.prior.takes_embedding:
+        faults.append(
+            f"`condition.embed`={c.condition.embed} does not fit prior.kind={tag_of(type(c.prior))}, which has numbers "
+            "of its own for each class. Use a flow or flow_matching, or leave it out."
         )
     if c.prior.stage_of_its_own and c.training.plan == "one_stage":
         faults.append(

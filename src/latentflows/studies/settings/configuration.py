@@ -148,7 +148,8 @@ class _TrainingSettings(Settings):
     accumulate: Integer = Field(
         default=1,
         gt=0,
-        description="Pieces that a batch is cut into, whose gradients are averaged; saves memory, same step.",
+        description="Pieces that a batch is cut into, whose gradients are averaged: saves memory, and is the same step "
+        "for losses that are means over data points.",
     )
     ema_decay: Number | None = Field(
         default=None,
@@ -198,10 +199,21 @@ class ConditionSettings(Settings):
         "guided; 0.1 is usual (arXiv 2207.12598).",
     )
 
+    embed: Integer | None = Field(
+        default=None,
+        gt=0,
+        description="Numbers of the vector that is learned for each class, and that a flow or flow_matching as prior "
+        "is given in place of the one-hot label; null for the label itself.",
+    )
+
     @model_validator(mode="after")
     def _of_labels(self) -> ConditionSettings:
         if self.unlabeled and self.on != "labels":
             raise ValueError("`unlabeled` leaves out labels, and needs on=labels")
+        if self.embed is not None and (self.on != "labels" or "prior" not in self.parts):
+            raise ValueError(
+                "`embed` gives the prior a vector for each label, and needs on=labels with prior in parts"
+            )
         return self
 
 

@@ -77,6 +77,7 @@ class FlowSettings(PriorSettings):
         has_inverse: It can score points that it did not draw.
     """
 
+    takes_embedding = True
     needs_two: ClassVar[bool] = False
     masked: ClassVar[bool] = False
     has_inverse: ClassVar[bool] = True

@@ -61,6 +61,11 @@ def model_faults(c: RunConfiguration) -> list[str]:
             f"`condition.parts`={','.join(c.condition.parts)} does not fit model.kind={kind}, whose prior alone can be "
             "given a label. Use condition.parts=[prior]."
         )
+    if c.condition.embed is not None and isinstance(c.model, CodesModel):
+        faults.append(
+            f"`condition.embed`={c.condition.embed} does not fit model.kind={kind}, whose prior has a vector of "
+            "model.prior_width numbers for each class. Leave it out."
+        )
     return faults
 
 

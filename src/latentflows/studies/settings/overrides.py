@@ -80,9 +80,11 @@ def lost_part(path: Path) -> str:
         return f"is cut short: it has no `{_LAST}`, with which it ended"
     if not path.read_bytes().endswith(b"\n"):
         return "is cut short: its last line has no end"
+    if _version_of(path.with_name("run.json")) not in (None, __version__):
+        return ""
     there = flat(raw)
     lost = [key for key in flat(configuration_from(raw).model_dump(mode="json")) if key not in there]
-    if not lost or _version_of(path.with_name("run.json")) not in (None, __version__):
+    if not lost:
         return ""
     return f"is damaged: it has no {', '.join(f'`{key}`' for key in lost)}, which a run's file always has"
 

@@ -137,6 +137,7 @@ class AdversarialPrior(PriorSettings):
 class FlowMatchingPrior(PriorSettings):
     """A continuous flow trained by regression; draws are cheap, each density is an ODE (arXiv 2210.02747)."""
 
+    takes_embedding = True
     kind: Literal["flow_matching"] = "flow_matching"
     width: Integer = _width(256)
     num_blocks: Integer = Field(default=2, gt=0, description="Residual blocks of the velocity.")

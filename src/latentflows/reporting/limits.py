@@ -1,0 +1,85 @@
+"""What the figures of a study do not support: few seeds, loose bounds, densities that are not exact."""
+
+from __future__ import annotations
+
+import math
+
+from latentflows.reporting.table import METRICS, counted_runs, metric_of, protocols_of, quantity_of
+from latentflows.studies.results.cautions import of_owners
+from latentflows.studies.results.results import Results
+from latentflows.studies.statistics.resampling import smallest_sign_flip_p_value
+
+FEW_SEEDS = 10
+
+
+def limits(results: Results) -> list[str]:
+    """What the figures of a study do not support, a sentence each."""
+    study = results.study
+    points = quantity_of(results).replace(METRICS[metric_of(results)], "data points")
+    sentences = [
+        "Seeds vary the training alone: first weights, order of the data and noise. So intervals and tests speak of "
+        f"training these arms again on the same data and the same {points}.",
+        "They say nothing about other data, other sizes or longer training.",
+    ]
+    samples = {protocol.num_importance_samples for protocol in protocols_of(results) if protocol is not None}
+    if samples == {1}:
+        sentences.append("With one importance sample the NLL is the negative ELBO.")
+    elif samples - {None}:
+        sentences.append(
+            "An NLL from K importance samples is on average an upper bound, and looser where the posterior fits badly"
+            f"{_looseness(results)}{'; one without importance samples is exact.' if None in samples else '.'}"
+        )
+    num = study.num_comparisons
+    if num > 1:
+        sentences.append(
+            f"p-values are corrected for the {num} comparisons of this study by one figure, not for looking at other "
+            "figures or at other studies."
+        )
+    sentences += _few_seeds(len(study.seeds), num)
+    measured = {label: results.protocols(metric_of(results), arm) for arm, label in study.labels.items()}
+    return [*sentences, *of_owners(measured)]
+
+
+def _looseness(results: Results) -> str:
+    """By how much bounds are too high, to first order in 1 / K: half the Monte Carlo variance of an image.
+
+    Source: Nowozin, Debiasing Evidence Approximations: On Importance-weighted Autoencoders and Jackknife Variational
+    Inference, 2018. Heavy tails of the weights are not in it.
+    """
+    found: dict[str, float] = {}
+    for arm, label in results.study.labels.items():
+        each = []
+        for run in counted_runs(results, arm).values():
+            quantity = (run.figures or {}).get(metric_of(results))
+            if run.protocol is not None and quantity is not None and quantity.monte_carlo_error is not None:
+                each.append(run.protocol.num_images * quantity.monte_carlo_error**2 / 2)
+        if each:
+            found[label] = math.fsum(each) / len(each)
+    if not found:
+        return ""
+    low, high = min(found, key=lambda label: found[label]), max(found, key=lambda label: found[label])
+    if low == high:
+        return f": by at least about {found[low]:.2g} nats"
+    return f": by at least about {found[low]:.2g} (“{low}”) to {found[high]:.2g} nats (“{high}”); a larger K is tighter"
+
+
+def _few_seeds(num_seeds: int, num_comparisons: int) -> list[str]:
+    sentences = []
+    if num_seeds <= FEW_SEEDS:
+        sentences.append(
+            "With so few seeds the t interval and the t-test lean on the assumption that differences between seeds are "
+            "normally distributed, and the bootstrap interval is too narrow."
+        )
+    smallest = smallest_sign_flip_p_value(num_seeds)
+    if num_comparisons and num_comparisons * smallest > 0.05:
+        times = (
+            ""
+            if num_comparisons == 1
+            else f", {min(1.0, num_comparisons * smallest):.2g} after the correction"
+        )
+        sentences.append(
+            "The exact sign-flip test, which needs no such assumption, cannot reach the level of 0.05 with "
+            f"{num_seeds} seed{'s' if num_seeds > 1 else ''}, whatever they show: its smallest p-value is "
+            f"{smallest:.2g}{times}."
+        )
+    return sentences
