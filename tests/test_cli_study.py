@@ -148,7 +148,7 @@ MISTAKES = {
     ("text", "said"),
     [
         ("latent_dim: 3\n", "is the configuration of one run, not a study, which has `seeds` and `arms`"),
-        ("", "other.yaml is no study; 2 faults:\n  - `name` is missing\n  - `seeds` is missing\n"),
+        ("", "other.yaml is no study; 3 faults:\n  - `name` is missing\n  - `seeds` is missing\n"),
     ],
 )
 def test_a_file_that_is_no_study_is_named(capsys, tmp_path, text, said):

@@ -228,11 +228,6 @@ FAULTS: dict[str, list[Fault]] = {
             'parts = ("prior",)',
         ),
         (
-            "budget: the first size that is tried is taken",
-            "    best = min(built, key=lambda size: abs(built[size] - target))",
-            "    best = max(built)",
-        ),
-        (
             "budget: FLOPs of the forward pass alone",
             "        torch.autograd.grad(loss, learned, allow_unused=True)",
             "        pass",
@@ -253,12 +248,73 @@ FAULTS: dict[str, list[Fault]] = {
             "        formula = flop_registry.get(func._overloadpacket)",
         ),
     ],
-    "studies/planning/plan.py": [
+    "studies/planning/checking.py": [
         (
-            "plan: arms may be measured by different protocols",
-            "    _check_protocols(whole)\n",
+            "study: a wrong key hides what the others say",
+            "        found += study_faults(study)\n",
             "",
         ),
+        (
+            "study: of a budget that cannot be read in part nothing is",
+            '        owner |= {"like": None, "solve": None, "target": 1.0}',
+            '        owner |= {"like": None, "solve": None}',
+        ),
+        (
+            "study: settings that cannot be read count as none",
+            "        if unread.isdisjoint(part.name for part in made):\n",
+            "        if True:\n",
+        ),
+    ],
+    "studies/planning/faults.py": [
+        (
+            "plan: arms may be measured by different protocols",
+            "            if len(given) > 1:\n",
+            "            if False:\n",
+        ),
+        (
+            "study: the arm that others meet solves for a size",
+            "if arm.name not in held and arm.solve not in (None, NOT_HELD)",
+            "if False",
+        ),
+        (
+            "study: a comparison in the other order is another one",
+            "frozenset(pair) for pair in pairs if",
+            "tuple(pair) for pair in pairs if",
+        ),
+        (
+            "study: a fault of an arm hides the key that it solves for",
+            "    key = study.solves_for(arm) if arm.solve is None else arm.solve\n",
+            "    key = None if reasons else study.solves_for(arm) if arm.solve is None else arm.solve\n",
+        ),
+    ],
+    "studies/planning/solving.py": [
+        (
+            "budget: the first size that is tried is taken",
+            "    best = min(built, key=lambda size: abs(built[size] - target))",
+            "    best = max(built)",
+        ),
+        (
+            "budget: a model of any size is built",
+            "        if numbers > self.room:",
+            "        if False:",
+        ),
+        (
+            "budget: a model of any number of layers is built",
+            "        if self.tensors > _MOST_TENSORS:",
+            "        if False:",
+        ),
+        (
+            "budget: larger sizes are tried, however far the target",
+            "            near = found < math.inf or _STEEP * sizes.known().get(low, 0.0) >= sizes.target",
+            "            near = True",
+        ),
+        (
+            "budget: slow steps are tried, however far the target",
+            "_FAR * found < self.target",
+            "False",
+        ),
+    ],
+    "studies/planning/plan.py": [
         (
             "plan: runs have the sizes that were not solved",
             "study.configuration(arm, seed, _overrides(by_name[arm.name].solved))",
@@ -286,11 +342,6 @@ FAULTS: dict[str, list[Fault]] = {
             "crossed[0][1] | (self.baseline or {})",
             "crossed[0][1]",
         ),
-        (
-            "study: the arm that others meet solves for a size",
-            "if arm.name not in held and arm.solve not in (None, NOT_HELD)",
-            "if False",
-        ),
         ("study: no arm has a counterpart", "(place | of).items()", "(of | place).items()"),
         (
             "study: what is changed for all wins over an arm",
@@ -310,12 +361,10 @@ FAULTS: dict[str, list[Fault]] = {
             "    if study.solves_for(arm) in keys:\n        return False\n",
             "",
         ),
-        (
-            "study: a wrong key hides what the others say",
-            "        faults += _validated(rest)[1]\n",
-            "        pass\n",
-        ),
         ("study: nobody looks what an override reaches", "    if lost:\n", "    if False:\n"),
+    ],
+    "studies/results/cautions.py": [
+        ("caution: it is of nobody", "sentence if len(names) == num else", "sentence if names else"),
     ],
     "studies/results/images.py": [
         (
@@ -334,6 +383,13 @@ FAULTS: dict[str, list[Fault]] = {
             "comparison: figures of two protocols in one column",
             'field != "seed" and one != two',
             'field == "split" and one != two',
+        ),
+    ],
+    "studies/results/records.py": [
+        (
+            "comparison: masses and densities are of one kind",
+            '"num_importance_samples", "data", "likelihood", "given"',
+            '"num_importance_samples", "data", "given"',
         ),
     ],
     "studies/results/rows.py": [
@@ -388,8 +444,8 @@ FAULTS: dict[str, list[Fault]] = {
     "studies/running/run.py": [
         (
             "run: what cannot be trained is found out in its folder",
-            "    check_run(Job(model, stages, data.train, data.validation), num_processes(), build_options(configuration))\n",
-            "",
+            "    check_run(Job(model, stages",
+            "    (Job(model, stages",
         ),
         (
             "run: values without a probability are found out in its folder",

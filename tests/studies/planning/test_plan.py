@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from latentflows.core.errors import CheckpointError, ConfigurationError
 from latentflows.data.readers import shapes2d
@@ -16,9 +17,11 @@ from latentflows.studies.building.build import build_model
 from latentflows.studies.execution import study_folder
 from latentflows.studies.execution.study_folder import check_folder, prepare_folder
 from latentflows.studies.planning import budget as budget_room
-from latentflows.studies.planning.budget import Workshop, sampling_flops, solve, step_flops
+from latentflows.studies.planning import solving
+from latentflows.studies.planning.budget import Workshop, sampling_flops, step_flops
 from latentflows.studies.planning.plan import plan, read_settled
 from latentflows.studies.planning.ready import find_study, ready_studies
+from latentflows.studies.planning.solving import solve
 from latentflows.studies.planning.study import Budget, Study
 from latentflows.training import Stage
 
@@ -109,7 +112,7 @@ def test_work_that_a_batch_shares_is_shared_among_its_data_points():
 
 def test_attention_counts_on_a_cpu_too():
     query = torch.randn(2, 3, 5, 8, requires_grad=True)
-    with budget_room._Counter() as counter:
+    with budget_room.FLOPCounter() as counter:
         out = nn.functional.scaled_dot_product_attention(query, query, query, is_causal=True)
         forward = counter.flops
         torch.autograd.grad(out.sum(), query)
@@ -319,6 +322,148 @@ def test_faults_of_all_arms_are_named_at_once():
         "Arm 'idle': `training.epochs` changes nothing",
     ):
         assert part in text
+
+
+def test_faults_of_sizes_are_named_beside_those_of_settings_and_of_protocols():
+    arms = [
+        {"name": "typo", "overrides": ["prior=realnvp"], "solve": "network.wdith"},
+        {"name": "like", "overrides": ["prior.width=3"]},
+        {"name": "held"},
+        {"name": "held-too", "overrides": ["evaluation.num_images=7"], "solve": "latent_dim"},
+    ]
+    with pytest.raises(ConfigurationError) as error:
+        plan(study(arms, {"hold": "model", "like": "like"}))
+    text = str(error.value)
+    assert "2 arms have faults" in text
+    assert "Arm 'typo': 2 faults:" in text
+    assert "no value of `network.wdith` can be built" in text
+    assert "`evaluation.num_images` differs between arms" in text
+    assert "'held'" not in text  # what it must meet is not known
+
+
+def test_an_arm_that_cannot_be_built_is_named_once_not_by_those_that_meet_its_amount():
+    narrow = ["posterior=iaf", "latent_dim=40", "posterior.width=2"]
+    arms = [
+        {"name": "held"},
+        {"name": "like", "overrides": narrow},
+        {"name": "typo", "overrides": ["prior=x"]},
+    ]
+    with pytest.raises(ConfigurationError) as error:
+        plan(study(arms, {"hold": "model", "like": "like"}))
+    assert "Arm 'like': " in str(error.value)
+    assert "2 arms have faults" in str(error.value)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 4 TB")])
+def test_missing_memory_is_a_fault_of_its_arm(monkeypatch, error):
+    def cost(self, configuration):
+        raise error
+
+    monkeypatch.setattr(Workshop, "cost", cost)
+    with pytest.raises(ConfigurationError, match=r"(?s)Arm 'flow': Out of memory.*Arm 'typo'"):
+        plan(study([FLOW, {"name": "typo", "overrides": ["prior=x"]}], None))
+    monkeypatch.setattr(Workshop, "cost", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        plan(study([FLOW], None))
+
+
+IMPOSSIBLE = {"name": "a", "solve": "network.width"}
+
+
+def test_a_target_beyond_all_memory_is_refused_before_models_become_large(monkeypatch):
+    built = []
+    whole = Workshop.built
+
+    def note(self, configuration):
+        parts = whole(self, configuration)
+        built.append(parts.model.num_parameters()["total"])
+        return parts
+
+    monkeypatch.setattr(Workshop, "built", note)
+    monkeypatch.setattr(solving, "_LARGE_MODEL", 10_000)
+    wrong = {"name": "b", "overrides": ["latent_dim=-3"]}
+    with pytest.raises(ConfigurationError) as error:
+        plan(study([IMPOSSIBLE, wrong], {"hold": "model", "target": 1e12}))
+    text = str(error.value)
+    assert "Arm 'b': `latent_dim` must be" in text
+    assert "Arm 'a': no value of `network.width` meets 1,000,000,000,000 parameters within 2%: " in text
+    assert "No larger one was tried: training would take more than the" in text
+    assert 10_000 < max(built) < 40_000
+
+
+def test_no_model_is_built_beyond_the_memory_of_the_machine(monkeypatch):
+    weights = []
+    monkeypatch.setattr(solving, "_memory", lambda: 16 * 200_000)
+    initialize = nn.init.kaiming_uniform_
+    monkeypatch.setattr(
+        nn.init, "kaiming_uniform_", lambda w, **o: (weights.append(w.numel()), initialize(w, **o))[1]
+    )
+    with pytest.raises(
+        ConfigurationError, match=r"1024 gives .* parameters\. No larger one was tried: training would"
+    ):
+        plan(study([IMPOSSIBLE], {"hold": "model", "target": 1e12}))
+    assert max(weights) < 200_000
+    found = plan(study([IMPOSSIBLE], {"hold": "model", "target": 190_000})).arms[0]  # 2048 is too large
+    assert 1024 < found.solved["network.width"] < 2048
+
+
+def test_no_model_of_countless_tensors_is_built(monkeypatch):
+    monkeypatch.setattr(solving, "_MOST_TENSORS", 100)
+    monkeypatch.setattr(solving, "_LARGEST", 64)
+    arm = {"name": "a", "solve": "network.depth"}
+    with pytest.raises(ConfigurationError, match=r"16 gives .* more than 100 tensors of parameters"):
+        plan(study([arm], {"hold": "model", "target": 1e12}))
+
+
+@pytest.mark.parametrize("hold", ["training_flops", "sampling_flops", "seconds"])
+def test_slow_steps_are_not_tried_for_a_target_out_of_reach(monkeypatch, hold):
+    monkeypatch.setattr(solving, "_LARGE_STEP", 2e7)
+    monkeypatch.setattr(solving, "_LARGEST", 1 << 12)
+    monkeypatch.setattr(Workshop, "seconds", lambda self, c: c.network.width * 1e-3)
+    with pytest.raises(
+        ConfigurationError, match=r"No larger one was tried: one step and draw take \d"
+    ) as error:
+        plan(study([IMPOSSIBLE], {"hold": hold, "target": 1e18}))
+    assert "1024 gives" not in str(error.value)
+    epochs = {"name": "a", "solve": "training.epochs"}  # the step stays as it is
+    monkeypatch.setattr(Workshop, "seconds", lambda self, c: c.training.epochs * 1e-3)
+    target = {"training_flops": 1e10, "seconds": 1.0}.get(hold)
+    if target is not None:
+        monkeypatch.setattr(solving, "_LARGE_STEP", 1e3)
+        assert plan(study([epochs], {"hold": hold, "target": target})).arms[0].solved["training.epochs"] > 250
+
+
+def test_what_is_timed_is_not_watched(monkeypatch):
+    seen = []
+
+    def seconds(self, configuration):
+        seen.append(_get_current_dispatch_mode())
+        return configuration.training.epochs
+
+    monkeypatch.setattr(Workshop, "seconds", seconds)
+    plan(study([{"name": "a", "solve": "training.epochs"}], {"hold": "seconds", "target": 5}))
+    assert set(seen) == {None}
+
+
+def test_few_sizes_are_tried_where_the_first_that_is_too_large_is_far_from_the_target():
+    calls = []
+
+    class Limited(Workshop):
+        def amount(self, configuration, hold):
+            calls.append(configuration)
+            if configuration > 1000:
+                raise MemoryError
+            return float(configuration)
+
+    def found(target):
+        return solve(lambda size: size, "k", Budget(hold="model", target=target), target, Limited())
+
+    with pytest.raises(ConfigurationError, match=r"256 gives .*, 512 gives .* has not enough memory\. Solve"):
+        found(1e9)
+    assert len(calls) == 11
+    assert found(999).value == 999
+    with pytest.raises(ConfigurationError, match="1000 gives"):
+        found(1030)
 
 
 def test_several_faults_of_several_arms_stand_below_their_arm():

@@ -185,7 +185,16 @@ FAULTS = {
         CROSSED | {"budget": {"hold": "model", "like": {"prior": "flow"}}},
         "latents2-flow solves for `prior.width`, but",
     ),
-    "name with a slash": (LISTED | {"arms": [{"name": "a/b"}]}, "`arms.0.name`"),
+    "name with a slash": (LISTED | {"arms": [{"name": "a/b"}]}, "names must be of letters, digits"),
+    "name with a line of its own": (LISTED | {"arms": [{"name": "a\n"}]}, "names must be of letters, digits"),
+    "pair twice": (
+        LISTED | {"comparisons": [("a", "b"), ("a", "b")]},
+        "`comparisons` must list a pair once, in one order; got a with b 2 times",
+    ),
+    "pair in both orders": (
+        LISTED | {"comparisons": [("a", "b"), ("b", "a")]},
+        "`comparisons` must list a pair once, in one order; got a with b 2 times",
+    ),
 }
 
 
@@ -201,7 +210,8 @@ def test_all_faults_are_named_at_once():
     raw = LISTED | {"sedes": 1, "seeds": [1, 1], "budget": {"hold": "money"}}
     with pytest.raises(ConfigurationError) as error:
         checked(raw, "file.yaml")
-    assert all(key in str(error.value) for key in ("`sedes`", "`seeds`", "`budget.hold`", "3 faults"))
+    assert all(key in str(error.value) for key in ("`sedes`", "`seeds`", "`budget.hold`", "4 faults"))
+    assert "give either `target`" in str(error.value)
 
 
 def test_a_wrong_key_does_not_hide_what_names_nothing():
@@ -216,6 +226,101 @@ def test_a_wrong_key_does_not_hide_what_names_nothing():
         "`budget.like` must be one of",
     )
     assert all(part in str(error.value) for part in parts)
+
+
+def named(raw):
+    """The faults of a mapping, one a line."""
+    with pytest.raises(ConfigurationError, match="is no study") as error:
+        checked(raw, "file.yaml")
+    return str(error.value).splitlines()[1:] or [str(error.value)]
+
+
+def assert_named(raw, *parts):
+    """Each part is in a fault of its own, and there is no other."""
+    faults = named(raw)
+    assert len(faults) == len(parts), faults
+    for part, fault in zip(parts, faults, strict=True):
+        assert part in fault
+
+
+def test_no_fault_of_a_file_hides_another():
+    arms = [
+        {"name": "a", "label": "1", "overrides": ["prior=real_nvpp"]},
+        {"name": "a", "label": "2", "overrides": ["foo.bar=1"]},
+        {"name": "c", "overrides": ["prior.num_layers=2"], "solve": "network.wdith"},
+        {"name": "d", "overrides": ["evaluation.num_images=7"]},
+        {"name": "e"},
+    ]
+    raw = {
+        "name": "s",
+        "arms": arms,
+        "seeds": [0, 0, -1, "x"],
+        "baseline": "y",
+        "comparisons": [["a", "q"], ["d", "d"]],
+        "budget": {"hold": "model", "like": "z", "tolerance": 2},
+        "color": "red",
+    }
+    assert_named(
+        raw,
+        "`seeds.2`: a seed must be at least 0 and below 2**32; got -1",
+        "`seeds.3`: Input should be a valid integer",
+        "`budget.tolerance`: Input should be less than 1; got 2",
+        "`color` is no key here",
+        "`seeds`: a seed must be listed once; got 0",
+        "names of arms must differ; got a",
+        "`baseline` must be one of a, c, d, e; got 'y'",
+        "`budget.like` must be one of a, c, d, e; got 'z'",
+        "`comparisons` names q",
+        "`comparisons` compares d with itself",
+        "a: `prior.kind` must be",
+        "a: `foo`",
+        "c: `prior.num_layers`",
+        "c: no value of `network.wdith` can be built; with 1: `network.wdith` (given '1') is no key of `network`",
+        "`evaluation.num_images` differs between arms",
+    )
+
+
+def test_what_cannot_be_read_is_no_fault_of_what_refers_to_it():
+    arms = [
+        {"name": "a", "overrides": "prior=maf", "solve": "prior.width"},
+        {"label": "x"},
+        "c",
+        {"name": "d"},
+    ]
+    budget = {"hold": "model", "like": 3, "solve": "prior.num_layers"}
+    assert_named(
+        {"name": "s", "arms": arms, "seeds": ["x"], "baseline": "c", "budget": budget},
+        "`arms.0.overrides`",
+        "`arms.1.name` is missing",
+        "`arms.2`",
+        "`seeds.0`",
+        "`budget.like`",
+        "`budget.like`",
+    )
+    assert_named(LISTED | {"budget": 3, "arms": [{"name": "a", "solve": "latent_dim"}]}, "`budget`")
+    assert_named(LISTED | {"base": 3, "arms": [{"name": "a", "overrides": ["prior=x"]}]}, "`base`")
+    factors = [{"name": "f", "key": "latent_dim"}]
+    assert_named(CROSSED | {"factors": factors, "seeds": [1, 1]}, "`factors.0`: give either", "`seeds`")
+    two = {"hold": "model", "like": "z", "target": 3}
+    assert_named(LISTED | {"budget": two}, "`budget`: give either `target`", "`budget.like` must be one of")
+    assert_named(
+        LISTED | {"budget": {1: 2}}, "`budget.hold` is missing", "`budget.1", "`budget`: give either"
+    )
+
+
+def test_all_overrides_of_a_study_that_do_not_apply_are_named(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("name: s\narms: [{name: a}, {name: b}]\nseeds: [0]\n")
+    with pytest.raises(ConfigurationError) as error:
+        read_study(path, ["sedes=0", "seed=7", "training"])
+    assert [
+        part in line
+        for part, line in zip(
+            ("`sedes=0`", "`seed=7`", "`training`"), str(error.value).splitlines(), strict=True
+        )
+    ]
+    with pytest.raises(ConfigurationError, match=r"`seeds.0`.*\n.*`seeds.1`"):
+        read_study(path, ["seeds=-1,a"])
 
 
 def test_faults_of_arms_are_named_with_those_of_the_file():

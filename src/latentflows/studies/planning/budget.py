@@ -1,4 +1,4 @@
-"""What an arm costs, counted on the model itself, and the size at which it costs what the budget says.
+"""What an arm costs, counted on the model itself.
 
 Parameters are counted in the built model. FLOPs are those of the matrix products and convolutions of one training
 step, forward and backward, as PyTorch's own counter sees them: a multiplication and an addition are two, and
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +24,6 @@ from latentflows.data import ImageData
 from latentflows.models.density import Model
 from latentflows.objectives import Objective
 from latentflows.studies.building.build import build_data, build_options
-from latentflows.studies.planning.study import Budget
 from latentflows.studies.running.run import Parts, prepare
 from latentflows.studies.settings.configuration import RunConfiguration
 from latentflows.training import Stage, fit
@@ -34,9 +32,6 @@ _TURNS = 840  # steps over which the turns of an objective are averaged; a multi
 _DRAWN = 64  # draws whose FLOPs are counted together; some priors have work that all draws share
 _TIMED_STEPS = 30
 _TIMED_ROUNDS = 3
-_LARGEST = 1 << 20  # of a size that is solved for
-_UNCHANGED = 6  # doublings that change nothing, after which a size is given up
-_LOOKED_AROUND = 64  # sizes beside one that cannot be built, such as a width that its heads do not divide
 
 
 @dataclass(frozen=True)
@@ -182,7 +177,7 @@ _FORMULAS: dict[Any, Any] = {
 }
 
 
-class _Counter(TorchDispatchMode):
+class FLOPCounter(TorchDispatchMode):
     """Adds up the FLOPs of the operations that have a formula; sees the backward pass and every `out=`."""
 
     flops = 0
@@ -236,7 +231,7 @@ def _turns(objective: Objective) -> list[tuple[Objective, float]]:
 
 
 def _flops_of_step(model: Model, stage: Stage, objective: Objective, source: DataSource, count: int) -> int:
-    counter = _Counter()
+    counter = FLOPCounter()
     with noise.stream(0), counter, stage.prior_in_force(model):
         batch = source.batch(torch.arange(count))
         loss = objective(objective.trace(model, batch.x, batch.context), 0.0).loss
@@ -248,7 +243,7 @@ def _flops_of_step(model: Model, stage: Stage, objective: Objective, source: Dat
 @torch.no_grad()
 def sampling_flops(model: Model) -> int | None:
     """Count the FLOPs of drawing one data point, from a draw of many; None where the model cannot be drawn from."""
-    counter = _Counter()
+    counter = FLOPCounter()
     context = None
     if model.context_shape is not None:
         context = torch.zeros(_DRAWN, *model.context_shape)
@@ -275,95 +270,6 @@ def _seconds_per_step(model: Model, stage: Stage, data: ImageData, configuration
         fit(model, [timed], data.train, options=options, seed=configuration.seed)
         rounds.append((time.perf_counter() - start) / steps)
     return statistics.median(rounds[1:])
-
-
-@dataclass(frozen=True)
-class Solution:
-    """The size at which an arm meets its budget: what it is, and what it then spends."""
-
-    key: str
-    value: int
-    amount: float
-
-
-def solve(
-    configure: Callable[[int], RunConfiguration], key: str, budget: Budget, target: float, workshop: Workshop
-) -> Solution:
-    """Find the integer at which the amount comes nearest to the target.
-
-    The amount must grow with the size; it is bracketed by doubling and then halved, so that a size n takes about
-    2 log2(n) builds. Where some sizes cannot be built (a width that must be a multiple of the heads) the nearest ones
-    that can be are tried.
-
-    Args:
-        configure: Makes the configuration with a size.
-        key: What is solved for, for the message.
-        budget: What is held, and how well.
-        target: The amount to meet.
-        workshop: Builds and measures.
-
-    Raises:
-        ConfigurationError: if no size comes within the tolerance, with the nearest sizes and their amounts.
-    """
-    amounts: dict[int, float | None] = {}
-    reasons: dict[int, str] = {}
-
-    def amount(size: int) -> float | None:
-        if size not in amounts:
-            try:
-                amounts[size] = workshop.amount(configure(size), budget.hold)
-            except LatentFlowsError as error:
-                amounts[size], reasons[size] = None, str(error)
-        return amounts[size]
-
-    low, high = _bracket(amount, target)
-    known = [found for found in amounts.values() if found is not None]
-    if not known:
-        raise ConfigurationError(f"no value of `{key}` can be built; with 1: {reasons[1]}")
-    if len(set(known)) == 1 and len(known) > 1:
-        raise ConfigurationError(
-            f"`{key}` changes nothing of what is held ({budget.hold}). Solve for another key."
-        )
-    while high - low > 1:
-        middle = _nearest_built((low + high) // 2, low, high, amount)
-        if middle is None:
-            break
-        low, high = (middle, high) if (amounts[middle] or 0) <= target else (low, middle)
-    built = {size: found for size, found in amounts.items() if found is not None}
-    best = min(built, key=lambda size: abs(built[size] - target))
-    if abs(built[best] - target) > budget.within * target:
-        near = sorted(built, key=lambda size: abs(built[size] - target))[:2]
-        found = ", ".join(f"{size} gives {shown_amount(built[size], budget.hold)}" for size in sorted(near))
-        raise ConfigurationError(
-            f"no value of `{key}` meets {shown_amount(target, budget.hold)} within {100 * budget.within:.3g}%: "
-            f"{found}. Solve for another key, change a fixed size, or raise `budget.tolerance`."
-        )
-    return Solution(key, best, built[best])
-
-
-def _bracket(amount: Callable[[int], float | None], target: float) -> tuple[int, int]:
-    """Return a size that spends less and one about twice as large that spends more, or the largest that was tried."""
-    low, high, before, unchanged = 1, 1, None, 0
-    while high < _LARGEST:
-        # Where a power of two cannot be built, such as a width that three heads divide, the next that can be.
-        size = high if amount(high) is not None else _nearest_built(high + high // 2, high, 2 * high, amount)
-        found = None if size is None else amount(size)
-        if size is not None and found is not None and found >= target:
-            return low, size
-        unchanged = unchanged + 1 if found == before else 0
-        if unchanged == _UNCHANGED:  # not to build ever larger models of a size that is not counted
-            break
-        low, high, before = low if size is None else size, high * 2, found
-    return low, high
-
-
-def _nearest_built(middle: int, low: int, high: int, amount: Callable[[int], float | None]) -> int | None:
-    """Return the size nearest to the middle that can be built, strictly between the ends; None if there is none."""
-    for distance in range(min(_LOOKED_AROUND, max(middle - low, high - middle))):
-        for size in (middle - distance, middle + distance):
-            if low < size < high and amount(size) is not None:
-                return size
-    return None
 
 
 def shown_amount(amount: float, hold: str) -> str:

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
-from latentflows.studies.planning.budget import Cost, Workshop, counted, shown_amount, solve
+from latentflows.studies.planning.budget import Cost, Workshop, counted, shown_amount
+from latentflows.studies.planning.faults import arm_faults, protocol_faults
+from latentflows.studies.planning.solving import solve
 from latentflows.studies.planning.study import NOT_HELD, Arm, Budget, Study
+from latentflows.studies.running.failures import is_out_of_memory, reason_of
 from latentflows.studies.settings.configuration import RunConfiguration
 
 
@@ -116,11 +119,12 @@ def plan(study: Study, settled: Mapping[str, Settled] | None = None) -> Plan:
     """
     planner = _Planner(study, settled or {})
     arms = [planner.planned(arm) for arm in study.all_arms()]
-    if planner.faults:
-        raise ConfigurationError(_all(planner.faults))
+    protocols = protocol_faults(study)
+    if planner.faults or protocols:
+        found = {name: planner.faults[name] for name in planner.arms if name in planner.faults}
+        raise ConfigurationError(_all(found, protocols))
     assert all(arm is not None for arm in arms)
     whole = tuple(arm for arm in arms if arm is not None)
-    _check_protocols(whole)
     by_name = {arm.name: arm for arm in whole}
     runs = [
         PlannedRun(
@@ -143,6 +147,11 @@ class _Planner:
         self.workshop = Workshop()
         self.faults: dict[str, str] = {}  # by arm
         self.arms = {arm.name: arm for arm in study.all_arms()}
+        for arm in self.arms.values():
+            faults = arm_faults(study, arm)
+            if faults:
+                listed = "\n".join([f"{len(faults)} faults:", *(f"  - {fault}" for fault in faults)])
+                self.faults[arm.name] = faults[0] if len(faults) == 1 else listed
         like = None if study.budget is None else study.budget.like
         self.references = {} if like is None else study.counterparts(like)
         self.amounts: dict[str, float | None] = {}
@@ -152,13 +161,12 @@ class _Planner:
     def planned(self, arm: Arm) -> PlannedArm | None:
         """Return an arm as it will run; None where it has a fault, which is then kept."""
         study, budget = self.study, self.study.budget
+        if arm.name in self.faults:
+            return None
         try:
-            study.configuration(arm, study.seeds[0])  # its own faults come before those of a size
-            if arm.solve not in (None, NOT_HELD) and budget is None:
-                raise ConfigurationError(
-                    f"it solves for `{arm.solve}`, and the study has no `budget` to meet."
-                )
             target = None if budget is None else self._target(arm, budget)
+            if self.references.get(arm.name) in self.faults:  # then what it must meet is not known
+                return None
             before = self.before.get(arm.name)
             solved = {} if before is None else dict(before.solved)
             if budget is not None and target is not None and not solved:
@@ -169,12 +177,16 @@ class _Planner:
             timed = before is not None and budget is not None and budget.hold == "seconds"  # on another day
             if budget is not None and target is not None and amount is not None and not timed:
                 _check_amount(amount, target, budget)
-        except LatentFlowsError as error:
-            self.faults[arm.name] = str(error).replace(
-                f"Arm {arm.name!r}: ", ""
-            )  # it is named beside the fault
+        except (LatentFlowsError, MemoryError, RuntimeError) as error:
+            self._note(arm.name, error)
             return None
         return PlannedArm(arm.name, arm.label, configuration, cost, solved, target, amount)
+
+    def _note(self, name: str, error: Exception) -> None:
+        """Keep what went wrong with an arm; anything but a refusal or missing memory is raised again."""
+        if not isinstance(error, LatentFlowsError) and not is_out_of_memory(error):
+            raise error
+        self.faults[name] = reason_of(error).replace(f"Arm {name!r}: ", "")  # it is named beside the fault
 
     def _target(self, arm: Arm, budget: Budget) -> float | None:
         """Return the amount that the arm must meet; None for one that sets it, or is not held."""
@@ -185,11 +197,13 @@ class _Planner:
         reference = self.references.get(arm.name)
         if reference is None:
             return None
-        if reference not in self.amounts:
-            other = self.arms[reference]
-            configuration = self.study.configuration(other, self.study.seeds[0])
-            self.amounts[reference] = self.workshop.amount(configuration, budget.hold)
-        return self.amounts[reference]
+        if reference not in self.amounts and reference not in self.faults:
+            try:
+                configuration = self.study.configuration(self.arms[reference], self.study.seeds[0])
+                self.amounts[reference] = self.workshop.amount(configuration, budget.hold)
+            except (LatentFlowsError, MemoryError, RuntimeError) as error:
+                self._note(reference, error)
+        return self.amounts.get(reference)
 
     def _solved(self, arm: Arm, budget: Budget, target: float) -> dict[str, int]:
         key = self.study.solves_for(arm)
@@ -226,43 +240,26 @@ def _check_amount(amount: float, target: float, budget: Budget) -> None:
         )
 
 
-_MUST_AGREE = {
-    "data": ("name", "preparation", "validation", "test", "seed", "size", "mode"),
-    "evaluation": ("split", "num_images", "num_importance_samples"),
-}
-
-
-def _check_protocols(arms: Sequence[PlannedArm]) -> None:
-    """Refuse arms that would be measured differently: their figures could not be compared when all have run."""
-    faults = []
-    for part, keys in _MUST_AGREE.items():
-        for key in keys:
-            given: dict[Any, list[str]] = {}
-            for arm in arms:
-                given.setdefault(getattr(getattr(arm.configuration, part), key), []).append(arm.name)
-            if len(given) > 1:
-                shown = "; ".join(f"{value} in {', '.join(names)}" for value, names in given.items())
-                faults.append(f"`{part}.{key}` differs between arms ({shown})")
-    if faults:
-        raise ConfigurationError(
-            f"{'; '.join(faults)}: figures by different protocols do not compare. Give one value, in `base`."
-        )
-
-
 def _overrides(solved: Mapping[str, int]) -> list[str]:
     return [f"{key}={value}" for key, value in solved.items()]
 
 
-def _all(faults: Mapping[str, str]) -> str:
-    """Say what is wrong with which arms; a fault that several share is said once."""
+def _all(faults: Mapping[str, str], shared: Sequence[str]) -> str:
+    """Say what is wrong with which arms, and with all together; a fault that several share is said once."""
     texts = []
     for fault in dict.fromkeys(faults.values()):
         arms = [repr(arm) for arm, text in faults.items() if text == fault]
         texts.append(f"Arm{'s' if len(arms) > 1 else ''} {', '.join(arms)}: {fault}")
+    texts += [f"{text[0].upper()}{text[1:]}" for text in shared]
     if len(texts) == 1:
         return texts[0]
     listed = "\n".join(f"  - {text}".replace("\n", "\n  ") for text in texts)
-    return f"The study cannot run; {len(faults)} arms have faults:\n{listed}"
+    head = (
+        f"{len(faults)} arm{'s have' if len(faults) > 1 else ' has'} faults"
+        if faults
+        else "its arms do not compare"
+    )
+    return f"The study cannot run; {head}:\n{listed}"
 
 
 def read_settled(path: Path) -> dict[str, Settled]:

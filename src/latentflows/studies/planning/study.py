@@ -9,30 +9,31 @@ import re
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from latentflows.core.errors import ConfigurationError, LatentFlowsError
+from latentflows.studies.planning.faults import NOT_HELD, Faults, seeds_listed_twice, study_faults
 from latentflows.studies.settings.base import Integer, Number, Settings
 from latentflows.studies.settings.configuration import RunConfiguration
 from latentflows.studies.settings.overrides import configuration_from
 
-NAME = r"^[A-Za-z0-9][\w.-]*$"
-NOT_HELD = "nothing"  # as the key that is solved for: an arm that the budget does not hold
 Overrides = list[str]
+PIECES_ALONE = "pieces alone"  # as the context of a validation: what they say of each other is not looked at
 
 
-class Faults(ValueError):
-    """Several faults of one object."""
+def _of_32_bits(seed: int) -> int:
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"a seed must be at least 0 and below 2**32; got {seed}")
+    return seed
 
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("; ".join(faults))
-        self.faults = faults
+
+Seed = Annotated[Integer, AfterValidator(_of_32_bits)]
 
 
 class Arm(Settings):
     """One arm of a study: overrides of the shared configuration."""
 
-    name: str = Field(pattern=NAME, description="Name; part of the run folders' names.")
+    name: str = Field(min_length=1, description="Name; part of the run folders' names.")
     label: str = Field(default="", description="Name to show; empty for the name.")
     overrides: Overrides = Field(default_factory=list, description='Such as ["prior=real_nvp"].')
     solve: str | None = Field(
@@ -52,7 +53,7 @@ class Arm(Settings):
 class Factor(Settings):
     """One axis of a crossed study: `levels` by name, or the `values` of a `key`."""
 
-    name: str = Field(pattern=NAME, description="Name, by which `baseline` and `like` refer to it.")
+    name: str = Field(min_length=1, description="Name, by which `baseline` and `like` refer to it.")
     key: str | None = Field(default=None, description="Key that takes each of `values`, such as latent_dim.")
     values: list[int | float | str] = Field(default_factory=list, description="Values of `key`.")
     levels: list[Arm] = Field(default_factory=list, description="Or levels, written like arms.")
@@ -136,9 +137,7 @@ class Study(Settings):
     base: dict[str, Any] = Field(default_factory=dict, description="Configuration that all arms share.")
     arms: list[Arm] = Field(default_factory=list, description="What differs; crossed with the factors.")
     factors: list[Factor] = Field(default_factory=list, description="Axes, every level with every other.")
-    seeds: Annotated[list[Integer], Field(min_length=1)] = Field(
-        description="Every arm runs with each of them."
-    )
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(description="Every arm runs with each of them.")
     baseline: str | dict[str, str] | None = Field(
         default=None,
         description="Arm that the others are compared with, null for the first; in a crossed study the level of a "
@@ -157,18 +156,14 @@ class Study(Settings):
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, seeds: list[int]) -> list[int]:
-        twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-        if twice:
-            raise ValueError(f"a seed must be listed once; got {', '.join(map(str, twice))} more often")
-        if min(seeds, default=0) < 0 or max(seeds, default=0) >= 2**32:
-            raise ValueError("a seed must be at least 0 and below 2**32")
+        faults = seeds_listed_twice(seeds)
+        if faults:
+            raise ValueError(faults[0])
         return seeds
 
     @model_validator(mode="after")
-    def _names_fit(self) -> Study:
-        faults = _factor_faults(self)
-        if not faults:
-            faults = _name_faults(self)
+    def _names_fit(self, info: ValidationInfo) -> Study:
+        faults = [] if info.context == PIECES_ALONE else study_faults(self)
         if faults:
             raise Faults(faults)
         return self
@@ -245,7 +240,7 @@ class Study(Settings):
         names = [arm.name for arm, _ in crossed]
         if isinstance(of, str):
             if of not in names:
-                raise ValueError(f"must be one of {', '.join(names)}; got {of!r}")
+                raise ValueError(f"must be one of {', '.join(dict.fromkeys(names))}; got {of!r}")
             return {name: of for name in names if name != of}
         for factor, level in of.items():
             choices = {each.name: [arm.name for arm in each.choices()] for each in self.factors}
@@ -295,95 +290,3 @@ def _joined(levels: list[Arm]) -> Arm:
         overrides=[text for level in levels for text in level.overrides],
         solve=next((level.solve for level in levels if level.solve), None),
     )
-
-
-def _factor_faults(study: Study) -> list[str]:
-    if not study.arms and not study.factors:
-        return ["a study needs `arms`, `factors`, or both"]
-    faults = []
-    names = [factor.name for factor in study.factors]
-    if len(set(names)) < len(names):
-        faults.append(f"factors must differ; got {', '.join(names)}")
-    axes = {"arms": study.arms} | {factor.name: factor.choices() for factor in study.factors}
-    solving = [name for name, levels in axes.items() if any(level.solve for level in levels)]
-    if len(solving) > 1:
-        faults.append(f"`solve` must stand in one of arms and factors; got it in {', '.join(solving)}")
-    return faults
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].strip()
-
-
-def _conflicts(study: Study) -> list[str]:
-    """Say which keys two parts of an arm set, or one sets and another solves for: its label would then be wrong."""
-    faults = []
-    for made in study.parts():
-        setters: dict[str, str] = {}
-        for part in made:
-            for key in dict.fromkeys(map(_key, part.overrides)):
-                if key in setters:
-                    faults.append(f"`{key}` is set by {setters[key]} and by {part.name}, which are crossed")
-                setters[key] = part.name
-        for part in made:
-            if part.solve in setters:
-                faults.append(f"{part.name} solves for `{part.solve}`, which {setters[part.solve]} sets")
-    return list(dict.fromkeys(faults))
-
-
-def _name_faults(study: Study) -> list[str]:
-    arms = [arm for arm, _ in study.crossed()]
-    faults = _conflicts(study)
-    for what, values in (("names", [a.name for a in arms]), ("labels", [a.label for a in arms])):
-        twice = sorted({value for value in values if values.count(value) > 1})
-        if twice:
-            faults.append(f"{what} of arms must differ; got {', '.join(twice)} more than once")
-    names = {arm.name for arm in arms}
-    faults += _ignored(arms)
-    references: list[tuple[str, str | dict[str, str]]] = []
-    if study.baseline is not None:
-        references.append(("baseline", study.baseline))
-    if study.budget is not None and study.budget.like is not None:
-        references.append(("budget.like", study.budget.like))
-    for key, reference in references:
-        try:
-            counterparts = study.counterparts(reference)
-        except ValueError as error:
-            faults.append(f"`{key}` {error}")
-        else:
-            faults += _idle_solvers(arms, counterparts) if key == "budget.like" else []
-    if study.published is not None:
-        unknown = sorted(study.published.figures.keys() - names)
-        if unknown:
-            faults.append(f"`published` names {', '.join(unknown)}; the arms are {', '.join(sorted(names))}")
-    for pair in study.comparisons:
-        unknown = [name for name in pair if name not in names]
-        if unknown:
-            faults.append(
-                f"`comparisons` names {', '.join(unknown)}; the arms are {', '.join(sorted(names))}"
-            )
-        elif pair[0] == pair[1]:
-            faults.append(f"`comparisons` compares {pair[0]} with itself")
-    return faults
-
-
-def _idle_solvers(arms: list[Arm], held: dict[str, str]) -> list[str]:
-    """Name the arms that ask for a size, and whose amount is the one that others meet."""
-    return [
-        f"{arm.name} solves for `{arm.solve}`, but `budget.like` has the others meet its amount as it stands: leave "
-        "its `solve` out"
-        for arm in arms
-        if arm.name not in held and arm.solve not in (None, NOT_HELD)
-    ]
-
-
-def _ignored(arms: list[Arm]) -> list[str]:
-    """Name what an arm asks for and would not get."""
-    faults = []
-    for key, instead in (("seed", "list `seeds`"), ("name", "an arm's `name` names its runs")):
-        own = [
-            arm.name for arm in arms if any(text.partition("=")[0].strip() == key for text in arm.overrides)
-        ]
-        if own:
-            faults.append(f"`{key}` cannot be an override of an arm: {instead}; given by {', '.join(own)}")
-    return faults

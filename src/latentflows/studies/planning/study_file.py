@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from latentflows.core.errors import ConfigurationError, LatentFlowsError
-from latentflows.studies.planning.study import Arm, Budget, Factor, Faults, Published, Study
+from latentflows.studies.planning.checking import checked
+from latentflows.studies.planning.study import Arm, Budget, Study
 from latentflows.studies.settings.configuration import RunConfiguration, items_of
 from latentflows.studies.settings.overrides import flat, read_mapping, with_overrides
 
@@ -124,75 +123,6 @@ def _has(study: Study, arm: Arm, usual: dict[str, Any], override: str) -> bool:
     return all(usual.get(key) == asked.get(key) for key in keys)
 
 
-def checked(raw: dict[str, Any], source: str) -> Study:
-    """Check a mapping with the keys of `Study`.
-
-    Raises:
-        ConfigurationError: with every fault, after the name of the source.
-    """
-    study, faults = _validated(raw)
-    if study is not None:
-        return study
-    faults += _arm_faults(raw)
-    if len(faults) == 1:
-        raise ConfigurationError(f"{source} is no study: {faults[0]}.")
-    text = "\n".join(f"  - {fault}" for fault in faults)
-    raise ConfigurationError(f"{source} is no study; {len(faults)} faults:\n{text}")
-
-
-def _validated(raw: dict[str, Any]) -> tuple[Study | None, list[str]]:
-    """Return a study, or its faults; where some keys are wrong, what the others say of each other is looked at too."""
-    try:
-        return Study.model_validate(raw), []
-    except ValidationError as error:
-        items: list[dict[str, Any]] = [dict(item) for item in error.errors()]
-    faults = list(dict.fromkeys(fault for item in items for fault in _faults(item)))
-    wrong = {str(item["loc"][0]) for item in items if item["loc"]}
-    if wrong and not wrong & {"name", "arms", "factors", "baseline"}:
-        rest = {key: value for key, value in raw.items() if key not in wrong} | {"seeds": [0]}
-        faults += _validated(rest)[1]
-    return None, faults
-
-
-def _arm_faults(raw: dict[str, Any]) -> list[str]:
-    """Say what is wrong with the settings of arms too, where these can be read; sizes take a study without faults."""
-    read = {key: raw[key] for key in ("base", "arms", "factors") if key in raw}
-    try:
-        study = Study.model_validate({"name": "arms", "seeds": [0]} | read)
-    except ValidationError:
-        return []
-    found: dict[str, list[str]] = {}
-    for arm in study.all_arms():
-        try:
-            study.configuration(arm, 0)
-        except LatentFlowsError as error:
-            found.setdefault(str(error).removeprefix(f"Arm {arm.name!r}: "), []).append(arm.name)
-    return [f"{', '.join(arms)}: {fault.rstrip('.')}" for fault, arms in found.items()]
-
-
-def _faults(item: dict[str, Any]) -> list[str]:
-    found = item.get("ctx", {}).get("error")
-    return found.faults if isinstance(found, Faults) else [_fault(item)]
-
-
-def _fault(item: dict[str, Any]) -> str:
-    steps = [step for step in item["loc"] if step not in ("str", "dict[str,str]")]  # members of a union
-    key = ".".join(map(str, steps))
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        known = {"arms": Arm, "factors": Factor, "budget": Budget, "published": Published}
-        owner = known.get(str(steps[0]), Study) if len(steps) > 1 else Study
-        close = difflib.get_close_matches(str(steps[-1]), list(owner.model_fields), n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        return f"`{key}` is no key here; the keys are {', '.join(owner.model_fields)}.{hint}"
-    if item["type"] == "missing":
-        return f"`{key}` is missing"
-    if item["type"] != "value_error":
-        shown = repr(item["input"])
-        message += f"; got {shown if len(shown) <= 60 else shown[:57] + '...'}"
-    return f"`{key}`: {message}" if key else message
-
-
 _OWN = ("seeds", "name", "description", "baseline", "smallest_difference")
 _NOTHING = "null"  # as a value; "none" may be the name of an arm
 
@@ -215,7 +145,7 @@ def _unknown_override(text: str, first: str) -> str:
 
 def _changed(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Apply overrides: a study's own keys at once, the others to every arm, before the arm's own."""
-    changed, shared = dict(raw), []
+    changed, shared, wrong = dict(raw), [], []
     for text in overrides:
         key, equals, value = text.partition("=")
         first, _, rest = key.partition(".")
@@ -230,16 +160,12 @@ def _changed(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             else:
                 changed[key] = None if value == _NOTHING else value
         elif equals and first not in RunConfiguration.model_fields:
-            raise ConfigurationError(_unknown_override(text, first))
+            wrong.append(_unknown_override(text, first))
         elif equals and key.strip() == "seed":
-            raise ConfigurationError(
-                f"`{text}`: every arm runs with each of `seeds`. Give seeds={value.strip()}."
-            )
+            wrong.append(f"`{text}`: every arm runs with each of `seeds`. Give seeds={value.strip()}.")
         else:
             shared.append(text)
-    if shared:
-        base, faults = with_overrides(changed.get("base") or {}, shared)
-        if faults:
-            raise ConfigurationError(" ".join(faults))
-        changed["base"] = base
-    return changed
+    base, faults = with_overrides(changed.get("base") or {}, shared)
+    if wrong or faults:
+        raise ConfigurationError("\n".join([*wrong, *faults]))
+    return changed | {"base": base} if shared else changed
