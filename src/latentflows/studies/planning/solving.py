@@ -46,7 +46,9 @@ class _TooLarge(Exception):  # not among the errors that say that a model has no
 
 
 def _memory() -> int:
-    """Return the bytes of memory of this machine."""
+    """Return the bytes of memory of this machine; a tebibyte where it does not tell."""
+    if not hasattr(os, "sysconf"):
+        return 1 << 40
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
