@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
-from latentflows.studies.settings.overrides import configuration_from, to_yaml
+from latentflows.studies.settings.overrides import configuration_from, flat, to_yaml
 
 COMMAND = "latentflows train examples/digits.yaml --out {folder} --seed {seed}"
 
@@ -33,10 +34,11 @@ class Fake:
         lines = _epoch_lines(rng, epochs, gain + 0.3 * rng.standard_normal(), stages)
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         record = _record(folder, seed, lines[-1], status, reason)
-        (folder / "run.json").write_text(json.dumps(record))
         text = configuration_text(
             "posterior=iaf", "prior=real_nvp", f"seed={seed}", f"training.epochs={epochs}"
         )
+        record["settings"] = len(flat(yaml.safe_load(text)))
+        (folder / "run.json").write_text(json.dumps(record))
         (folder / "config.yaml").write_text(text)
         elbo = lines[-1]["validation"]["elbo"]
         (folder / "evaluation.json").write_text(json.dumps(_evaluation(elbo)))

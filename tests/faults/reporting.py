@@ -53,7 +53,7 @@ FAULTS: dict[str, list[Fault]] = {
     "reporting/latex.py": [
         (
             "LaTeX: text is not escaped",
-            'return "".join(_ESCAPES.get(character) or _letter(character) for character in text)',
+            'return "".join(_ESCAPES.get(character) or _letter(character) for character in composed)',
             "return text",
         ),
         (
@@ -72,8 +72,8 @@ FAULTS: dict[str, list[Fault]] = {
     "reporting/parts.py": [
         (
             "table: a cross-entropy beside likelihoods",
-            "row if _shares(kind, kinds[0]) else replace(row, reconstruction=None)",
-            "row",
+            "together[0].append(replace(row, reconstruction=None))",
+            "together[0].append(row)",
         ),
     ],
     "reporting/budgets.py": [

@@ -409,8 +409,8 @@ FAULTS: dict[str, list[Fault]] = {
     "studies/running/folder.py": [
         (
             "run: what is left of the figures is all there is",
-            " or lacks_nll(out, result.figures)",
-            "",
+            "if lacks_nll(out, result.figures) and",
+            "if False and",
         ),
         (
             "run: what was not measured yet is fixed",
@@ -487,7 +487,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "studies/settings/overrides.py": [
-        ("overrides: defaults for what a run's file lost", "if key not in there]", "if False]"),
+        ("overrides: defaults for what a run's file lost", "len(there) >= written", "True"),
         ("overrides: those of one arm reach the others", "copy.deepcopy(dict(raw))", "dict(raw)"),
         (
             "overrides: a key of another place is not guessed",

@@ -40,7 +40,7 @@ def _without_evaluation(content):
         ("metrics.jsonl", _without_last_line, "ends at step 60, and the run had 72"),
         ("metrics.jsonl", lambda content: b"", "ends at step 0, and the run had 72"),
         ("config.yaml", _without_evaluation, "is cut short: it has no `evaluation`"),
-        ("config.yaml", _without_last_line, "is damaged: it has no `evaluation."),
+        ("config.yaml", _without_last_line, " settings are lost, among `evaluation."),
         ("config.yaml", lambda content: content[:-1], "is cut short: its last line has no end; it is shown"),
         ("config.yaml", lambda content: b"a: 1\na: 2\n", "key 'a' is given twice"),
         ("nll.npy", _cut, "cannot be read as an array"),

@@ -97,12 +97,15 @@ def test_an_arm_without_a_bound_stands_with_those_of_its_likelihood(fake, study)
     assert parts[1].rows[2].reconstruction is not None
 
 
-def test_one_kind_is_one_table_and_an_unknown_one_compares_as_before(fake, study):
+def test_one_kind_is_one_table_and_an_unknown_one_is_not_guessed_from_another_arm(fake, study):
+    with_protocols(fake, study)
+    table = table_of(read_results(study))  # of an earlier version: nothing is known
+    assert (table.protocol_differences, len(table.parts), len(table.comparisons)) == ([], 1, 3)
     with_protocols(fake, study, cat={"likelihood": MASS})
     table = table_of(read_results(study))
-    assert table.protocol_differences == []
-    assert len(table.parts) == 1
-    assert len(table.comparisons) == 3
+    (said,) = table.protocol_differences
+    assert "likelihood: not known (" in said
+    assert len(table.parts) == 2
 
 
 def test_the_terminal_lists_and_exports_keep_kinds_apart(fake, study, tmp_path, capsys, monkeypatch):

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from latentflows.core.batches import Batch
 from latentflows.core.errors import CombinationError, ConfigurationError, DataError
-from latentflows.distributions import AmortizedBernoulli, AmortizedGaussian, StandardGaussian
-from latentflows.models import VAE
+from latentflows.distributions import AmortizedBernoulli, AmortizedGaussian, LearnedGaussian, StandardGaussian
+from latentflows.models import VAE, DensityModel
 from latentflows.networks import MLP
-from latentflows.objectives import ELBO, IWAE
+from latentflows.objectives import ELBO, IWAE, MaximumLikelihood
 from latentflows.training import Callback, Options, Stage, fit, learner
 from latentflows.training.learner import advance, learning_rate, optimizer_of
 from tests.training.tiny import (
@@ -493,6 +493,16 @@ def test_one_stage_needs_no_list():
 def test_what_is_no_stage_and_no_data_is_refused(stages, train, said):
     with pytest.raises(ConfigurationError, match=said):
         fit(vae(), stages, train)
+
+
+def test_data_of_another_type_train_where_the_model_takes_them():
+    class Doubles(Images):
+        def batch(self, indices):
+            return Batch(super().batch(indices).x.double())
+
+    model = DensityModel(LearnedGaussian(Images().event_shape))
+    stage = Stage("density", MaximumLikelihood(), max_epochs=1, batch_size=8)
+    assert fit(model, stage, Doubles()).status == "finished"
 
 
 def test_parameters_and_data_of_two_types_are_refused():

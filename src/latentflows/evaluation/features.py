@@ -113,6 +113,9 @@ class ModuleFeatures:
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.pixel_range = _checked_range(pixel_range)
         self.resize = "none" if size is None else f"{size} x {size}, bilinear, antialiased"
+        module = getattr(
+            module, "_orig_mod", module
+        )  # what `torch.compile` wraps; its numbers differ by process
         if not isinstance(module, nn.Module):
             module = _Function(module)
         self.weights = weights_hash(module, f"{_structure(module)} {channels} {self.mean} {self.std}")
@@ -161,10 +164,18 @@ def _structure(module: nn.Module) -> str:
     """Write down class, attributes and buffers of every module in it, also of one that is used twice."""
     lines = []
     for name, part in module.named_modules(remove_duplicate=False):
-        own = {key: value for key, value in vars(part).items() if key not in _OF_EVERY_MODULE}
+        own = {
+            key: value
+            for key, value in vars(part).items()
+            if key not in _OF_EVERY_MODULE and not key.startswith("_torchdynamo")
+        }
         own |= dict(part.named_buffers(recurse=False))  # also those that no state holds
         lines.append(f"{name}: {type(part).__module__}.{type(part).__qualname__}")
-        lines += [f"  {key} = {_written(own[key])}" for key in sorted(own)]
+        for key in sorted(own):
+            try:
+                lines.append(f"  {key} = {_written(own[key])}")
+            except (RuntimeError, RecursionError):  # a sparse tensor, a list that holds itself
+                lines.append(f"  {key}: {type(own[key]).__qualname__}")
     return "\n".join(lines)
 
 

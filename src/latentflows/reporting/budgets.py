@@ -132,7 +132,8 @@ def _role(arm: str, planned: PlannedArm, budget: HeldEqual | None) -> Role:
         return "held"
     if budget is None or budget.target is not None:
         return "free"
-    measures = arm == budget.like if isinstance(budget.like, str) else not planned.solved
+    known = planned.measure
+    measures = arm == budget.like or not isinstance(budget.like, str) if known is None else known
     return "measure" if measures else "free"
 
 

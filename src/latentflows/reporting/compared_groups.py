@@ -75,7 +75,10 @@ def _compared(results: Results, name: str, entries: list[_Entry]) -> ComparedGro
     if name in TOPICS:
         keys = [key for key in TOPICS[name].compared if key in keys]
     protocols = {f"{entry.label}, seed {entry.seed}": entry.protocol(name, keys) for entry in measured}
-    level(list(protocols.values()))
+    by_arm: dict[str, list[dict[str, Any]]] = {}
+    for entry, protocol in zip(measured, protocols.values(), strict=True):
+        by_arm.setdefault(entry.label, []).append(protocol)
+    level(by_arm)
     differences = protocol_differences(protocols)
     labels = [arm.label for arm in results.study.arms]
     over_seeds = len(results.study.seeds) > 1

@@ -57,12 +57,23 @@ _ESCAPES = {
     "\n": " ",
 }
 _GREEK = re.compile("GREEK (SMALL|CAPITAL) LETTER ([A-Z]+)$")
+_UNNAMED = {
+    "DIGAMMA",
+    "STIGMA",
+    "KOPPA",
+    "SAMPI",
+    "HETA",
+    "SAN",
+    "SHO",
+    "YOT",
+}  # LaTeX has no command for them
 _LATIN = dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΧο", "ABEZHIKMNOPTXo", strict=True))  # of Latin shape
 
 
 def escape(text: str) -> str:
     """Text as it must stand in LaTeX to be read as it is, by pdfTeX too, which knows letters of Latin scripts alone."""
-    return "".join(_ESCAPES.get(character) or _letter(character) for character in text)
+    composed = unicodedata.normalize("NFC", text)
+    return "".join(_ESCAPES.get(character) or _letter(character) for character in composed)
 
 
 def _letter(character: str) -> str:
@@ -73,7 +84,8 @@ def _letter(character: str) -> str:
         return character
     if character in _LATIN:
         return _LATIN[character]
-    if greek := _GREEK.match(unicodedata.name(character, "")):
+    greek = _GREEK.match(unicodedata.name(character, ""))
+    if greek and greek[2] not in _UNNAMED:
         name = greek[2].replace("LAMDA", "LAMBDA").lower()
         return f"$\\{name if greek[1] == 'SMALL' else name.capitalize()}$"
     plain = unicodedata.normalize("NFKD", character).replace("\N{FRACTION SLASH}", "/")

@@ -120,8 +120,13 @@ def parts_of(results: Results, rows: list[Row], metric: str) -> list[Part]:
             together, kinds = [[row]], [kind]
         elif kind in kinds:
             together[kinds.index(kind)].append(row)
-        else:
-            together[0].append(row if _shares(kind, kinds[0]) else replace(row, reconstruction=None))
+        elif row.reconstruction is None or _shares(kind, kinds[0]):
+            together[0].append(row)
+        elif measured:
+            together[0].append(replace(row, reconstruction=None))
+        else:  # no arm has the figure, and reconstructions are all there is to see
+            together.append([row])
+            kinds.append(kind)
     names = [row.arm for row in rows]
     return [
         Part(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,7 +84,7 @@ class Stage:
         for name, lowest in _LOWEST.items():
             value = getattr(self, name)
             if value is not None and (
-                not isinstance(value, int) or isinstance(value, bool) or value < lowest
+                not isinstance(value, Integral) or isinstance(value, bool) or value < lowest
             ):
                 raise ConfigurationError(f"`{name}` must be an integer of at least {lowest}; got {value!r}.")
         for name, choices in _CHOICES.items():

@@ -38,7 +38,8 @@ class ProgressBar(Callback):
         self.names: Mapping[str, str] = {}
 
     def on_start(self, model: VAE, stages: Sequence[Stage]) -> None:
-        likely = not isinstance(model, VAE) or model.likelihood.distribution_type.normalized
+        kind = getattr(model.likelihood, "distribution_type", None) if isinstance(model, VAE) else None
+        likely = kind is None or kind.normalized  # a class of the user's may leave it out
         self.names = {} if likely else _NO_BOUND
         counts = ", ".join(f"{name} {count:,}" for name, count in model.num_parameters().items())
         self.bar.console.print(f"Parameters: {counts}")

@@ -49,7 +49,8 @@ def diagnose(model: VAE, batch: Batch, seed: int) -> dict[str, float]:
     - `latent_scale`: root of a + v, the width of the aggregate posterior q(z), averaged likewise;
     - `active_units`: number of dimensions with a > 0.01 (Burda et al., Importance Weighted Autoencoders, 2016, arXiv
       1509.00519, section 5.1), which takes latents of a width of about 1 for granted;
-    - `largest_share`: the largest a / (a + v), the part of a dimension's variance that data explain, at any width;
+    - `largest_share`: the largest a / (a + v), the part of a dimension's variance that data explain, at any width
+      (of a flow what is proven of it, see below);
     - `needle_units`: number of dimensions with sqrt(v / (a + v)) < 0.01, v > 0: posteriors are points there;
     - `mmd`: squared maximum mean discrepancy between q(z), one draw for each x, and as many draws of the prior, with
       the kernel 1 / (1 + |a - b|^2 / m), m the mean of |a - b|^2 over both: without bias, so it may be negative;
@@ -127,8 +128,8 @@ def faults(figures: Mapping[str, float]) -> dict[str, str]:
     share = figures.get("largest_share")
     if share is not None and share < ACTIVE:
         found["collapse"] = (
-            "The posterior has collapsed: no latent dimension depends on the data (none owes them more than "
-            f"{ACTIVE:.0%} of its variance). Where a KL holds it back, warm up its weight or use free bits."
+            "The posterior has collapsed: no latent dimension is seen to depend on the data (none owes them provably "
+            f"more than {ACTIVE:.0%} of its variance). Where a KL holds it back, warm up its weight or use free bits."
         )
     needles = figures.get("needle_units", 0.0)
     if needles > 0:

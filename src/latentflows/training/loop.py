@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from latentflows.core import noise
-from latentflows.core.batches import DataSource
+from latentflows.core.batches import Batch, DataSource
 from latentflows.core.errors import ConfigurationError
 from latentflows.models.density import Model
 from latentflows.training.base import Callback, History, Job, Options, Stage, check_run
@@ -61,8 +60,8 @@ def fit(
 
     Raises:
         CombinationError: if a stage cannot train this model.
-        ConfigurationError: for stages without a name of their own, a batch that cannot be divided, or data of another
-            type than the parameters.
+        ConfigurationError: for stages without a name of their own, a batch that cannot be divided, or data of a type
+            that the parameters cannot take.
         DataError: for data that the likelihood gives no probability to.
         CheckpointError: if the checkpoint to resume from is damaged or belongs to another run, or if the length of a
             stage that has ended was changed.
@@ -80,7 +79,7 @@ def open_session(job: Job, options: Options, world: World, stop: list[int]) -> S
     """Move the model to its device, look at the data, and return the run, which has not begun.
 
     Raises:
-        ConfigurationError: for data of another type than the parameters.
+        ConfigurationError: for data of a type that the parameters cannot take.
         DataError: for data that the likelihood gives no probability to.
     """
     torch.optim.SGD([torch.zeros(1)], lr=0.1)  # with the first one torch imports for seconds
@@ -89,8 +88,7 @@ def open_session(job: Job, options: Options, world: World, stop: list[int]) -> S
         if source is not None:
             rows = torch.arange(min(len(source), 1000))
             batch = source.batch(rows).to(world.device)
-            _check_type(job.model, batch.x)
-            job.model.check_data(*batch)
+            _check_data(job.model, batch)
     record = None
     if job.out is not None:
         run = identity(job.stages, job.seed, len(job.train))
@@ -98,12 +96,17 @@ def open_session(job: Job, options: Options, world: World, stop: list[int]) -> S
     return Session(job, record, options, world, stop)
 
 
-def _check_type(model: Model, x: Tensor) -> None:
-    """Refuse parameters and data of different types: no product of them exists."""
-    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    if x.is_floating_point() and types and x.dtype not in types:
-        of_model = ", ".join(sorted(str(dtype) for dtype in types))
+def _check_data(model: Model, batch: Batch) -> None:
+    """Look at data points; where the model fails for their type, say so in place of torch."""
+    try:
+        model.check_data(*batch)
+    except RuntimeError as error:
+        types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        if not types or batch.x.dtype in types:
+            raise
+        of_model = ", ".join(sorted(map(str, types)))
         raise ConfigurationError(
-            f"The model's parameters are {of_model} and the data {x.dtype}. Make them the same, as by "
-            '`model.float()`; for less precision use `Options(precision="bf16-mixed")`.'
-        )
+            f"The model's parameters are {of_model} and the data {batch.x.dtype}, which it cannot take ({error}). "
+            "Convert one of them, as by `model.float()`; for less precision use "
+            '`Options(precision="bf16-mixed")`.'
+        ) from error

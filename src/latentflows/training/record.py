@@ -116,9 +116,9 @@ class Record:
         write_atomically(self.metrics, "".join(_text(line) for line in lines).encode())
 
     def _lines(self, count: int) -> list[dict[str, Any]]:
-        text = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
-        kept = text.splitlines()[:count]
         try:
+            text = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
+            kept = text.splitlines()[:count]
             lines = [json.loads(line) for line in kept]
         except ValueError as error:
             raise CheckpointError(

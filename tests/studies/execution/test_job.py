@@ -86,7 +86,7 @@ def fake(statuses, calls):
         ((NonFiniteError("why"), "finished"), [("failed", "why"), ("finished", None)]),
         ((MemoryError(), "diverged"), [("failed", OUT_OF_MEMORY), ("diverged", None)]),
         (("interrupted", "finished"), [("interrupted", None)]),
-        ((KeyboardInterrupt(), "finished"), [("interrupted", "interrupted by the user")]),
+        ((KeyboardInterrupt(), "finished"), [("interrupted", "interrupted by a signal")]),
     ],
 )
 def test_a_run_that_fails_leaves_the_others_and_an_interrupt_ends_them(

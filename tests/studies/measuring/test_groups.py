@@ -270,7 +270,7 @@ def test_a_refusal_is_tried_again_and_never_replaces_figures(model, monkeypatch,
 
     monkeypatch.setattr(groups_room, "evaluate_holes", refuse)
     assert evaluate(model, data, settings(holes=12), tmp_path)["groups"]["holes"]["reason"] == "not today"
-    assert is_evaluated(tmp_path, settings(holes=12), model, data.test)
+    assert is_evaluated(tmp_path, settings(holes=12), model, data)
     monkeypatch.setattr(groups_room, "evaluate_holes", real)
     found = evaluate(model, data, settings(holes=12), tmp_path)["groups"]["holes"]
     assert "figures" in found
@@ -283,13 +283,13 @@ def test_a_file_from_before_there_were_groups_is_read(model, tmp_path):
     content = evaluate(model, data, settings(), tmp_path)
     del content["groups"]
     (tmp_path / "evaluation.json").write_text(json.dumps(content))
-    assert is_evaluated(tmp_path, settings(), model, data.test)
-    assert not is_evaluated(tmp_path, settings(holes=12), model, data.test)
+    assert is_evaluated(tmp_path, settings(), model, data)
+    assert not is_evaluated(tmp_path, settings(holes=12), model, data)
     found = evaluate(model, data, settings(holes=12), tmp_path)
     assert found["figures"] == content["figures"]
     assert found["seconds"] == content["seconds"]
     (tmp_path / "evaluation.json").write_text("{")
-    assert not is_evaluated(tmp_path, settings(), model, data.test)
+    assert not is_evaluated(tmp_path, settings(), model, data)
     assert evaluate(model, data, settings(), tmp_path)["figures"] == content["figures"]
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
 
@@ -166,6 +167,43 @@ def test_a_run_stopped_while_it_is_measured_can_be_used_and_measured_otherwise(t
     assert (result.status, result.protocol["num_importance_samples"]) == ("finished", 3)
     with pytest.raises(ConfigurationError, match=r"differs in evaluation\.num_importance_samples"):
         run(dear, tmp_path, resume=True)
+
+
+def test_a_run_stopped_while_its_pictures_are_drawn_can_be_measured_otherwise(tiny, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_room, "write_pictures", interrupt)
+    assert run(configuration_from({}, tiny), tmp_path).status == "interrupted"
+    monkeypatch.undo()
+    other = configuration_from({}, [*tiny, "evaluation.num_importance_samples=3"])
+    assert run(other, tmp_path, resume=True).protocol["num_importance_samples"] == 3
+
+
+def test_weights_are_the_runs_once_the_priors_normalizer_is_known(tiny, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    configuration = configuration_from({}, [*tiny, "prior=resampled", "prior.width=4"])
+    expected = run(configuration, tmp_path / "whole").figures
+    with monkeypatch.context() as patch:
+        patch.setattr(run_room, "finish_prior", interrupt)
+        assert run(configuration, tmp_path / "cut").status == "interrupted"
+    with pytest.raises(CheckpointError, match="is interrupted, so its weights are not those"):
+        load_run(tmp_path / "cut")
+    with monkeypatch.context() as patch:
+        patch.setattr(bounds_room, "evaluate_bounds", interrupt)
+        assert run(configuration, tmp_path / "cut", resume=True).status == "interrupted"
+    load_run(tmp_path / "cut")
+    assert run(configuration, tmp_path / "cut", resume=True).figures == expected
+
+
+def test_a_finished_run_without_its_large_files_stays_as_it_is(configuration, tmp_path):
+    expected = run(configuration, tmp_path).figures
+    (tmp_path / "nll.npy").unlink()
+    shutil.rmtree(tmp_path / "checkpoint")
+    assert run(configuration, tmp_path, resume=True).figures == expected
+    assert not (tmp_path / "nll.npy").exists()
 
 
 def test_a_run_resumed_for_longer_is_not_trained_until_it_ends(configuration, tmp_path):

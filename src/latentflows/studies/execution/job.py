@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _TRAINED = 0.95  # share of a run that counts as training in the estimate of the time left
 _PATIENCE = 60.0  # seconds that a process of a killed session may need to save its run and end
-_BY_USER = "interrupted by the user"
+_BY_SIGNAL = "interrupted by a signal"
 Outcome = dict[str, Any]
 
 
@@ -92,7 +92,7 @@ def _together(job: Job, report: Report, told: dict[int, Outcome]) -> None:
         )
     except KeyboardInterrupt:
         for position in range(len(job.runs)):
-            told.setdefault(position, unfinished("interrupted", _BY_USER))
+            told.setdefault(position, unfinished("interrupted", _BY_SIGNAL))
 
 
 def _one_by_one(job: Job, report: Report, told: dict[int, Outcome]) -> None:
@@ -122,7 +122,7 @@ def _outcome_of(planned: PlannedRun, job: Job, report_fraction: Callable[[float]
             command=job.command,
         )
     except KeyboardInterrupt:
-        return unfinished("interrupted", _BY_USER)
+        return unfinished("interrupted", _BY_SIGNAL)
     except Exception as error:  # the other runs go on
         return unfinished("failed", reason_of(error))
     return outcome_of(result)

@@ -108,8 +108,7 @@ def evaluate(
     source = evaluated_split(data, settings)
     subject = Subject(model, data, source, settings, out, memory_mib)
     content = {} if out is None else recorded(out)
-    lost = out is not None and lacks_nll(out, content.get("figures", {}))
-    if lost or not _has_bounds(content, subject):
+    if not _has_bounds(content, subject):
         announce("evaluation")
         bounds, nll = measure_bounds(subject)
         _write_nll(nll, out)  # first: it is measured again as long as there are no figures
@@ -127,14 +126,14 @@ def evaluate(
     return content
 
 
-def is_evaluated(out: Path, settings: EvaluationSettings, model: Model, source: DataSource) -> bool:
+def is_evaluated(out: Path, settings: EvaluationSettings, model: Model, data: ImageData) -> bool:
     """Whether `evaluation.json` of a run holds all that its settings ask for, if only as a reason why there is none."""
-    content = recorded(out)
-    groups = content.get("groups")
-    if lacks_nll(out, content.get("figures", {})):
+    content, source = recorded(out), evaluated_split(data, settings)
+    if not _has_bounds(content, Subject(model, data, source, settings, out, 0)):
         return False
+    groups = content["groups"]
     asked = {name: group.asked(settings, model, source) for name, group in GROUPS.items()}
-    return groups is not None and all(
+    return all(
         wanted is None or groups.get(name, {}).get("asked") == wanted for name, wanted in asked.items()
     )
 
@@ -196,8 +195,10 @@ def _write_array(path: Path, values: Tensor) -> None:
 
 
 def _has_bounds(content: dict[str, Any], subject: Subject) -> bool:
-    """Whether the figures of the bounds are there, by the protocol that is asked for."""
-    return bool(content) and content["protocol"].items() >= asked_of_bounds(subject).items()
+    """Whether the figures of the bounds are there, with the NLL of every image, by the protocol that is asked for."""
+    if not content or (subject.folder is not None and lacks_nll(subject.folder, content["figures"])):
+        return False
+    return content["protocol"].items() >= asked_of_bounds(subject).items()
 
 
 def _measured(group: Group, subject: Subject) -> dict[str, Any]:

@@ -76,7 +76,10 @@ class Plan:
         """Return the content of `plan.json`."""
         budget = self.study.budget
         held = None if budget is None else budget.model_dump(mode="json") | {"tolerance": budget.within}
-        return {"format": 1, "budget": held, "arms": [_arm_json(arm) for arm in self.arms]}
+        like = None if budget is None else budget.like
+        measures = set() if like is None else {*self.study.counterparts(like).values()}
+        arms = [_arm_json(arm) | {"measure": arm.name in measures} for arm in self.arms]
+        return {"format": 1, "budget": held, "arms": arms}
 
     def work(self) -> dict[str, float]:
         """Return how much training a run of each arm is: its measured seconds where those are held, else its FLOPs."""

@@ -94,7 +94,7 @@ def of_owners(protocols: Mapping[str, Sequence[Protocol]]) -> list[str]:
     """
     owners: dict[str, list[str]] = {}
     for name, found in protocols.items():
-        for sentence in cautions(found):
+        for sentence in dict.fromkeys(cautions(found)):
             owners.setdefault(sentence, []).append(name)
     num = sum(map(bool, protocols.values()))
     return [

@@ -9,18 +9,25 @@ from typing import Any
 from latentflows.studies.results.records import NO_LIKELIHOOD
 
 
-def level(protocols: Sequence[dict[str, Any]]) -> None:
+def level(protocols: Mapping[str, Sequence[dict[str, Any]]]) -> None:
     """Fill in, in place, what makes no difference: an exact figure has no K, and earlier versions named no likelihood.
 
+    The likelihood is known from other runs of the same arm alone.
+
     Args:
-        protocols: Of one figure.
+        protocols: Of one figure, of the runs of each arm.
     """
-    for field in ("num_importance_samples", "likelihood"):
-        values = (each.get(field) for each in protocols)
-        known = next((value for value in values if value not in (None, NO_LIKELIHOOD)), None)
-        for each in protocols:
-            if field in each and each[field] is None:
-                each[field] = known
+    _fill("num_importance_samples", [each for found in protocols.values() for each in found])
+    for found in protocols.values():
+        _fill("likelihood", found)
+
+
+def _fill(field: str, protocols: Sequence[dict[str, Any]]) -> None:
+    values = (each.get(field) for each in protocols)
+    known = next((value for value in values if value not in (None, NO_LIKELIHOOD)), None)
+    for each in protocols:
+        if field in each and each[field] is None:
+            each[field] = known
 
 
 def protocol_differences(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -37,7 +44,11 @@ def protocol_differences(protocols: Mapping[str, Mapping[str, Any]]) -> list[str
         for field in {**first, **other}:
             one, two = first.get(field), other.get(field)
             if field != "seed" and one != two:
-                said.setdefault(field, f"{field}: {shown(one)} ({first_name}) and {shown(two)} ({name})")
+                values = [
+                    "not known" if field == "likelihood" and each is None else shown(each)
+                    for each in (one, two)
+                ]
+                said.setdefault(field, f"{field}: {values[0]} ({first_name}) and {values[1]} ({name})")
     return list(said.values())
 
 

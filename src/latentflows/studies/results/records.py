@@ -195,6 +195,13 @@ class Group(Record):
             self.figures.pop("marginal_kl_lower", None)
         return self
 
+    @model_validator(mode="after")
+    def _with_blocks(self) -> "Group":
+        """Add to the protocol of sample quality what an earlier version left out: 10 blocks of the kernel distance."""
+        if "num_neighbors" in self.protocol and "dimension" in self.protocol:
+            self.protocol.setdefault("num_blocks", 10)
+        return self
+
     @property
     def density(self) -> str:
         """What the density is that figures of the group may rest on."""
@@ -317,7 +324,10 @@ class HeldEqual(Record):
 
 
 class PlannedArm(Record):
-    """An arm of `plan.json`; FLOPs are of one data point, those of training by stage and for all of it."""
+    """An arm of `plan.json`; FLOPs are of one data point, those of training by stage and for all of it.
+
+    `measure` is whether others are to spend as much as it does; None in a plan of an earlier version.
+    """
 
     name: str
     label: str = ""
@@ -328,6 +338,7 @@ class PlannedArm(Record):
     sampling_flops: float | None = None
     target: float | None = None
     amount: float | None = None
+    measure: bool | None = None
 
 
 class Plan(Record):

@@ -277,7 +277,10 @@ class Results:
             for arm in self.study.labels
             for seed in self.values(metric, arm)
         }
-        level(list(found.values()))
+        by_arm: dict[str, list[dict[str, Any]]] = {}
+        for (arm, _), protocol in found.items():
+            by_arm.setdefault(arm, []).append(protocol)
+        level(by_arm)
         return found
 
     def _protocol(self, run: StudyRun, metric: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from latentflows.studies.building.build import RECORD_FORMAT
 from latentflows.studies.measuring.measure import lacks_nll
 from latentflows.studies.running.failures import reason_of
 from latentflows.studies.settings.configuration import RunConfiguration
-from latentflows.studies.settings.overrides import differences, read_whole_configuration, to_yaml
+from latentflows.studies.settings.overrides import differences, flat, read_whole_configuration, to_yaml
 from latentflows.training import History
 from latentflows.training.parallel import num_processes, on_gpu
 
@@ -117,7 +117,9 @@ def ended_result(out: Path) -> RunResult | None:
     result = result_of(out)
     if result is None or result.status == "diverged":
         return result
-    if result.status != "finished" or result.figures is None or lacks_nll(out, result.figures):
+    if result.status != "finished" or result.figures is None:
+        return None
+    if lacks_nll(out, result.figures) and (out / "checkpoint" / "model.safetensors").is_file():
         return None
     return result if (out / "samples" / "index.json").is_file() else None
 
@@ -149,7 +151,8 @@ def first_record(
         "name": configuration.name,
         "status": "running",
         "reason": None,
-        "trained": False,  # `write_start` knows
+        "trained": bool(before.get("trained")),
+        "settings": len(flat(configuration.model_dump(mode="json"))),
         "command": before.get("command") or command,
         "seed": configuration.seed,
         "event_shape": list(model.event_shape),
@@ -178,7 +181,7 @@ def first_record(
 
 def write_start(configuration: RunConfiguration, out: Path, record: dict[str, Any], *, trained: bool) -> None:
     """Write down that a run trains; unless it has been trained, forget its measures: they are of other weights."""
-    record["trained"] = trained
+    record["trained"] = trained and record["trained"]
     write_atomically(out / "config.yaml", to_yaml(configuration).encode())
     write_record(out, record)
     if not trained:
@@ -200,7 +203,7 @@ def of_history(history: History, record: Mapping[str, Any], *, trained: bool) ->
     return {
         "status": history.status,
         "reason": history.reason,
-        "trained": history.status != "interrupted",
+        "trained": history.status == "diverged" or record["trained"],
         "seconds": round(history.seconds, 3),
         "steps": history.steps,
         "skipped_steps": history.skipped_steps,

@@ -100,7 +100,7 @@ def run(
         history = _train(configuration, parts, out, resume=resume, callbacks=callbacks)
         record |= of_history(history, record, trained=trained)
         if history.status == "finished":
-            write_record(out, record | {"status": "running"})
+            finish_weights(parts.model, configuration, out, record)
             measure_and_draw(parts.model, parts.data, configuration, out, announce)
     except BaseException as error:
         record_failure(out, record, error)
@@ -193,16 +193,26 @@ class FractionDone(Callback):
         self.report((self.before[line["stage"]] + line["epoch"]) / self.total)
 
 
+def finish_weights(model: Model, configuration: RunConfiguration, out: Path, record: dict[str, Any]) -> None:
+    """Load the selected weights, whatever a resumed `fit` left in the model, and do what they still lack.
+
+    From then on they are the run's, and `run.json` says so: others may load them.
+    """
+    weights = out / "checkpoint" / "model.safetensors"
+    load_weights(model, weights)
+    model.eval()
+    if not record["trained"] and finish_prior(model, configuration.evaluation.seed):
+        save_weights(model, weights)
+    record["trained"] = True
+    write_record(out, record | {"status": "running"})
+
+
 def measure_and_draw(
     model: Model, data: ImageData, configuration: RunConfiguration, out: Path, announce: Callable[[str], None]
 ) -> None:
-    """Evaluate and draw the selected weights, whatever a resumed `fit` left in the model."""
-    weights, settings = out / "checkpoint" / "model.safetensors", configuration.evaluation
-    load_weights(model, weights)
-    model.eval()
-    if not (out / "evaluation.json").is_file() and finish_prior(model, settings.seed):
-        save_weights(model, weights)
-    if not is_evaluated(out, settings, model, evaluated_split(data, settings)):
+    """Evaluate and draw a model with its finished weights."""
+    settings = configuration.evaluation
+    if not is_evaluated(out, settings, model, data):
         evaluate(model, data, settings, out, announce=announce)
     if not (out / "samples" / "index.json").is_file():
         announce("pictures")

@@ -31,6 +31,7 @@ from latentflows.studies.running.folder import (
 )
 from latentflows.studies.running.run import (
     Parts,
+    finish_weights,
     is_trained,
     measure_and_draw,
     prepare,
@@ -191,7 +192,7 @@ class _Run:
             if self.history.status == "finished" and stopped:
                 self.record |= {"status": "interrupted", "reason": "interrupted before its evaluation"}
             elif self.history.status == "finished":
-                write_record(self.out, self.record | {"status": "running"})
+                finish_weights(self.parts.model, self.configuration, self.out, self.record)
                 measure_and_draw(self.parts.model, self.parts.data, self.configuration, self.out, announce)
             write_record(self.out, self.record)
         except BaseException as error:
@@ -257,7 +258,7 @@ class _Lone:
                 announce=announce,
             )
         except KeyboardInterrupt:
-            return RunResult(self.out, "interrupted", "interrupted by the user", None, {}, 0.0)
+            return RunResult(self.out, "interrupted", "interrupted by a signal", None, {}, 0.0)
         except Exception as error:
             result = RunResult(self.out, "failed", reason_of(error), None, {}, 0.0)
         with suppress(OSError, LatentFlowsError):

@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from latentflows._version import __version__
 from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.studies.settings.base import Settings
 from latentflows.studies.settings.combinations import combination_faults
@@ -73,28 +72,31 @@ def read_whole_configuration(path: Path) -> RunConfiguration:
 def lost_part(path: Path) -> str:
     """Say what a run's file lacks, which `to_yaml` wrote; empty where it is whole.
 
-    A key that the version which wrote it did not have is not lost; its default is what that version did.
+    The record beside it says how many settings there were. A later version may have more: their defaults are what the
+    version did that wrote the file.
     """
     raw = read_mapping(path)
     if _LAST not in raw:
         return f"is cut short: it has no `{_LAST}`, with which it ended"
     if not path.read_bytes().endswith(b"\n"):
         return "is cut short: its last line has no end"
-    if _version_of(path.with_name("run.json")) not in (None, __version__):
+    there, written = flat(raw), _settings_of(path.with_name("run.json"))
+    if written is None or len(there) >= written:
         return ""
-    there = flat(raw)
-    lost = [key for key in flat(configuration_from(raw).model_dump(mode="json")) if key not in there]
-    if not lost:
+    absent = [key for key in flat(configuration_from(raw).model_dump(mode="json")) if key not in there]
+    if not absent:  # somebody wrote another configuration in its place
         return ""
-    return f"is damaged: it has no {', '.join(f'`{key}`' for key in lost)}, which a run's file always has"
+    named = ", ".join(f"`{key}`" for key in absent)
+    return f"is damaged: {written - len(there)} of its {written} settings are lost, among {named}"
 
 
-def _version_of(record: Path) -> str | None:
-    """Return the version that made a run; None where its record does not tell."""
+def _settings_of(record: Path) -> int | None:
+    """Return how many settings a run was written with; None where its record does not tell."""
     try:
-        return json.loads(record.read_text(encoding="utf-8"))["versions"]["latentflows"]
+        found = json.loads(record.read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None
+    return found if isinstance(found, int) else None
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
