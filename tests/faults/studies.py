@@ -449,8 +449,8 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "run: values without a probability are found out in its folder",
-            "    _check_values(model, data)\n",
-            "",
+            "check_data(model, (data.train, data.validation))",
+            "pass",
         ),
     ],
     "studies/settings/combinations.py": [

@@ -113,9 +113,7 @@ class ModuleFeatures:
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.pixel_range = _checked_range(pixel_range)
         self.resize = "none" if size is None else f"{size} x {size}, bilinear, antialiased"
-        module = getattr(
-            module, "_orig_mod", module
-        )  # what `torch.compile` wraps; its numbers differ by process
+        module = getattr(module, "_orig_mod", module)  # out of what `torch.compile` wraps around it
         if not isinstance(module, nn.Module):
             module = _Function(module)
         self.weights = weights_hash(module, f"{_structure(module)} {channels} {self.mean} {self.std}")

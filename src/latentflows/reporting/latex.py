@@ -57,16 +57,8 @@ _ESCAPES = {
     "\n": " ",
 }
 _GREEK = re.compile("GREEK (SMALL|CAPITAL) LETTER ([A-Z]+)$")
-_UNNAMED = {
-    "DIGAMMA",
-    "STIGMA",
-    "KOPPA",
-    "SAMPI",
-    "HETA",
-    "SAN",
-    "SHO",
-    "YOT",
-}  # LaTeX has no command for them
+# LaTeX has no command for these.
+_UNNAMED = frozenset({"DIGAMMA", "STIGMA", "KOPPA", "SAMPI", "HETA", "SAN", "SHO", "YOT"})
 _LATIN = dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΧο", "ABEZHIKMNOPTXo", strict=True))  # of Latin shape
 
 

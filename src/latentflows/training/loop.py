@@ -8,7 +8,7 @@ same data and the same noise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -84,11 +84,7 @@ def open_session(job: Job, options: Options, world: World, stop: list[int]) -> S
     """
     torch.optim.SGD([torch.zeros(1)], lr=0.1)  # with the first one torch imports for seconds
     job.model.to(world.device).eval()
-    for source in (job.train, job.validation):
-        if source is not None:
-            rows = torch.arange(min(len(source), 1000))
-            batch = source.batch(rows).to(world.device)
-            _check_data(job.model, batch)
+    check_data(job.model, (job.train, job.validation), world.device)
     record = None
     if job.out is not None:
         run = identity(job.stages, job.seed, len(job.train))
@@ -96,7 +92,22 @@ def open_session(job: Job, options: Options, world: World, stop: list[int]) -> S
     return Session(job, record, options, world, stop)
 
 
-def _check_data(model: Model, batch: Batch) -> None:
+def check_data(
+    model: Model, sources: Iterable[DataSource | None], device: torch.device | None = None
+) -> None:
+    """Look at the first 1,000 data points of each source; a model in eval mode, on `device` or where the data lie.
+
+    Raises:
+        ConfigurationError: for data of a type that the parameters cannot take.
+        DataError: for data that the likelihood gives no probability to.
+    """
+    for source in sources:
+        if source is not None:
+            batch = source.batch(torch.arange(min(len(source), 1000)))
+            _check_batch(model, batch if device is None else batch.to(device))
+
+
+def _check_batch(model: Model, batch: Batch) -> None:
     """Look at data points; where the model fails for their type, say so in place of torch."""
     try:
         model.check_data(*batch)

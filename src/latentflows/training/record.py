@@ -20,9 +20,8 @@ from latentflows.training.checkpoint import (
     write_atomically,
 )
 
-Saved = tuple[
-    Tensors, Progress, list[dict[str, Any]]
-]  # a checkpoint, and the lines of the log that belong to it
+# A checkpoint, and the lines of the log that belong to it.
+Saved = tuple[Tensors, Progress, list[dict[str, Any]]]
 
 
 def identity(stages: Sequence[Stage], seed: int, points: int) -> dict[str, Any]:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from latentflows.core import noise
 from latentflows.core.errors import ConfigurationError
 from latentflows.data import ImageData
@@ -38,10 +36,9 @@ from latentflows.studies.running.folder import (
 from latentflows.studies.settings.configuration import RunConfiguration
 from latentflows.training import Callback, History, Stage, fit, load_weights, save_weights
 from latentflows.training.base import Job, check_run
+from latentflows.training.loop import check_data
 from latentflows.training.parallel import is_first, num_processes
 from latentflows.training.record import Record, identity, lengths
-
-_LOOKED_AT = 1000  # data points of a split, before anything is written
 
 
 def run(
@@ -128,16 +125,10 @@ def prepare(configuration: RunConfiguration, data: ImageData) -> Parts:
     model = build_model(configuration, data.train.event_shape, context_shape_of(data))
     stages = build_stages(configuration, model, len(data.train))
     check_run(Job(model, stages, data.train, data.validation), num_processes(), build_options(configuration))
-    _check_values(model, data)
+    with noise.preserved(), evaluation_mode(model):
+        check_data(model, (data.train, data.validation))
     _check_points(configuration, len(data.train))
     return Parts(data, model, stages)
-
-
-def _check_values(model: Model, data: ImageData) -> None:
-    """Refuse data points that the likelihood gives no probability to, by the first ones of each split to train with."""
-    with noise.preserved(), evaluation_mode(model):
-        for split in (data.train, data.validation):
-            model.check_data(*split.batch(torch.arange(min(len(split), _LOOKED_AT))))
 
 
 def _check_points(configuration: RunConfiguration, available: int) -> None:
