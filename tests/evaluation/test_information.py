@@ -7,7 +7,6 @@ from torch import nn
 from latentflows.core.errors import CombinationError, ConfigurationError, LatentFlowsError, ShapeError
 from latentflows.distributions import (
     AmortizedGaussian,
-    AmortizedLowRankGaussian,
     Flow,
     LearnedGaussian,
     StandardGaussian,
@@ -15,7 +14,6 @@ from latentflows.distributions import (
 )
 from latentflows.evaluation import evaluate_information, evaluate_units
 from latentflows.evaluation import information as information_module
-from latentflows.evaluation.base import posterior_moments
 from latentflows.models import VAE, LatentVariablePrior
 from latentflows.models.presets import planar, real_nvp
 from tests.evaluation.test_bounds import CoinFlips, Points, bernoulli_vae, binary, network
@@ -255,17 +253,3 @@ def test_units_have_the_shape_of_the_latent_and_do_not_depend_on_noise_elsewhere
         evaluate_units(model, source, num_images=1)
     with pytest.raises(ConfigurationError, match="`threshold` must be positive"):
         evaluate_units(model, source, threshold=0.0)
-
-
-def test_moments_in_closed_form_are_those_of_draws():
-    full = AmortizedGaussian(3, 6, network(6, 9), covariance="full")
-    low_rank = AmortizedLowRankGaussian(3, 6, network(6, 9), rank=1)
-    for posterior in (full, low_rank):
-        with torch.no_grad():
-            q = posterior(torch.rand(2, 6))
-        mean, variance, error, draws = posterior_moments(q, 2)
-        z = q.sample((40_000,))
-        assert draws is None
-        assert not error.any()
-        torch.testing.assert_close(mean, z.mean(0).double(), rtol=0, atol=0.03)
-        torch.testing.assert_close(variance, z.var(0).double(), rtol=0.04, atol=0)

@@ -12,8 +12,8 @@ FAULTS: dict[str, list[Fault]] = {
     "training/diagnostics.py": [
         (
             "diagnostics: what draws add stays in",
-            "_variance(mean) - error, within",
-            "_variance(mean), within",
+            "variance_of_first(mean) - added, within",
+            "variance_of_first(mean), within",
         ),
         ("diagnostics: noise counts as activity", "proven = across - margin", "proven = across"),
         (

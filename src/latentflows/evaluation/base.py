@@ -233,28 +233,6 @@ def check_weighable(model: VAE, prior: Distribution, *, posterior: bool = True, 
         )
 
 
-def posterior_moments(
-    q: Distribution, num_samples: int, *key: int
-) -> tuple[Tensor, Tensor, Tensor, int | None]:
-    """Return means, variances and the variances' share in the means' errors, of q(z|x), each (B, *latent).
-
-    In closed form for Gaussians and points; otherwise from `num_samples` draws under `key`, the variance with divisor
-    S - 1.
-
-    Returns:
-        The mean; the variance; the variance of the error of the mean, zero in closed form; the number of draws, None
-        in closed form.
-    """
-    try:
-        mean, variance = q.mean.double(), q.variance.double()
-    except CombinationError:
-        with stream(*key):
-            z = q.sample((num_samples,)).double()
-        variance = z.var(0)
-        return z.mean(0), variance, variance / num_samples, num_samples
-    return mean, variance, torch.zeros_like(mean), None
-
-
 def log_mean_weight(log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the log of the mean of K weights, its variance by the delta method and the effective sample size.
 

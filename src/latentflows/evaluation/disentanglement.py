@@ -16,7 +16,7 @@ from latentflows.core.noise import Purpose
 from latentflows.core.optional import import_optional
 from latentflows.evaluation.base import checked_count, on_model
 from latentflows.evaluation.intervals import Estimate, mean_of_blocks
-from latentflows.models.inference import evaluation_mode, posterior_mean_and_draws
+from latentflows.models.inference import MEAN_DRAWS, evaluation_mode, posterior_moments
 from latentflows.models.vae import VAE
 
 _PIECE = 256  # images encoded together
@@ -113,12 +113,13 @@ def evaluate_disentanglement(
     with noise.stream(seed, Purpose.LATENTS, 0):
         rows = noise.permutation(len(source))[:count]
     codes, draws = [], None
-    with evaluation_mode(model):
+    with evaluation_mode(model), torch.no_grad():
         for start in range(0, count, _PIECE):
             with noise.stream(seed, Purpose.LATENTS, 1, start):
                 batch = on_model(model, source.batch(rows[start : start + _PIECE]))
-                mean, draws = posterior_mean_and_draws(model, batch.x, batch.context)
-                codes.append(mean.flatten(1).cpu())
+                moments = posterior_moments(model.encode(batch.x, batch.context), MEAN_DRAWS)
+            codes.append(moments.mean.flatten(1).cpu())
+            draws = moments.num_draws
     found = score_disentanglement(
         torch.cat(codes),
         factors.cpu()[rows],

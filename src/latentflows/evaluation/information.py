@@ -27,9 +27,8 @@ from latentflows.evaluation.base import (
     draw_once,
     figure,
     finite,
-    posterior_moments,
 )
-from latentflows.models.inference import evaluation_mode
+from latentflows.models.inference import evaluation_mode, posterior_moments
 from latentflows.models.vae import VAE
 
 _BLOCK = 256  # images encoded together
@@ -292,8 +291,8 @@ def evaluate_units(
     with evaluation_mode(model), torch.no_grad():
         for block in blocks(model, data, _BLOCK):
             q, p = model.encode(block.x, block.context), model.prior_at(block.context)
-            key = (seed, Purpose.EVALUATION, Use.MOMENTS, block.start, 0)
-            *moments, draws = posterior_moments(q, num_samples, *key)
+            with stream(seed, Purpose.EVALUATION, Use.MOMENTS, block.start, 0):
+                *moments, draws = posterior_moments(q, num_samples)
             columns.append(tuple(moments))
             kls += _kl_per_unit(q, p)
     mean, variance, error = (torch.cat(column).cpu() for column in zip(*columns, strict=True))

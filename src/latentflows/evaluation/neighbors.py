@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latentflows.core.batches import DataSource
 from latentflows.core.errors import ConfigurationError, DataError, ShapeError
-from latentflows.core.noise import Purpose
+from latentflows.core.noise import Purpose, stream
 from latentflows.evaluation.base import (
     DrawnOnce,
     Figures,
@@ -22,14 +22,12 @@ from latentflows.evaluation.base import (
     check_positive_integers,
     draw_once,
     figure,
-    posterior_moments,
 )
-from latentflows.models.inference import evaluation_mode
+from latentflows.models.inference import MEAN_DRAWS, evaluation_mode, posterior_moments
 from latentflows.models.vae import VAE
 
 _BLOCK = 256  # images encoded together
 _PAIRS = 1 << 24  # distances in memory at once
-_MEAN_DRAWS = 64  # draws whose mean stands for a posterior mean without closed form
 
 
 @dataclass(frozen=True)
@@ -221,8 +219,8 @@ def posterior_means(model: VAE, source: DataSource, seed: int = 0) -> Tensor:
     found = []
     with evaluation_mode(model):
         for block in blocks(model, source, _BLOCK):
-            key = (seed, Purpose.EVALUATION, Use.MOMENTS, block.start, 0)
-            found.append(posterior_moments(model.encode(block.x, block.context), _MEAN_DRAWS, *key)[0])
+            with stream(seed, Purpose.EVALUATION, Use.MOMENTS, block.start, 0):
+                found.append(posterior_moments(model.encode(block.x, block.context), MEAN_DRAWS).mean)
     return torch.cat(found).flatten(1)
 
 

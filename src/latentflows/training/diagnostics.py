@@ -16,9 +16,8 @@ from latentflows.core import noise
 from latentflows.core.batches import Batch, DataSource
 from latentflows.core.checks import values_unchecked
 from latentflows.core.errors import CombinationError, DataError
-from latentflows.distributions.base import Distribution
 from latentflows.models.density import Model
-from latentflows.models.inference import evaluation_mode
+from latentflows.models.inference import evaluation_mode, posterior_moments, variance_of_first
 from latentflows.models.vae import VAE
 from latentflows.objectives.divergence import squared_mmd
 
@@ -61,8 +60,8 @@ def diagnose(model: VAE, batch: Batch, seed: int) -> dict[str, float]:
     subtracted, and four times the noise of that correction, v / K sqrt(2 / (N - 1)), before a is compared with
     anything: 0.05 for N = 112 and v = 1.
 
-    Cost: one encoding of N points, one draw of each posterior (K of a flow's), and N draws of the prior; memory O(N^2)
-    (+ K N D for a flow).
+    Cost: one encoding of N points, one draw of each posterior (K + 1 of a flow's), and N draws of the prior; memory
+    O(N^2) (+ K N D for a flow).
 
     Args:
         model: In any mode; given back as it was.
@@ -71,10 +70,12 @@ def diagnose(model: VAE, batch: Batch, seed: int) -> dict[str, float]:
     """
     with evaluation_mode(model), noise.stream(seed, noise.Purpose.DIAGNOSTICS, 1):
         with values_unchecked():  # of a posterior that has diverged the figures are NaN; the run goes on
-            z, mean, within, error = _moments(model.encode(*batch))
-        figures = _widths(
-            _variance(mean) - error, within.mean(0), _ERRORS * error * math.sqrt(2 / (len(mean) - 1))
-        )
+            q = model.encode(*batch)
+            z = q.sample().double().flatten(1)
+            mean, within, error = (value.flatten(1) for value in posterior_moments(q, SAMPLES)[:3])
+        added, within = error.mean(0), within.mean(0)
+        margin = _ERRORS * added * math.sqrt(2 / (len(mean) - 1))
+        figures = _widths(variance_of_first(mean) - added, within, margin)
         try:
             drawn = model.sample_latents(len(batch.x), context=batch.context).double().flatten(1)
         except (CombinationError, DataError):
@@ -96,25 +97,9 @@ def _widths(across: Tensor, within: Tensor, margin: Tensor) -> dict[str, float]:
     }
 
 
-def _moments(q: Distribution) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return one draw, mean and variance of each posterior (N, D), and what draws add to the variance of means (D,)."""
-    try:
-        mean, variance = (value.double().flatten(1) for value in (q.mean, q.variance))
-    except CombinationError:
-        draws = q.sample((SAMPLES,)).double().flatten(2)
-        variance = _variance(draws)
-        return draws[0], draws.mean(0), variance, variance.mean(0) / SAMPLES
-    return q.sample().double().flatten(1), mean, variance, mean.new_zeros(())
-
-
-def _variance(values: Tensor) -> Tensor:
-    """Return the variance along the first axis, in a fraction of the time that `Tensor.var` takes there."""
-    return (values - values.mean(0)).square().sum(0) / (len(values) - 1)
-
-
 def _discrepancy(a: Tensor, b: Tensor) -> float:
     """Estimate the squared discrepancy of two samples (N, D) of one size, with a kernel as wide as they lie apart."""
-    variance = _variance(torch.cat([a, b])).mean().clamp(min=torch.finfo(a.dtype).tiny)
+    variance = variance_of_first(torch.cat([a, b])).mean().clamp(min=torch.finfo(a.dtype).tiny)
     scale = float(variance.sqrt())  # the mean squared distance is 2 D times the variance
     return float(squared_mmd(a, b, "inverse_multiquadratic", scale).mean())
 

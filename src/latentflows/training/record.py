@@ -19,6 +19,7 @@ from latentflows.training.checkpoint import (
     save_tensors,
     write_atomically,
 )
+from latentflows.training.parallel import World
 
 # A checkpoint, and the lines of the log that belong to it.
 Saved = tuple[Tensors, Progress, list[dict[str, Any]]]
@@ -99,6 +100,29 @@ class Record:
             raise CheckpointError(f"{self.last} lacks the run's progress ({error}). Train again.") from error
         self._check_lengths(ended)
         return tensors, progress, self._lines(progress.lines)
+
+    def load_shared(self, world: World) -> Saved | None:
+        """Load the checkpoint as `load` does, and refuse one that not all processes find.
+
+        Raises:
+            CheckpointError: as `load`, or in every process if they find different ones.
+        """
+        error, saved = None, None
+        try:
+            saved = self.load()
+        except CheckpointError as fault:
+            error = fault
+        steps = world.gather(-2 if error is not None else -1 if saved is None else saved[1].steps)
+        if error is not None:
+            raise error
+        if len(set(steps)) > 1:
+            names = {-2: "one that cannot be read", -1: "none"}
+            found = ", ".join(names.get(step, f"that of step {step}") for step in steps)
+            raise CheckpointError(
+                f"The processes do not find the same checkpoint in {self.last.parent}: {found}. `out` must be a "
+                "folder that all nodes share."
+            )
+        return saved
 
     def _check_lengths(self, ended: list[list[Any]]) -> None:
         """Refuse another length of a stage that has ended: it would change nothing."""

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from latentflows.core import noise
 from latentflows.core.batches import Batch
-from latentflows.core.errors import CheckpointError
 from latentflows.training.asks import Ask, Asking
 from latentflows.training.base import History, Job, Options, Progress, Stage
 from latentflows.training.checkpoint import Tensors, clone, prefixed, save_weights, set_weights, within
@@ -26,7 +25,7 @@ from latentflows.training.diagnostics import faults, look
 from latentflows.training.initialization import initialize_once
 from latentflows.training.learner import Learner, Outcome, learning_rate
 from latentflows.training.parallel import World
-from latentflows.training.record import Record, Saved, plain
+from latentflows.training.record import Record, plain
 from latentflows.training.signals import interruptible
 
 _SAVE_EVERY = 10.0  # seconds between checkpoints at the ends of short epochs
@@ -99,7 +98,7 @@ class Session:
 
     def _begin(self, resume: bool) -> Tensors:
         """Load the checkpoint, if there is one to resume from; otherwise start the run's files anew."""
-        saved = self._checkpoint() if resume and self.record is not None else None
+        saved = self.record.load_shared(self.world) if resume and self.record is not None else None
         if self.record is None or saved is None:
             if self.record is not None and self.world.first:
                 self.record.start()
@@ -114,26 +113,6 @@ class Session:
             self.progress.sums, self.progress.points = [], 0
         set_weights(self.model, within("model", tensors), str(self.record.last))
         return tensors
-
-    def _checkpoint(self) -> Saved | None:
-        """Load the checkpoint, if there is one, and refuse one that not all processes find."""
-        assert self.record is not None
-        error, saved = None, None
-        try:
-            saved = self.record.load()
-        except CheckpointError as fault:
-            error = fault
-        steps = self.world.gather(-2 if error is not None else -1 if saved is None else saved[1].steps)
-        if error is not None:
-            raise error
-        if len(set(steps)) > 1:
-            names = {-2: "one that cannot be read", -1: "none"}
-            found = ", ".join(names.get(step, f"that of step {step}") for step in steps)
-            raise CheckpointError(
-                f"The processes do not find the same checkpoint in {self.record.last.parent}: {found}. `out` must be a "
-                "folder that all nodes share."
-            )
-        return saved
 
     def _stage(self, tensors: Tensors) -> Asking:
         stage = self.stage = self.stages[self.progress.stage]
