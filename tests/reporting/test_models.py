@@ -72,6 +72,12 @@ def test_a_protocol_without_importance_samples_says_so():
     plain = Protocol.model_validate(given)
     assert plain.conditions == "test split, 5 data points, no importance samples; digits"
     assert plain.caution == ""
+    one = Protocol.model_validate(given | {"num_importance_samples": 1})
+    assert one.conditions == "test split, 5 data points, K = 1 importance sample per data point; digits"
+    point = Protocol.model_validate(
+        one.model_dump() | {"without_bound": "the posterior is a point without a density"}
+    )
+    assert point.conditions == plain.conditions
     codes = Protocol.model_validate(given | {"posterior": "one code sequence per image"})
     assert codes.caution.startswith("The bound is that of one code sequence per image: it is exact, but not")
 

@@ -276,4 +276,5 @@ def shown_amount(amount: float, hold: str) -> str:
     """Return an amount with its unit."""
     if hold == "seconds":
         return f"{amount:.3g} s"
-    return f"{amount:,.0f} " + ("FLOPs" if hold.endswith("flops") else "parameters")
+    number = f"{amount:,.0f}" if amount < 1e15 else f"{amount:.3g}"
+    return f"{number} " + ("FLOPs" if hold.endswith("flops") else "parameters")

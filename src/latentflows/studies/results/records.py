@@ -168,7 +168,10 @@ class Protocol(Record):
 
     def _in_words(self, data: str) -> str:
         k = self.num_importance_samples
-        weights = "no importance samples" if k is None else f"K = {k:,} importance samples per data point"
+        if k is None or self.without_bound is not None:
+            weights = "no importance samples"
+        else:
+            weights = f"K = {k:,} importance sample{'' if k == 1 else 's'} per data point"
         kind = f"; log p(x): {self.likelihood}" if self.likelihood else ""
         given = f"; all figures are of p(x | {self.given})" if self.given else ""
         return f"{self.split} split, {self.num_images:,} data points, {weights}; {data}{kind}{given}"
