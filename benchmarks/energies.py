@@ -254,7 +254,7 @@ def table(rows: list[dict], protocol: Protocol, seeds: int) -> list[str]:
     header = ("family", "K", "parameters", *(f"{n} KL (missed)" for n in ENERGIES), "CPU seconds per fit")
     lines = []
     for family in families:
-        for depth in DEPTHS:
+        for depth in sorted({row["depth"] for row in rows}):
             mine = [row for row in rows if row["family"] == family and row["depth"] == depth]
             if mine:
                 lines.append(line(mine))

@@ -442,3 +442,16 @@ def test_a_network_in_place_of_its_maker_is_refused(wrong):
         ConfigurationError, match=r"must be a function that makes a network .* Write one, such as"
     ):
         AffineCoupling(5, mask=half_mask(5, first=True), network=wrong)
+
+
+def test_a_loaded_mask_takes_effect_whichever_the_layer_was_built_with():
+    masks = [half_mask(6, first=True), half_mask(6, first=False), alternating_mask(6, even=True)]
+    couplings = [AffineCoupling(6, mask=mask, network=mlp) for mask in masks]
+    x = torch.randn(5, 6)
+    for saved in couplings:
+        randomize(saved, 1.0)
+    for saved in couplings:
+        for mask in masks:
+            made = AffineCoupling(6, mask=mask, network=mlp)
+            made.load_state_dict(saved.state_dict())
+            torch.testing.assert_close(made(x), saved(x), rtol=0, atol=0)

@@ -200,6 +200,31 @@ def test_a_padded_sequence_is_moved_like_the_short_one(reverse, context_shape):
         close((out[..., :4], log_det), (expected, expected_log_det))
 
 
+@both_orders
+def test_a_context_that_overflows_on_padding_is_not_heard(reverse):
+    made = layer((2, 6), reverse=reverse, context_shape=(3, 6))
+    x, context = draws(made, 2)
+    lengths = torch.tensor([6, 2])
+    spoiled = context.clone()
+    spoiled[1, :, 2:] = torch.finfo(context.dtype).max
+    for run in (made, made.inverse):
+        close(run(x, spoiled, lengths=lengths), run(x, context, lengths=lengths), 1e-12)
+
+
+def test_stacked_weights_draw_from_noise_that_they_share():
+    members = [layer((2, 4)) for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(members)
+    u = torch.randn(5, 2, 4).double()
+
+    def drawn(parameters, buffers):
+        return torch.func.functional_call(members[0], (parameters, buffers), (u,))[0]
+
+    with torch.no_grad():
+        found = torch.func.vmap(drawn)(parameters, buffers)
+        for x, member in zip(found, members, strict=True):
+            close(x, member(u)[0], 1e-12)
+
+
 def test_padding_that_is_no_number_does_not_reach_a_gradient():
     made = layer((2, 4), reverse=True)
     x = torch.randn(3, 2, 4).double()

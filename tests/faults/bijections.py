@@ -4,6 +4,8 @@ from tests.faults.base import Fault
 
 FAULTS: dict[str, list[Fault]] = {
     "bijections/adapters.py": [
+        ("adapters: Pyro's last call outlives a step", 'name != "_cache_size"]', "False]"),
+        ("adapters: inference mode as it is", "if torch.is_inference_mode_enabled():", "if False:"),
         (
             "zuko: a frozen layer's graph is used up",
             "if wanted and not traced and not value.requires_grad and self._is_partly_frozen():",
@@ -146,6 +148,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "bijections/coupling.py": [
+        ("couplings: a loaded mask is ignored", "cut.cut = cut._contiguous()", "pass"),
         (
             "coupling: network in low precision enters the bound",
             "out = at_least_float32(out).view(",

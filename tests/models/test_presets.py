@@ -100,7 +100,7 @@ def test_spline_couplings_move_alternating_entries():
 
 @pytest.mark.parametrize("name", ["real_nvp", "nice"])
 def test_a_mask_of_ones_own_takes_turns_with_its_opposite(name):
-    flow = getattr(presets, name)(4, num_layers=3, own_mask=[1, 0, 0, 0])
+    flow = getattr(presets, name)(4, num_layers=3, own_mask=torch.tensor([1, 0, 0, 0]))
     stays = [m.partition.stay.tolist() for m in flow.modules() if isinstance(m, Coupling)]
     assert stays == [[0], [1, 2, 3], [0]]
     for own in ([1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 2]):

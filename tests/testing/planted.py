@@ -47,6 +47,12 @@ PLANTED = {
         "entries [0] do not depend on the context",
         {"autoregressive_block": 1},
     ),
+    "slope_of_the_tails": Planted(
+        wrong.SteepTails, ("tails",), "in the tails: log-determinant, against the Jacobian's"
+    ),
+    "clipped_inverse": Planted(
+        wrong.Clipped, ("tails",), "in the tails: log-determinant, against the Jacobian's"
+    ),
     "sign": Planted(wrong.WrongSign, ("log_det", "round_trip"), "log-determinant"),
     "scale_reads_itself": Planted(wrong.ReadsItself, ("log_det", "round_trip"), "inverse of forward"),
     "state_in_evaluation": Planted(wrong.Counting, ("purity",), "but mean changed"),

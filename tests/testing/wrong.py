@@ -68,6 +68,25 @@ class WrongSign(Halves):
         return u, -log_det
 
 
+class SteepTails(Halves):
+    """Beyond 5 it stretches by 2, in both directions, and says that it does not."""
+
+    def _forward(self, u, context):
+        return super()._forward(torch.where(u.abs() > 5, 2 * u - 5 * u.sign(), u), context)
+
+    def _inverse(self, x, context):
+        u, log_det = super()._inverse(x, context)
+        return torch.where(u.abs() > 5, (u + 5 * u.sign()) / 2, u), log_det
+
+
+class Clipped(Halves):
+    """The inverse finds points within 6 alone, as a bisection does."""
+
+    def _inverse(self, x, context):
+        u, log_det = super()._inverse(x, context)
+        return u.clamp(-6, 6), log_det
+
+
 class ReadsItself(Halves):
     """The scale depends on what it scales."""
 

@@ -83,6 +83,11 @@ class FromZuko(Bijection):
             check_positive("verify", verify)
         event = as_shape(event_shape, "event_shape")
         features = None if context_shape is None else as_shape(context_shape, "context_shape")
+        if isinstance(transform, Transform) and isinstance(transform.inv, nn.Module):
+            raise CombinationError(
+                f"The inverse of `{type(transform.inv).__name__}` is no module, so its parameters would not be "
+                "trained. Adapt the transform itself and turn it around: `Inverse(FromZuko(transform, ...))`."
+            )
         if not isinstance(transform, Transform | nn.Module):
             raise CombinationError(
                 f"`FromZuko` needs a transform, or a lazy transform; got {transform!r}. Build it first."
@@ -99,10 +104,12 @@ class FromZuko(Bijection):
                 made = _transform_of(module, context)
                 self._check(made, event)
                 base = tuple(made.forward_shape(torch.Size(event)))
-                inverse = _count(module, lambda: _apply(_transform_of(module, context), _draw(module, event)))
-                forward = _count(
-                    module, lambda: _apply(_transform_of(module, context).inv, _draw(module, base))
-                )
+                u: list[Tensor] = []
+                x = _draw(module, event)
+                with _forgotten(module):
+                    inverse = _count(module, lambda: u.append(_apply(_transform_of(module, context), x)[0]))
+                noises = u[0] if u else _draw(module, base)
+                forward = _count(module, lambda: _apply(_transform_of(module, context).inv, noises))
         super().__init__(event, base_shape=base, context_shape=features, passes=(forward, inverse))
         self.transform, self.verify = transform, verify
         solved = _continuous(transform)
@@ -120,6 +127,12 @@ class FromZuko(Bijection):
             )
 
     def _run(self, value: Tensor, context: Tensor | None, *, inverted: bool) -> tuple[Tensor, Tensor]:
+        if torch.is_inference_mode_enabled():  # numeric layers of zuko need a graph for their own derivative
+            with torch.inference_mode(False), torch.no_grad():
+                return self._run(
+                    value.clone(), None if context is None else context.clone(), inverted=inverted
+                )
+        context = None if context is None else context.to(value.dtype)  # half precision, from a network
         try:
             return self._solved(value, context, inverted=inverted)
         except NonFiniteError:
@@ -140,7 +153,12 @@ class FromZuko(Bijection):
             # A numeric layer frees its graph where neither its x nor its parameters want gradients, and the next
             # layer's gradient would run into it.
             value = value.detach().requires_grad_()
-        with full_precision(value), _solver_that_ends(self.transform), torch.set_grad_enabled(wanted):
+        with (
+            full_precision(value),
+            _solver_that_ends(self.transform),
+            _forgotten(self.transform),
+            torch.set_grad_enabled(wanted),
+        ):
             made = _transform_of(self.transform, context)
             used = made.inv if inverted else made
             out, ladj = _apply(used, value)
@@ -148,7 +166,8 @@ class FromZuko(Bijection):
                 back = _apply(made, out.detach())[0].detach()
                 _warn_unless_close(back, value, self.verify)
                 out = torch.where(back.isnan(), back, out)  # a bisection ends in a number, whatever it met
-            axes = value.ndim - used.domain.event_dim  # those the log-derivative has: what is left is summed
+            # Axes that the log-derivative has; some transforms of torch leave more than they say. They are summed.
+            axes = max(value.ndim - used.domain.event_dim, ladj.ndim)
             log_det = sum_event(ladj.expand(value.shape[:axes]), axes - 2)
         if wanted:
             return out, log_det
@@ -200,6 +219,18 @@ def _solver_that_ends(source: nn.Module | Transform) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _forgotten(source: nn.Module | Transform) -> Iterator[None]:
+    """Drop what transforms of torch and Pyro keep of their last call: it holds a graph, and is stale after a step."""
+    try:
+        yield
+    finally:
+        for part in source.modules() if isinstance(source, nn.Module) else [source]:
+            kept = [name for name in vars(part) if name.startswith("_cache") and name != "_cache_size"]
+            for name in kept if isinstance(part, Transform) else ():
+                setattr(part, name, (None, None) if name == "_cached_x_y" else None)
 
 
 def _continuous(source: nn.Module | Transform) -> list[Any]:
@@ -306,7 +337,7 @@ def _both_of(method: Any, value: Tensor, context: Tensor | None) -> tuple[Tensor
         if context is None:
             result = method(value.flatten(0, 1))
         else:
-            full = context.expand(samples, *context.shape).flatten(0, 1)
+            full = context.to(value.dtype).expand(samples, *context.shape).flatten(0, 1)
             result = method(value.flatten(0, 1), context=full)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)):
         raise CombinationError(
@@ -331,6 +362,7 @@ def _draw(module: nn.Module | Transform, shape: Shape) -> Tensor:
 def _count(module: nn.Module | Transform, call: Callable[[], object]) -> int | None:
     """Count the networks that `call` evaluates inside `module`; None if it raises `NotImplementedError`.
 
+    So does Pyro's `KeyError`, where a transform finds points that it has mapped itself and no others.
     A network is a module with parameters that returns a tensor, and what it calls inside is part of it.
     """
     counts = [0]
@@ -348,7 +380,7 @@ def _count(module: nn.Module | Transform, call: Callable[[], object]) -> int | N
         handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
     try:
         call()
-    except NotImplementedError:
+    except (NotImplementedError, KeyError):
         return None
     finally:
         for handle in handles:

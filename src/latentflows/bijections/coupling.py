@@ -38,11 +38,16 @@ class Cut(nn.Module):
         self.register_buffer("stay", stay)
         self.register_buffer("move", move)
         self.register_buffer("restore", torch.argsort(torch.cat([stay, move])))
-        first, second = len(stay), len(move)
-        # A cut in two contiguous pieces is a view; anything else needs an index.
-        self.cut = first if mask[:first].all() else -second if (~mask[:second]).all() else None
+        self.cut = self._contiguous()
         self.shape = (len(mask), *space)
-        self.stay_shape, self.move_shape = (first, *space), (second, *space)
+        self.stay_shape, self.move_shape = (len(stay), *space), (len(move), *space)
+        self.register_load_state_dict_post_hook(_read_cut)
+
+    def _contiguous(self) -> int | None:
+        """Return where two contiguous pieces meet, negative if the first moves: views. None needs the indices."""
+        first, second = len(self.stay), len(self.move)
+        stay, move = self.stay.tolist(), self.move.tolist()
+        return first if stay == [*range(first)] else -second if move == [*range(second)] else None
 
     def split(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """Return (stay, move) of a value (N, D, *space)."""
@@ -56,6 +61,12 @@ class Cut(nn.Module):
         if self.cut is None:
             return torch.cat([stay, move], 1).index_select(1, self.restore)
         return torch.cat([stay, move] if self.cut > 0 else [move, stay], 1)
+
+
+def _read_cut(cut: nn.Module, _keys: object) -> None:
+    assert isinstance(cut, Cut)
+    if not cut.stay.is_meta:
+        cut.cut = cut._contiguous()
 
 
 class Blank(nn.Module):

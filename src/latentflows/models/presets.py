@@ -11,7 +11,7 @@ from functools import partial
 from typing import Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from latentflows.bijections import (
     AdditiveCoupling,
@@ -70,7 +70,7 @@ def real_nvp(
     width: int = 128,
     depth: int = 2,
     mask: Mask = "half",
-    own_mask: Sequence[int] | None = None,
+    own_mask: Sequence[int] | Tensor | None = None,
     context: int | None = None,
     activation: Activation = "relu",
     additive: bool = False,
@@ -90,6 +90,8 @@ def real_nvp(
     """
     _check_two(dim)
     check_sizes(num_layers=num_layers, width=width, depth=depth)
+    if isinstance(own_mask, Tensor):
+        own_mask = own_mask.tolist()
     if own_mask is not None and (len(own_mask) != dim or {*own_mask} != {0, 1}):
         raise ConfigurationError(
             f"`own_mask` must hold 0 or 1 for each of {dim} variables, each of both at least once; got "

@@ -198,7 +198,7 @@ class FrameMasked(nn.Module, ABC):
 
 def keep_frames(h: Tensor, valid: Tensor | None) -> Tensor:
     """Set padding (N, C, T) to zero, as what a convolution reads beyond the ends is; valid (N, 1, T) or None."""
-    return h if valid is None else h * valid
+    return h if valid is None else h.masked_fill(valid == 0, 0)  # a product would keep NaN
 
 
 class MapContext(nn.Module):

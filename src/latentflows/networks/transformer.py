@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from latentflows.core.errors import ConfigurationError, ShapeError
 from latentflows.core.precision import at_least_float32
+from latentflows.core.tracing import is_traced
 from latentflows.networks.base import Dense, LastLayer, check_context, check_sizes
 
 ROTARY_BASE = 10_000.0  # the longest wavelength, in tokens, over 2 pi; Su et al. 2021, section 3
@@ -89,7 +90,7 @@ class CausalTransformer(nn.Module):
     places of their own (the entries of a vector, the patches of an image) rather than moments. The head starts at
     zero, bias included. LayerNorm runs in float32 at least.
 
-    Padding needs no mask where it comes after the tokens: causal attention never looks there.
+    Padding needs no mask where it comes after the tokens and is finite: causal attention gives it no weight.
 
     Cost: L layers of about :math:`12 W^2` parameters; :math:`L (24 W^2 T + 4 T^2 W) + 2 T W (d + d_{out})` FLOPs
     forward per row, and the same in all for T cached steps but for the attention, which is halved; about
@@ -250,8 +251,8 @@ def _rotated(h: Tensor, rotation: Tensor) -> Tensor:
 
 
 def _put(buffer: Tensor, entry: Tensor, position: int) -> Tensor:
-    """Write `entry` (N, H, 1, E) at a position: in place, or into a copy where gradients are recorded."""
-    if torch.is_grad_enabled() and (entry.requires_grad or buffer.requires_grad):
+    """Write `entry` (N, H, 1, E) at a position: in place, or into a copy for gradients and `torch.func`."""
+    if is_traced(entry) or (torch.is_grad_enabled() and (entry.requires_grad or buffer.requires_grad)):
         return buffer.slice_scatter(entry, 2, position, position + 1)
     buffer[:, :, position : position + 1] = entry
     return buffer

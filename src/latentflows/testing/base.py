@@ -119,7 +119,7 @@ class Subject:
         self.directions: list[Direction] = [direction for direction, passes in known if passes is not None]
         fewest = min((passes for _, passes in known if passes is not None), default=0)
         self.cheap: list[Direction] = [direction for direction, passes in known if passes == fewest]
-        self._jacobians: dict[tuple[Direction, float, int], Jacobian] = {}
+        self._jacobians: dict[tuple[Direction, float, int, bool], Jacobian] = {}
 
     def start(self, *, dtype: torch.dtype = torch.float64, draw: int = 0) -> Bijection:
         """Return one as it starts; `draw` numbers those that a function makes."""
@@ -152,11 +152,17 @@ class Subject:
         *batch: int,
         context: Tensor | None = None,
         dtype: torch.dtype = torch.float64,
+        far: bool = False,
     ) -> Tensor:
-        """Draw what a direction reads; for an inverse that has a forward, points that noise maps to."""
+        """Draw what a direction reads; for an inverse that has a forward, points that noise maps to.
+
+        With `far`, points in the tails: along the first axis 4 and 30 times N(0, 1) in turns.
+        """
         if direction == "inverse" and self.passes[0] is None:
-            return draw((*batch, *self.event_shape), self.settings.event_support, dtype, self.device)
+            x = draw((*batch, *self.event_shape), self.settings.event_support, dtype, self.device)
+            return _far(x) if far else x
         u = draw((*batch, *self.base_shape), self.settings.base_support, dtype, self.device)
+        u = _far(u) if far else u
         if direction == "forward":
             return u
         with torch.no_grad():
@@ -174,19 +180,19 @@ class Subject:
         """Return the interval in which every entry that goes in lies."""
         return self.settings.base_support if direction == "forward" else self.settings.event_support
 
-    def jacobian(self, direction: Direction, scale: float, draw: int = 0) -> Jacobian:
+    def jacobian(self, direction: Direction, scale: float, draw: int = 0, *, far: bool = False) -> Jacobian:
         """Return the Jacobians at random points and parameters, by autograd; computed once.
 
         All points share one backward pass per output, which is right where rows do not mix: another check.
         """
-        if (direction, scale, draw) not in self._jacobians:
+        if (direction, scale, draw, far) not in self._jacobians:
             with stream(self.settings.seed, 3, draw):
                 bijection, context = self.build(scale, draw=draw), self.context(4)
-                value = self.values(bijection, direction, 8, 4, context=context)
+                value = self.values(bijection, direction, 8, 4, context=context, far=far)
             out, log_det = run(bijection, direction, value.requires_grad_(), context)
             found = Jacobian(jacobian_of(out, value), log_det.detach())
-            self._jacobians[direction, scale, draw] = found
-        return self._jacobians[direction, scale, draw]
+            self._jacobians[direction, scale, draw, far] = found
+        return self._jacobians[direction, scale, draw, far]
 
 
 def jacobian_of(out: Tensor, value: Tensor) -> Tensor:
@@ -215,6 +221,12 @@ def draw(shape: Shape, support: Support, dtype: torch.dtype, device: torch.devic
         return low + (high - low) * torch.rand(shape, dtype=dtype, device=device).clamp(1e-3, 1 - 1e-3)
     noise = torch.randn(shape, dtype=dtype, device=device)
     return low + noise.exp() if math.isfinite(low) else high - noise.exp() if math.isfinite(high) else noise
+
+
+def _far(value: Tensor) -> Tensor:
+    """Scale points by 4 and 30 in turns along the first axis."""
+    factors = value.new_tensor([4.0, 30.0]).repeat(len(value) // 2 + 1)[: len(value)]
+    return value * factors.view(-1, *(1 for _ in value.shape[1:]))
 
 
 def run(

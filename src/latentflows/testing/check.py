@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -41,6 +42,11 @@ def _plane(subject: Subject) -> str:
     if subject.settings.base_support != EVERYWHERE or subject.settings.event_support != EVERYWHERE:
         return "the support has an end"
     return _both(subject)
+
+
+def _endless(subject: Subject) -> str:
+    ends = (*subject.settings.base_support, *subject.settings.event_support)
+    return "" if all(map(math.isinf, ends)) else "the support has an end"
 
 
 def _padded(subject: Subject) -> str:
@@ -86,6 +92,7 @@ PROPERTIES: dict[str, Property] = {
     "log_det": Property(density.log_det),
     "orientation": Property(density.orientation),
     "round_trip": Property(density.round_trip, _both),
+    "tails": Property(density.tails, _endless),
     "normalized": Property(density.normalized, _plane),
     "identity": Property(density.identity, _identity),
     "dependencies": Property(density.dependencies, _autoregressive),

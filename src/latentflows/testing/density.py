@@ -18,14 +18,30 @@ def log_det(subject: Subject) -> None:
     """The log-determinant is that of the autograd Jacobian, at every scale of the parameters."""
     for direction in subject.directions:
         for scale in subject.settings.scales:
-            matrix, found = subject.jacobian(direction, scale)
-            rounding = torch.finfo(matrix.dtype).eps * torch.linalg.cond(matrix).nan_to_num(nan=math.inf)
-            expect_close(
-                found,
-                torch.linalg.slogdet(matrix).logabsdet,
-                subject.settings.tolerance + rounding.clamp(max=1e-3),
-                f"{direction} at parameter scale {scale}: log-determinant, against the Jacobian's",
-            )
+            _log_det_is_the_jacobians(subject, direction, scale)
+
+
+def tails(subject: Subject) -> None:
+    """At 4 and 30 times N(0, 1) too the log-determinant is the Jacobian's, and each direction undoes the other."""
+    scale = sorted(subject.settings.scales)[len(subject.settings.scales) // 2]
+    for direction in subject.directions:
+        _log_det_is_the_jacobians(subject, direction, scale, far=True)
+    if len(subject.directions) == 2:
+        _each_undoes_the_other(subject, scale, far=True)
+
+
+def _log_det_is_the_jacobians(
+    subject: Subject, direction: Direction, scale: float, *, far: bool = False
+) -> None:
+    matrix, found = subject.jacobian(direction, scale, far=far)
+    rounding = torch.finfo(matrix.dtype).eps * torch.linalg.cond(matrix).nan_to_num(nan=math.inf)
+    expect_close(
+        found,
+        torch.linalg.slogdet(matrix).logabsdet,
+        subject.settings.tolerance + rounding.clamp(max=1e-3),
+        f"{direction} at parameter scale {scale}{' in the tails' if far else ''}: log-determinant, against the "
+        "Jacobian's",
+    )
 
 
 def orientation(subject: Subject) -> None:
@@ -49,24 +65,29 @@ def orientation(subject: Subject) -> None:
 def round_trip(subject: Subject) -> None:
     """Each direction undoes the other, and their log-determinants are opposite, at every scale of the parameters."""
     for scale in subject.settings.scales:
-        bijection, nudged, context = subject.build(scale), _nudged(subject.build(scale)), subject.context(6)
-        u = subject.values(bijection, "forward", 6, context=context)
-        x = bijection(u, context)[0].detach()
-        if math.isinf(max(map(abs, subject.settings.event_support))):
-            x = x + 0.1  # a point that no draw of noise made
-        ways: tuple[tuple[Direction, Direction, Tensor], ...] = (
-            ("forward", "inverse", u),
-            ("inverse", "forward", x),
-        )
-        for there, back, value in ways:
-            image, log_det = run(bijection, there, value, context)
-            again, opposite = run(bijection, back, image, context)
-            where, tolerance = f"{back} of {there} at parameter scale {scale}", subject.settings.tolerance
-            of_value, of_log_det = _rounding(nudged, back, image, context, (again, opposite))
-            what = f"{where}: value, against the one that went in"
-            expect_close(again, value, 10 * tolerance + of_value, what)
-            what = f"{where}: log-determinant, against minus {there}'s"
-            expect_close(opposite, -log_det, tolerance + of_log_det, what)
+        _each_undoes_the_other(subject, scale)
+
+
+def _each_undoes_the_other(subject: Subject, scale: float, *, far: bool = False) -> None:
+    bijection, nudged, context = subject.build(scale), _nudged(subject.build(scale)), subject.context(6)
+    u = subject.values(bijection, "forward", 6, context=context, far=far)
+    x = bijection(u, context)[0].detach()
+    if math.isinf(max(map(abs, subject.settings.event_support))):
+        x = x + 0.1  # a point that no draw of noise made
+    ways: tuple[tuple[Direction, Direction, Tensor], ...] = (
+        ("forward", "inverse", u),
+        ("inverse", "forward", x),
+    )
+    for there, back, value in ways:
+        image, log_det = run(bijection, there, value, context)
+        again, opposite = run(bijection, back, image, context)
+        where = f"{back} of {there} at parameter scale {scale}{' in the tails' if far else ''}"
+        tolerance = subject.settings.tolerance
+        of_value, of_log_det = _rounding(nudged, back, image, context, (again, opposite))
+        what = f"{where}: value, against the one that went in"
+        expect_close(again, value, 10 * tolerance + of_value, what)
+        what = f"{where}: log-determinant, against minus {there}'s"
+        expect_close(opposite, -log_det, tolerance + of_log_det, what)
 
 
 def _rounding(

@@ -73,7 +73,9 @@ def _other_padding(
     trials = [("value", torch.where(valid, value, junk), context) for junk in kinds]
     if context is not None and context.ndim == 3 and context.shape[-1] == subject.event_shape[-1]:
         heard = _valid(subject, lengths, subject.event_shape)
-        trials.append(("context", value, torch.where(heard, context, torch.randn_like(context))))
+        largest = torch.full_like(context, torch.finfo(context.dtype).max)
+        for junk in (torch.randn_like(context), largest):
+            trials.append(("context", value, torch.where(heard, context, junk)))
     return trials
 
 
