@@ -223,6 +223,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/planning/budget.py": [
         (
+            "budget: seconds are timed with the threads of the driver",
+            "    torch.set_num_threads(number)",
+            "    torch.set_num_threads(before)",
+        ),
+        (
             "budget: decoder and prior leave the decoder out",
             'parts = ("prior",) if hold == "prior" else ("prior", "likelihood")',
             'parts = ("prior",)',

@@ -12,12 +12,13 @@ from latentflows.studies.building.build import build_model, build_stages
 from latentflows.studies.demo import demo_study
 from latentflows.studies.execution import compare as room
 from latentflows.studies.execution.compare import compare, grouped
-from latentflows.studies.execution.engines import Engine, Event
+from latentflows.studies.execution.engines import Engine, Event, LocalPool, RayEngine
 from latentflows.studies.execution.job import unfinished
 from latentflows.studies.execution.locks import locked
 from latentflows.studies.execution.progress import Estimate
 from latentflows.studies.execution.record import read_lines
 from latentflows.studies.execution.study_folder import LOCK
+from latentflows.studies.planning import plan as planning
 from latentflows.studies.planning.plan import PlannedRun
 from latentflows.studies.planning.study import Arm, Study
 from latentflows.studies.results.results import read_results
@@ -206,6 +207,15 @@ def test_the_estimate_knows_how_much_work_every_arm_is(tiny, tmp_path, pool, mon
     ((jobs, workers, before, work),) = given
     assert (jobs, workers, before) == ([("plain", 2), ("flow", 2)], 2, {})
     assert work["flow"] > work["plain"] > 0
+
+
+def test_a_study_is_planned_with_the_threads_of_its_engine(tiny, tmp_path, pool, monkeypatch):
+    given, planned = [], planning.plan
+    monkeypatch.setattr(planning, "plan", lambda *a, **known: given.append(known) or planned(*a, **known))
+    pool.threads = 3
+    compare(study_of(tiny), tmp_path, engine=pool)
+    assert given == [{"threads": 3}]
+    assert (LocalPool(threads=4).threads, RayEngine(cpus_per_run=2).threads) == (4, 2)
 
 
 def test_an_existing_study_is_not_touched_by_accident(tiny, tmp_path, pool):

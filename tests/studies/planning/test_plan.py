@@ -266,6 +266,21 @@ def test_a_step_is_timed_for_real():
     assert 0 < seconds < 600
 
 
+def test_seconds_are_measured_with_the_threads_of_a_run(monkeypatch):
+    seen, before = [], torch.get_num_threads()
+    monkeypatch.setattr(budget_room, "fit", lambda *_, **__: seen.append(torch.get_num_threads()))
+    held = study([FLOW], {"hold": "seconds", "like": "flow"})
+    try:
+        torch.set_num_threads(3)
+        plan(held)
+        assert (set(seen), torch.get_num_threads()) == ({1}, 3)
+        seen.clear()
+        plan(held, threads=2)
+        assert (set(seen), torch.get_num_threads()) == ({2}, 3)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_counterpart_in_a_crossed_study_sets_the_amount():
     raw = {
         "name": "s",

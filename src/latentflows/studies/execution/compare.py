@@ -72,7 +72,8 @@ def compare(
         read_settled,
     )
 
-    planned = plan(study, {} if overwrite else read_settled(out / "plan.json"))
+    settled = {} if overwrite else read_settled(out / "plan.json")
+    planned = plan(study, settled, threads=engine.threads)
     with locked(out / LOCK, f"The study in {out}"), engine:
         check_folder(study, out, resume=resume, overwrite=overwrite)
         engine.check(out)

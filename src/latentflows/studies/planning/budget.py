@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,9 +56,14 @@ class Cost:
 
 
 class Workshop:
-    """Builds and measures configurations; the data of a study are loaded once."""
+    """Builds and measures configurations; the data of a study are loaded once.
 
-    def __init__(self) -> None:
+    Args:
+        threads: Threads of torch that a run has, and so those that seconds are measured with.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
         self._data: dict[str, ImageData] = {}
 
     def data(self, configuration: RunConfiguration) -> ImageData:
@@ -110,10 +117,22 @@ class Workshop:
         """Measure the seconds of training at its full length, without validation: steps of each stage are timed."""
         data, model, stages = self.built(configuration)
         total = 0.0
-        for stage in stages:
-            steps = _steps_per_epoch(stage, len(data.train))
-            total += _seconds_per_step(model, stage, data, configuration) * steps * stage.max_epochs
+        with _threads(self.threads):
+            for stage in stages:
+                steps = _steps_per_epoch(stage, len(data.train))
+                total += _seconds_per_step(model, stage, data, configuration) * steps * stage.max_epochs
         return total
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Give torch a number of threads, and back what it had."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _batch(stage: Stage, num_points: int) -> int:

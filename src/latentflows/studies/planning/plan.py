@@ -105,7 +105,7 @@ def _arm_json(arm: PlannedArm) -> dict[str, Any]:
     }
 
 
-def plan(study: Study, settled: Mapping[str, Settled] | None = None) -> Plan:
+def plan(study: Study, settled: Mapping[str, Settled] | None = None, *, threads: int = 1) -> Plan:
     """Settle the sizes of a study's arms, and count what they cost; every arm is built once, nothing is trained.
 
     Cost: a build, a step of a few data points and a draw for each arm, and about 2 log2(n) builds where a size n is
@@ -115,12 +115,13 @@ def plan(study: Study, settled: Mapping[str, Settled] | None = None) -> Plan:
         study: What to plan.
         settled: By arm, what was settled before and is taken as it is, when a study goes on: sizes, and seconds, which
             would be others on a busier machine.
+        threads: Threads of torch that each run will have, with which seconds are measured.
 
     Raises:
         ConfigurationError: with the faults of all arms: overrides that do not apply, parts that do not fit, a budget
             that cannot be met.
     """
-    planner = _Planner(study, settled or {})
+    planner = _Planner(study, settled or {}, threads)
     arms = [planner.planned(arm) for arm in study.all_arms()]
     protocols = protocol_faults(study)
     if planner.faults or protocols:
@@ -145,9 +146,9 @@ def plan(study: Study, settled: Mapping[str, Settled] | None = None) -> Plan:
 class _Planner:
     """Plans arm by arm, and keeps what went wrong."""
 
-    def __init__(self, study: Study, settled: Mapping[str, Settled]) -> None:
+    def __init__(self, study: Study, settled: Mapping[str, Settled], threads: int) -> None:
         self.study, self.before = study, settled
-        self.workshop = Workshop()
+        self.workshop = Workshop(threads)
         self.faults: dict[str, str] = {}  # by arm
         self.arms = {arm.name: arm for arm in study.all_arms()}
         for arm in self.arms.values():

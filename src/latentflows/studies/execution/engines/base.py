@@ -37,7 +37,13 @@ def never() -> int:
 
 
 class Engine(ABC):
-    """Processes that carry out jobs, here or on other machines; a context manager that starts and ends them."""
+    """Processes that carry out jobs, here or on other machines; a context manager that starts and ends them.
+
+    Attributes:
+        threads: Threads of torch that each job has.
+    """
+
+    threads: int = 1
 
     @abstractmethod
     def __enter__(self) -> Engine: ...

@@ -50,7 +50,8 @@ class RayEngine(Engine):
         gpus_per_run: float = 0.0,
     ) -> None:
         self.address, self.wanted = address, workers
-        self.cpus_per_run, self.gpus_per_run = cpus_per_run, gpus_per_run
+        self.cpus_per_run = self.threads = cpus_per_run
+        self.gpus_per_run = gpus_per_run
         self._started = False
         self._workers = 0
 
@@ -186,7 +187,7 @@ class _Flight:
         self.serve = ray.remote(_serve).options(
             num_cpus=engine.cpus_per_run, num_gpus=engine.gpus_per_run, max_retries=0
         )
-        self.task, self.surroundings = task, _surroundings(engine.cpus_per_run)
+        self.task, self.surroundings = task, _surroundings(engine.threads)
 
     def fill(self) -> None:
         """Give Ray as many jobs as may be under way."""
