@@ -218,7 +218,10 @@ def show_plan(plan: Plan) -> None:
             shown_amount(arm.target, budget.hold) for arm in plan.arms if arm.target is not None
         )
         what = budget.hold.replace("_", " ").replace("flops", "FLOPs")
-        typer.echo(f"Held equal: {what}, at {' or '.join(targets)}, within {100 * budget.within:.3g}%.")
+        alone = " Seeds train one by one, as they were timed." if budget.hold == "seconds" else ""
+        typer.echo(
+            f"Held equal: {what}, at {' or '.join(targets)}, within {100 * budget.within:.3g}%.{alone}"
+        )
     shown = "; ".join(f"{arm} with {other}" for arm, other in study.pairs())
     if crossed := study.interaction():
         both, *alone, neither = (crossed[arm] for arm in ("both", "first", "second", "neither"))

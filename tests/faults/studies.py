@@ -57,6 +57,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/execution/compare.py": [
         (
+            "study: seeds whose seconds are held train together",
+            "together and not timed\n",
+            "together\n",
+        ),
+        (
             "study: the estimate knows no work",
             "self.work = plan.work()",
             "self.work = dict.fromkeys(plan.work(), 1.0)",
@@ -73,6 +78,13 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         ("study: runs of a dead job are forgotten", "apart += [(run,) for run in self._open(job)]", "pass"),
         ("study: a worker is idle", "len(groups) < workers", "len(groups) < 1"),
+    ],
+    "studies/results/reading.py": [
+        (
+            "results: seconds that seeds share compare with those of a lone run",
+            "self.record.hardware | {AS_ONE_PROGRAM: ",
+            "self.record.hardware or {AS_ONE_PROGRAM: ",
+        ),
     ],
     "studies/execution/engines/local.py": [
         ("pool: a job dies with its process", "_RETRIES = 1", "_RETRIES = 0"),

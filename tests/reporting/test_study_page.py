@@ -154,6 +154,19 @@ def test_seconds_are_those_that_were_taken(fake, tmp_path):
     )
     page = Page(write_comparison_report(folder))
     assert "does not hold the seconds of training equal (80 against 50)" in page.text
+    fake.edit_lines(
+        folder / "study.jsonl", lambda line: line | {"seconds": 2.21 + 0.125 * (line["arm"] == "flow")}
+    )
+    assert (
+        "holds the seconds of training equal (2.33 against 2.21)"
+        in Page(write_comparison_report(folder)).text
+    )
+    stage = {"stage": "joint", "runs": 2, "together": True, "text": ""}
+    fake.edit_json(folder / "runs" / "flow-seed0" / "run.json", together=[stage])
+    page = Page(write_comparison_report(folder))
+    assert "seconds of training equal (" not in page.text
+    assert "Whether seconds are held equal is not known" in page.text
+    assert "Seconds do not compare, as runs that train as one program share them" in page.text
 
 
 def test_the_smallest_difference_of_interest_is_answered(fake, tmp_path):

@@ -38,6 +38,7 @@ from latentflows.reporting.table import (
     protocols_of,
     table_of,
 )
+from latentflows.studies.results.reading import AS_ONE_PROGRAM
 from latentflows.studies.results.records import Epoch, StudyRun
 from latentflows.studies.results.results import Results, read_results
 from latentflows.studies.results.rows import cumulative_flops
@@ -215,15 +216,19 @@ def _monte_carlo_error(results: Results, metric: str) -> str | None:
 
 
 def _uneven_seconds(results: Results) -> str | None:
-    """A caution where a step takes longer in some runs of an arm than in others: that is the machine's load."""
+    """A caution where a step takes longer in some runs of an arm than in others, or runs shared their seconds."""
+    ways = [found for found in results.protocol_differences("seconds") if found.startswith(AS_ONE_PROGRAM)]
+    cautions = [
+        f"Seconds do not compare, as runs that train as one program share them: {found}." for found in ways
+    ]
     factors = {label: _unevenness(results, arm) for arm, label in results.study.labels.items()}
     label = max(factors, key=lambda label: factors[label])
-    if factors[label] < UNEVEN:
-        return None
-    return (
-        f"A step took up to {factors[label]:.1f} times as long in one run of “{label}” as in another: the machine had "
-        "other work, and seconds say little about arms."
-    )
+    if factors[label] >= UNEVEN:
+        cautions.append(
+            f"A step took up to {factors[label]:.1f} times as long in one run of “{label}” as in another: the machine "
+            "had other work, and seconds say little about arms."
+        )
+    return " ".join(cautions) or None
 
 
 def _unevenness(results: Results, arm: str) -> float:

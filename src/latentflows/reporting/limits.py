@@ -36,6 +36,15 @@ def limits(results: Results) -> list[str]:
             "figures or at other studies."
         )
     sentences += _few_seeds(len(study.seeds), num)
+    budget = None if results.plan is None else results.plan.budget
+    if (
+        budget is not None
+        and budget.hold == "seconds"
+        and (differences := results.protocol_differences("seconds"))
+    ):
+        sentences.append(
+            f"Whether seconds are held equal is not known, as those of these runs do not compare: {'; '.join(differences)}."
+        )
     measured = {label: results.protocols(metric_of(results), arm) for arm, label in study.labels.items()}
     return [*sentences, *of_owners(measured)]
 

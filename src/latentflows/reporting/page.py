@@ -99,9 +99,11 @@ def seeds(needed: int | None) -> str:
 
 
 def amount(value: float | None) -> str:
-    """A count of parameters or FLOPs: in full up to ten millions, and with three digits above."""
+    """A count, or seconds: in full up to ten millions, and with three digits above, or below 100 if not whole."""
     if value is None:
         return "–"
+    if value < 100 and value % 1:
+        return f"{value:.3g}"
     if value < 1e7:
         return f"{value:,.0f}"
     digits, _, exponent = f"{value:.2e}".partition("e")

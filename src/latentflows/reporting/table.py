@@ -159,6 +159,8 @@ def _spent(results: Results, arm: str, epochs: Estimate | None) -> Spent:
     if results.plan is not None and results.plan.budget is not None and results.plan.budget.hold == "seconds":
         took = _over_runs(runs, lambda run: run.seconds)
         amount = amount if took is None else took.mean
+        if results.protocol_differences("seconds"):  # of other hardware, or shared by seeds: equal to nothing
+            amount = None
     return Spent(
         results.study.labels[arm],
         None if parameters is None else parameters.total,

@@ -19,8 +19,9 @@ from latentflows.studies.execution.progress import Estimate
 from latentflows.studies.execution.record import read_lines
 from latentflows.studies.execution.study_folder import LOCK
 from latentflows.studies.planning import plan as planning
+from latentflows.studies.planning.budget import Workshop
 from latentflows.studies.planning.plan import PlannedRun
-from latentflows.studies.planning.study import Arm, Study
+from latentflows.studies.planning.study import Arm, Budget, Study
 from latentflows.studies.results.results import read_results
 from latentflows.studies.settings.overrides import read_configuration
 
@@ -216,6 +217,14 @@ def test_a_study_is_planned_with_the_threads_of_its_engine(tiny, tmp_path, pool,
     compare(study_of(tiny), tmp_path, engine=pool)
     assert given == [{"threads": 3}]
     assert (LocalPool(threads=4).threads, RayEngine(cpus_per_run=2).threads) == (4, 2)
+
+
+def test_seeds_train_one_by_one_where_seconds_are_held(tiny, tmp_path, pool, monkeypatch):
+    monkeypatch.setattr(Workshop, "seconds", lambda self, configuration: 1.0)
+    timed = study_of(tiny).model_copy(update={"budget": Budget(hold="seconds", like="plain")})
+    notes = compare(timed, tmp_path, engine=pool).notes
+    assert pool.jobs == [["plain-seed0"], ["plain-seed1"], ["flow-seed0"], ["flow-seed1"]]
+    assert notes == ["Seeds train one by one, as they were timed: the budget holds seconds."]
 
 
 def test_an_existing_study_is_not_touched_by_accident(tiny, tmp_path, pool):

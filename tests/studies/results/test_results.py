@@ -186,6 +186,15 @@ def test_seconds_on_different_hardware_do_not_compare(study, fake):
         read_results(study).compare("seconds")
 
 
+def test_seconds_of_seeds_that_trained_together_do_not_compare_with_those_of_lone_ones(study, fake):
+    together = {"together": [{"stage": "joint", "runs": 2, "together": True, "text": ""}]}
+    for seed in (0, 1):
+        fake.edit_json(study / "runs" / f"flow-seed{seed}" / "run.json", **together)
+    with pytest.raises(DataError, match=r"runs trained as one program: .*\b1\b.* and 2 \("):
+        read_results(study).compare("seconds")
+    assert read_results(study).compare("nll")
+
+
 def test_runs_that_did_not_finish_do_not_count(study, fake):
     fake.edit_lines(
         study / "study.jsonl",

@@ -43,13 +43,16 @@ def compare(
     diverged runs are skipped, and all others go on where they were; the study may then have more seeds. Ctrl-C lets
     running ones write a checkpoint; a second one ends them at once.
 
+    Where the budget holds seconds, seeds train one by one, as they were timed: those of seeds that train together are
+    shared, in some arms and not in others.
+
     Cost: memory of the engine's processes, each about 400 MiB for torch alone.
 
     Args:
         study: What to compare.
         out: Study folder; a file system that all workers share.
         engine: Where runs take place; None for a pool of `workers` processes on this machine.
-        together: Let the seeds of an arm train as one program where that is faster.
+        together: Let the seeds of an arm train as one program where that is faster; not where seconds are held.
         resume: Go on with the same study.
         overwrite: Remove a study that is there.
         workers: Processes of the pool, at best as many as cores.
@@ -101,8 +104,14 @@ class _Session:
         self.before: dict[str, list[float]] = {}
         for line in lines:
             self.before.setdefault(line["arm"], []).append(line["seconds"])
-        self.together = together
         self.progress = Progress(total=len(plan.runs), done=len(plan.runs) - len(self.left))
+        budget = plan.study.budget
+        timed = budget is not None and budget.hold == "seconds"
+        self.together = together and not timed
+        if together and timed:
+            self.progress.notes.append(
+                "Seeds train one by one, as they were timed: the budget holds seconds."
+            )
         self.most: dict[tuple[str, ...], float] = {}  # runs done of each job, by the names of its runs
         self.told: set[tuple[str, int]] = set()  # runs of which this session wrote a line
 

@@ -22,7 +22,8 @@ class Progress:
         active: Fraction done of each run under way, by name.
         waiting: The same of runs that were under way and will go on.
         seconds_left: Estimate from what runs of each arm took so far; None at the start.
-        notes: What happened on the way: runs that started anew because their process died.
+        notes: What happened on the way: runs that started anew because their process died, seeds that do not train
+            together because their seconds are held.
     """
 
     total: int

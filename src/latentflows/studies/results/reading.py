@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+AS_ONE_PROGRAM = "runs trained as one program"
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
@@ -134,9 +135,12 @@ class RunFiles:
         return read_record(self.folder / "run.json", RunRecord)
 
     @property
-    def hardware(self) -> dict[str, Any]:
-        """What the run was made on; empty where it is not known."""
-        return {} if self.record is None else self.record.hardware
+    def timing(self) -> dict[str, Any]:
+        """What the run's seconds depend on: hardware, and how many runs were one program; empty where not known."""
+        if self.record is None:
+            return {}
+        numbers = sorted({runs for _, runs in self.record.trained_with}) or [1]
+        return self.record.hardware | {AS_ONE_PROGRAM: " and ".join(map(str, numbers))}
 
     @cached_property
     def epochs(self) -> tuple[Epoch, ...]:

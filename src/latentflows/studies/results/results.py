@@ -289,7 +289,7 @@ class Results:
             kind = {"likelihood": run.likelihood} if figure in OF_LIKELIHOOD.get(group, ()) else {}
             return self.files(run).groups[group].protocol | kind
         if metric == "seconds":
-            return self.files(run).hardware
+            return self.files(run).timing
         return {"protocol": "not recorded"} if run.protocol is None else run.protocol.compared
 
     def protocols(self, metric: str, arm: str) -> list[Protocol]:

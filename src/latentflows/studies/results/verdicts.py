@@ -259,6 +259,8 @@ def _near(one: float, two: float, budget: HeldEqual) -> bool:
 
 
 def _amount(amount: float) -> str:
+    if amount < 100 and amount % 1:  # seconds; all else is counted
+        return f"{amount:.3g}"
     return f"{amount:,.0f}" if amount < 1e7 else f"{amount:.3g}"
 
 
