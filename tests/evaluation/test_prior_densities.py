@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from latentflows.core.errors import CombinationError
 from latentflows.distributions import (
@@ -20,6 +21,7 @@ from latentflows.evaluation import (
     evaluate_gaps,
     evaluate_information,
 )
+from latentflows.evaluation.bounds import ImpossibleDivergenceError
 from latentflows.models import VAE, second_stage_vae
 from latentflows.networks import MLP, ResidualMLP
 from latentflows.objectives import IWAE
@@ -47,6 +49,48 @@ def test_an_unnormalized_prior_is_refused_until_its_normalizer_is_estimated():
     protocol = result.protocol()
     assert protocol["prior_density"] == "approximate"
     assert protocol["normalizer_error"] == pytest.approx(found.error)
+
+
+class Slope(nn.Module):
+    """E(z) = -s z_1, so that log Z is s^2 / 2 under N(0, I)."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(slope))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return -self.slope * z[:, :1]
+
+
+def test_a_normalizer_that_a_few_draws_carry_stays_unknown():
+    prior = EnergyPrior(StandardGaussian(2), Slope(1.0)).eval()
+    found = prior.estimate_normalizer(1 << 14)
+    assert found.log_mean == pytest.approx(0.5, abs=5 * found.error)
+    assert found.error < 0.02
+    assert prior().density == "approximate"
+    with torch.no_grad():
+        prior.energy.slope.fill_(20.0)
+    found = prior.estimate_normalizer(1 << 14)
+    assert found.log_mean < 100  # 200 in truth
+    assert found.effective_sample_size < 30
+    assert math.isinf(found.error)
+    assert prior().density == "unnormalized"
+    with pytest.raises(
+        CombinationError, match="where a few draws carry all weight, the constant stays unknown"
+    ):
+        evaluate_bounds(with_prior(prior), X, num_importance_samples=1)
+
+
+def test_a_divergence_below_zero_is_no_likelihood():
+    model = with_prior(EnergyPrior(StandardGaussian(2), scalar()))
+    model.prior.estimate_normalizer(5000)
+    kl = float(evaluate_bounds(model, X, num_importance_samples=20).kl.mean())
+    assert kl > 0
+    model.prior.normalizer.log_mean.sub_(kl + 20)
+    with pytest.raises(
+        ImpossibleDivergenceError, match=r"is -20\.?\d* nats on average over 4 images, and no density"
+    ):
+        evaluate_bounds(model, X, num_importance_samples=20)
 
 
 def test_a_constant_in_the_energy_changes_no_bound():

@@ -13,13 +13,15 @@ from latentflows.core.batches import Batch
 from latentflows.distributions import (
     AmortizedDelta,
     AmortizedGaussian,
+    EnergyPrior,
     Flow,
     LearnedGaussian,
     StandardGaussian,
 )
 from latentflows.models import VAE
+from latentflows.networks import MLP
 from latentflows.training import Options, fit, session
-from latentflows.training.diagnostics import _discrepancy, diagnose, faults
+from latentflows.training.diagnostics import _discrepancy, diagnose, faults, impossible
 from tests.training.tiny import Images, one_stage, vae
 
 DIM = 3
@@ -103,6 +105,23 @@ def test_needles_are_named_in_a_part_of_the_dimensions_too():
     figures = diagnose(model, batch(200), seed=1)
     assert figures["needle_units"] == 1
     assert "needle-sharp in 1 latent dimension:" in faults(figures)["needle"]
+
+
+def test_a_divergence_below_zero_is_told():
+    assert impossible(None) == impossible(0.3) == impossible(-0.5) == {}
+    prior = EnergyPrior(StandardGaussian(2), MLP((2,), (1,), width=4, depth=1))
+    first = vae()
+    model = VAE(first.posterior, prior, first.likelihood)
+    with torch.no_grad():
+        for parameter in prior.energy.parameters():
+            parameter.zero_()
+    prior.energy.register_forward_hook(lambda module, inputs, out: out - 50 * (inputs[0][:, :1] > 6))
+    with torch.no_grad():
+        model.posterior.network.last.linear.bias[0] = 9.0  # where N(0, I) never draws
+    epochs = fit(model, one_stage(max_epochs=2), Images()).epochs
+    assert epochs[0]["train"]["kl"] < 0
+    [told] = [event for line in epochs for event in line["events"] if "no density makes it negative" in event]
+    assert "misses mass there" in told
 
 
 def test_latents_of_a_small_scale_have_not_collapsed():

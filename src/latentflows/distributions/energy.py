@@ -111,13 +111,13 @@ class EnergyPrior(EstimatedNormalizer):
 
     With `NoiseContrastive`, -E is the logit of a classifier between q(z) and the base, and Z tends to 1 by itself.
     It can also be trained through its log-density, jointly or in a second stage: in train mode Z is the mean over
-    S new draws of the base, with its gradient; log Z is then too low by about Var(e^-E) / (2 S Z^2) nats, so keep S
-    large, or the base good.
+    S new draws of the base, with its gradient; log Z is then too low by about Var(e^-E) / (2 S Z^2) nats to first
+    order, and by any amount where e^-E is large at points that the base never draws. An encoder that trains against it
+    goes there: the loss has no limit below. So train such a prior on a frozen encoder.
 
     In eval mode the density is "unnormalized" until `estimate_normalizer` (or a training pass through log p) has given
     log Z, "approximate" from then on; `NoiseContrastive` makes the stored value stale again. log Z is the `log_mean` of
-    a `NormalizerEstimate`. Where its effective sample size is a few draws, log Z is too low and p(z) too high, and no
-    error shows it.
+    a `NormalizerEstimate`; where its effective sample size is a few draws, it stays unknown, and so does p(z).
 
     Cost: one pass of the energy per point; of a draw as its sampler says. A draw has no gradient.
 

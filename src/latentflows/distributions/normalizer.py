@@ -18,6 +18,7 @@ from latentflows.distributions.base import Conditional, Distribution, over_batch
 
 _DECAY = 0.99  # of the moving average that follows training
 _CHUNK = 1 << 14  # draws weighted together
+_FEWEST = 30  # effective draws below which neither the mean weight nor its error is known: the error would be 0.18 nats
 
 
 class NormalizerEstimate(NamedTuple):
@@ -26,7 +27,8 @@ class NormalizerEstimate(NamedTuple):
     Attributes:
         log_mean: Log of the mean weight; the class says of which weight.
         error: First-order Monte Carlo error of log p(z) from it, nats.
-        effective_sample_size: (sum w)^2 / sum w^2 of the weights; where it is a few draws, the error is too small.
+        effective_sample_size: (sum w)^2 / sum w^2 of the weights. Below 30 (and half of the draws) a few draws carry
+            all weight, others are sure to be missing, and nothing is known: `error` is infinite.
         num_draws: Draws used.
     """
 
@@ -46,7 +48,7 @@ class Normalizer(Running):
     Attributes:
         log_mean: Log of the mean weight.
         error: Error of log p(z) that comes from it, nats, to first order; infinite where it was never measured.
-        known: Whether `log_mean` belongs to the present weights, as far as training told.
+        known: Whether `log_mean` belongs to the present weights, as far as training told, and enough draws gave it.
     """
 
     log_mean: Tensor
@@ -95,6 +97,8 @@ class Normalizer(Running):
     def store(self, log_weight: Tensor) -> tuple[Tensor, float, float]:
         """Set the value from weights (S,) in float64; returns it, its error and the effective sample size.
 
+        Where a few draws carry all weight, the error is infinite and the value stays unknown.
+
         Raises:
             NonFiniteError: if a weight is NaN or infinite, or all are zero.
         """
@@ -106,11 +110,12 @@ class Normalizer(Running):
                 "take an earlier checkpoint, or a smaller learning rate."
             )
         effective = float((2 * log_sum - (2 * log_weight).logsumexp(0)).exp())
-        error = math.sqrt(max(num / effective - 1, 0.0) / (num - 1)) if num > 1 else math.inf
+        measured = effective >= min(_FEWEST, num / 2)
+        error = math.sqrt(max(num / effective - 1, 0.0) / (num - 1)) if measured and num > 1 else math.inf
         value = log_sum - math.log(num)
         self.log_mean.copy_(value)
         self.error.fill_(error)
-        self.known.fill_(True)
+        self.known.fill_(measured)
         return value, error, effective
 
 

@@ -35,7 +35,13 @@ _BLOCK_LATENTS = 8192  # latents drawn together: enough for full speed of a smal
 _BLOCK_NUMBERS = 1 << 16  # numbers of data encoded together: bounds the encoder's memory
 _LATENT_NUMBERS = 1 << 22  # numbers of latents drawn together: bounds the posterior's memory
 _RECONSTRUCTED = 512  # images decoded together where no bound is computed
+_ERRORS = 4  # standard errors that a mean KL may lie below zero by chance
+_LEAST_KL = 1e-3  # nats that rounding may take from it
 _CACHE_MIB = 4  # on a CPU, larger pieces fall out of the cache
+
+
+class ImpossibleDivergenceError(LatentFlowsError):
+    """A mean KL below zero: log p(z) is too high where the posterior lies, and no likelihood follows from it."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,7 @@ def evaluate_bounds(
         CombinationError: for a prior without a normalizer, or, with more than one importance sample, one whose
             exp(log p(z)) is biased.
         LatentFlowsError: if a log weight is NaN or +inf; it is never left out of a mean.
+        ImpossibleDivergenceError: if the mean KL to an approximate prior is below zero by more than chance.
 
     References:
         Burda et al., Importance Weighted Autoencoders, 2016, arXiv 1509.00519, eq. 8; Rezende et al., Stochastic
@@ -198,6 +205,8 @@ def evaluate_bounds(
             blocks.append(_summary(*parts))
     error = None if prior is None else prior.log_normalizer_error
     columns = {name: torch.cat([block[name] for block in blocks])[:count].cpu() for name in blocks[0]}
+    if prior is not None and prior.density == "approximate":
+        _check_divergence(columns["kl"], model)
     return Bounds(
         **columns,
         num_importance_samples=num_importance_samples,
@@ -215,11 +224,25 @@ def _checked_prior(model: VAE, context: Tensor | None, num_samples: int) -> Dist
     if p.density == "unnormalized":
         raise CombinationError(
             f"`{type(model.prior).__name__}` knows its density up to a constant only: a bound computed from it would "
-            "be off by that constant. Call `model.prior.estimate_normalizer()` before; sample quality needs no density."
+            "be off by that constant. Call `model.prior.estimate_normalizer()` before, and look at its effective "
+            "sample size: where a few draws carry all weight, the constant stays unknown. Sample quality needs no "
+            "density."
         )
     if num_samples > 1:
         check_weighable(model, p, instead=", or use `num_importance_samples` 1 for the ELBO")
     return p
+
+
+def _check_divergence(kl: Tensor, model: VAE) -> None:
+    """Refuse KLs (n,) whose mean is below zero by more than chance: log p(z) is too high where q(z|x) lies."""
+    mean, error = float(kl.mean()), float(kl.std() / math.sqrt(len(kl))) if len(kl) > 1 else math.inf
+    if mean < -_ERRORS * error - _LEAST_KL:
+        raise ImpossibleDivergenceError(
+            f"KL(q(z|x) || p(z)) is {mean:.4g} nats on average over {len(kl)} images, and no density makes it "
+            f"negative: log p(z) of `{type(model.prior).__name__}` is too high by that at least, since its normalizer "
+            "misses mass where the posterior lies. No likelihood follows from it. Train the prior on a frozen encoder "
+            "(training.plan=two_stage), or use a prior with an exact density."
+        )
 
 
 def evaluate_reconstruction(

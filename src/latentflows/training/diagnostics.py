@@ -125,3 +125,19 @@ def faults(figures: Mapping[str, float]) -> dict[str, str]:
             "likelihood's variance."
         )
     return found
+
+
+def impossible(kl: float | None) -> dict[str, str]:
+    """Say in words that no density has such a mean KL (nats), by the short name "divergence"; empty where one may.
+
+    One nat below zero is more than chance gives the mean over an epoch.
+    """
+    if kl is None or not kl < -1:
+        return {}
+    return {
+        "divergence": (
+            f"The KL of posterior and prior is {kl:.4g} nats, and no density makes it negative: log p(z) is too high "
+            "where the posterior lies. A normalizer estimated from draws misses mass there. Train such a prior on a "
+            "frozen encoder, or use one with an exact density."
+        )
+    }

@@ -21,7 +21,7 @@ from latentflows.core.batches import Batch
 from latentflows.training.asks import Ask, Asking
 from latentflows.training.base import History, Job, Options, Progress, Stage
 from latentflows.training.checkpoint import Tensors, clone, prefixed, save_weights, set_weights, within
-from latentflows.training.diagnostics import faults, look
+from latentflows.training.diagnostics import faults, impossible, look
 from latentflows.training.initialization import initialize_once
 from latentflows.training.learner import Learner, Outcome, learning_rate
 from latentflows.training.parallel import World
@@ -249,8 +249,9 @@ class Session:
             self._tell(
                 f"Stage {self.stage.name!r} stopped early: best validation figure at epoch {progress.best_epoch}."
             )
-        looked = self._look()
-        line = plain(self._line(figures, self._means(*self._totals())) | {"diagnostics": looked})
+        means = self._means(*self._totals())
+        looked = self._look(means.get("kl"))
+        line = plain(self._line(figures, means) | {"diagnostics": looked})
         if good:  # weights that gave no finite figure are nothing to return to
             self.learner.good = self.learner.snapshot()
         self.history.epochs.append(line)
@@ -283,7 +284,7 @@ class Session:
         means = self._means(self.world.total(sums).tolist(), len(self.validation))
         return {name: value for name, value in means.items() if value is not None}
 
-    def _look(self) -> dict[str, float]:
+    def _look(self, kl: float | None) -> dict[str, float]:
         """Diagnose posterior and prior, and name each fault once in a stage, when it has had time to learn."""
         progress = self.progress
         if not self.world.first:
@@ -294,7 +295,8 @@ class Session:
             figures = look(self.model, source, count, self.seed, self.world.device)
         learns = "posterior" in self.stage.parts(self.model)  # a frozen one was judged while it learned
         settled = progress.stage_steps >= min(_SETTLED, self.total_steps) or self._stalled(progress.epoch)
-        for name, text in faults(figures).items() if learns and settled else ():
+        found = faults(figures) if learns and settled else {}
+        for name, text in (found | impossible(kl)).items():
             if name not in progress.told:
                 progress.told.append(name)
                 self._tell(f"After epoch {progress.epoch} of stage {self.stage.name!r}: {text}")

@@ -60,6 +60,26 @@ def test_the_protocol_says_what_the_figure_is(overrides, preparation, kind):
     assert read.conditions.endswith(f"; dots; log p(x): {kind}")
 
 
+@pytest.mark.parametrize(
+    ("known", "why"), [(False, "a few draws carry all the weight"), (True, "comes out below zero")]
+)
+def test_a_prior_whose_normalizer_misses_mass_has_no_bound(known, why):
+    overrides = [
+        "data.preparation=dynamic_binary",
+        "prior=noise_contrastive",
+        "training.plan=two_stage",
+        *SIZES,
+    ]
+    model = build_model(configuration_from({}, overrides), (1, 4, 4)).eval()
+    model.prior.normalizer.known.fill_(known)
+    model.prior.normalizer.log_mean.fill_(-100.0)
+    settings = EvaluationSettings(**SETTINGS)  # pyright: ignore[reportArgumentType]
+    found = evaluate(model, data("dynamic_binary"), settings, None)
+    assert list(found["figures"]) == ["reconstruction"]
+    assert why in found["protocol"]["without_bound"]
+    assert "no importance samples" in Protocol.model_validate(found["protocol"]).conditions
+
+
 @pytest.mark.filterwarnings("ignore:A Bernoulli cross-entropy")
 def test_a_cross_entropy_is_no_likelihood():
     protocol = protocol_of(["likelihood=gray_bernoulli"], "unit")

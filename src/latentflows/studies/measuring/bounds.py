@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from latentflows.core.batches import DataSource
 from latentflows.data import ImageData
+from latentflows.distributions.base import Conditional
+from latentflows.distributions.normalizer import EstimatedNormalizer
 from latentflows.evaluation import evaluate_bounds, evaluate_codes, evaluate_likelihood
 from latentflows.evaluation.base import Figures, Protocol, likelihood_kind
-from latentflows.evaluation.bounds import evaluate_reconstruction
+from latentflows.evaluation.bounds import ImpossibleDivergenceError, evaluate_reconstruction
 from latentflows.evaluation.codes import CodeBound
 from latentflows.models import VAE, VQVAE
 from latentflows.models.density import DensityModel, Model
@@ -55,7 +58,14 @@ def bounds_missing(model: Model) -> str | None:
         return "the posterior is a point without a density"
     if isinstance(model, VAE | VQVAE) and not model.likelihood.distribution_type.normalized:
         return "the cross-entropy on gray values is no likelihood"
+    if isinstance(model, VAE) and _lacks_normalizer(model.prior):
+        return "a few draws carry all the weight of the prior's normalizer, so it could not be measured"
     return None
+
+
+@torch.no_grad()
+def _lacks_normalizer(prior: Conditional) -> bool:
+    return isinstance(prior, EstimatedNormalizer) and prior().density == "unnormalized"
 
 
 def has_importance_samples(model: Model) -> bool:
@@ -105,14 +115,19 @@ def _measured(subject: Subject, num_images: int) -> tuple[Figures, Protocol, Ten
     if isinstance(model, VQVAE):
         found = evaluate_codes(model, source, num_images=num_images, seed=settings.seed)
         return found.figures() | _usage(found), found.protocol(), None
-    bounds = evaluate_bounds(
-        model,
-        source,
-        num_importance_samples=settings.num_importance_samples,
-        num_images=num_images,
-        seed=settings.seed,
-        memory_mib=subject.memory_mib,
-    )
+    try:
+        bounds = evaluate_bounds(
+            model,
+            source,
+            num_importance_samples=settings.num_importance_samples,
+            num_images=num_images,
+            seed=settings.seed,
+            memory_mib=subject.memory_mib,
+        )
+    except ImpossibleDivergenceError:
+        why = "the KL of posterior and prior comes out below zero, so log p(z) is too high where the posterior lies"
+        reconstruction = evaluate_reconstruction(model, source, num_images, seed=settings.seed)
+        return {"reconstruction": reconstruction}, {"without_bound": why}, None
     return bounds.figures(), bounds.protocol(), bounds.nll
 
 

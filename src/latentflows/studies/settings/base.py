@@ -49,3 +49,8 @@ class PriorSettings(Settings):
     def learns_from_draws(self, *, labels: bool) -> bool:
         """Whether draws carry gradients to all that learns in it, given a label or not."""
         return self.draws_differentiable
+
+    @property
+    def normalized_by_draws(self) -> bool:
+        """Whether its normalizer is a mean of weights without bound over draws of another distribution."""
+        return False

@@ -109,6 +109,10 @@ class NoiseContrastivePrior(PriorSettings):
     num_proposals: Integer = Field(default=1000, ge=2, description="Proposals for a draw, with resampling.")
     num_steps: Integer = Field(default=100, gt=0, description="Steps of a draw, with langevin.")
 
+    @property
+    def normalized_by_draws(self) -> bool:
+        return True
+
 
 class AdversarialPrior(PriorSettings):
     """A Real NVP sampler trained against a critic in the latent space (EVaLP, arXiv 2510.00260)."""
@@ -132,6 +136,10 @@ class AdversarialPrior(PriorSettings):
 
     def learns_from_draws(self, *, labels: bool) -> bool:
         return self.num_proposals is None
+
+    @property
+    def normalized_by_draws(self) -> bool:
+        return self.num_proposals is not None
 
 
 class FlowMatchingPrior(PriorSettings):
