@@ -284,6 +284,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/planning/faults.py": [
         (
+            "study: what is no integer is solved for",
+            "if isinstance(value, int) and not isinstance(value, bool):",
+            "if True:",
+        ),
+        (
             "plan: arms may be measured by different protocols",
             "            if len(given) > 1:\n",
             "            if False:\n",
@@ -305,6 +310,11 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "studies/planning/solving.py": [
+        (
+            "budget: of a key that changes nothing any value is right",
+            "    if len(sizes.known()) == 1 and not sizes.limit:",
+            "    if False:",
+        ),
         (
             "budget: the first size that is tried is taken",
             "    best = min(built, key=lambda size: abs(built[size] - target))",

@@ -499,6 +499,32 @@ def test_a_size_to_solve_for_without_a_budget_is_refused():
         plan(study([FLOW, {"name": "more", "solve": "latent_dim"}], None))
 
 
+def test_a_key_that_changes_nothing_is_refused_though_any_value_meets_the_target():
+    two = {"name": "two", "overrides": ["training.weight_decay=0.1"]}
+    with pytest.raises(
+        ConfigurationError, match="Arm 'two': `training.epochs` changes nothing of what is held"
+    ):
+        plan(study([{"name": "one"}, two], {"hold": "model", "like": "one", "solve": "training.epochs"}))
+    short = {"name": "short", "overrides": ["training.epochs=1"]}
+    held = study(
+        [short, {"name": "a"}], {"hold": "training_flops", "like": "short", "solve": "training.epochs"}
+    )
+    assert plan(held).arms[1].solved == {"training.epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("seed", "every arm runs with each of `seeds`"),
+        ("training.learning_rate", r"must be an integer; 1 is read as 1\.0"),
+        ("training.compile", "must be an integer; 1 is read as True"),
+    ],
+)
+def test_what_is_no_size_is_not_solved_for(key, words):
+    with pytest.raises(ConfigurationError, match=f"Arm 'two': `{key}` cannot be solved for: .*{words}"):
+        plan(study([{"name": "one"}, {"name": "two"}], {"hold": "model", "like": "one", "solve": key}))
+
+
 def test_a_flow_on_the_budget_of_an_unreachable_target_is_refused():
     with pytest.raises(ConfigurationError, match="no value of `latent_dim` meets 100 parameters"):
         plan(study([{"name": "a", "solve": "latent_dim"}], {"hold": "model", "target": 100}))

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from latentflows.core.errors import LatentFlowsError
+from latentflows.studies.settings.overrides import flat
 
 if TYPE_CHECKING:
     from latentflows.studies.planning.study import Arm, Study
@@ -54,10 +55,23 @@ def arm_faults(study: Study, arm: Arm) -> list[str]:
     key = study.solves_for(arm) if arm.solve is None else arm.solve
     if key is None or key == NOT_HELD:
         return faults
-    for reason in _reasons(study, arm, [f"{key}=1"]):
+    found = _reasons(study, arm, [f"{key}=1"])
+    for reason in found:
         if " is no key of " in reason and reason not in reasons:  # another value than 1 may be the right one
             faults.append(f"no value of `{key}` can be built; with 1: {reason}")
-    return faults
+    return faults if found else faults + _unsolvable(study, arm, key)
+
+
+def _unsolvable(study: Study, arm: Arm, key: str) -> list[str]:
+    """Refuse to solve for the seed, which `seeds` decides, or for what is no integer, of which 1 would do for all."""
+    if key == "seed":
+        return ["`seed` cannot be solved for: every arm runs with each of `seeds`. Solve for another key."]
+    value = flat(study.configuration(arm, study.seeds[0], [f"{key}=1"]).model_dump()).get(key)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return []
+    return [
+        f"`{key}` cannot be solved for: it must be an integer; 1 is read as {value!r}. Solve for another key."
+    ]
 
 
 def _reasons(study: Study, arm: Arm, solved: list[str]) -> list[str]:
