@@ -96,6 +96,11 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "reporting/standing.py": [
+        (
+            "report: a learning rate that was halved on the way passes in silence",
+            "    if back:\n",
+            "    if False:\n",
+        ),
         ("report: a study between two runs is incomplete", "is_held(results.folder / LOCK) or any(", "any("),
         (
             "report: a run that has ended is under way as long as its job",

@@ -429,6 +429,21 @@ def test_uneven_seconds_come_with_a_caution(fake, tmp_path):
     assert "A step took up to 2.0 times as long in one run of “B” as in another" in text
 
 
+def test_steps_that_were_not_finite_are_told_of_the_run_and_of_its_arm(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 1.0})
+    for run in (folder / "runs").iterdir():
+        fake.edit_json(run / "run.json", skipped_steps=0, rollbacks=0)
+    text = Page(write_comparison_report(folder)).text
+    assert "not finite" not in text
+    assert "rollback" not in text
+    fake.edit_json(folder / "runs" / "b-seed1" / "run.json", skipped_steps=6, rollbacks=1)
+    fake.edit_json(folder / "runs" / "b-seed2" / "run.json", skipped_steps=1)
+    text = Page(write_comparison_report(folder)).text
+    assert "finished; 6 steps skipped, 1 rollback, each halving the learning rate" in text
+    assert "“B” met steps that were not finite (seed 1: 6 steps skipped, 1 rollback" in text
+    assert "seed 2: 1 step skipped), so it was not trained throughout as was asked for" in text
+
+
 def test_seeds_that_trained_together_are_no_sign_of_a_busy_machine(fake, tmp_path):
     folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 1.0})
     stage = {"stage": "joint", "runs": 8, "together": True, "text": ""}

@@ -19,7 +19,7 @@ from latentflows.reporting.page import write_page
 from latentflows.reporting.parts import MARK_WORDS
 from latentflows.reporting.published import published_rows
 from latentflows.reporting.run_page import write_run_report
-from latentflows.reporting.standing import is_study_under_way, left_out, standing
+from latentflows.reporting.standing import is_study_under_way, left_out, standing, trouble
 from latentflows.reporting.study_figures import (
     AXES,
     MOST_BANDS,
@@ -98,7 +98,7 @@ def write_comparison_report(folder: Path, *, run_pages: bool = False) -> Path:
         "resume": None if under_way else resume_command(results),
         "groups": compared_groups(results),
         "runs": [
-            (arm, seed, results.runs.get((arm, seed)), standing(results, arm, seed), links.get((arm, seed)))
+            (arm, seed, results.runs.get((arm, seed)), _stands(results, arm, seed), links.get((arm, seed)))
             for arm in labels
             for seed in results.study.seeds
         ],
@@ -108,6 +108,12 @@ def write_comparison_report(folder: Path, *, run_pages: bool = False) -> Path:
         "most_bands": MOST_BANDS,
     }
     return write_page(folder, "comparison.html", drawings, values)
+
+
+def _stands(results: Results, arm: str, seed: int) -> str:
+    """How a run stands, and what its training met that was not finite."""
+    found = trouble(results.files_of(arm, seed).record)
+    return "; ".join([standing(results, arm, seed), *([found] if found else [])])
 
 
 def _write_run_page(run: Path) -> None:

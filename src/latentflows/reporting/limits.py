@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from latentflows.reporting.standing import trouble
 from latentflows.reporting.table import METRICS, counted_runs, metric_of, protocols_of, quantity_of
 from latentflows.studies.results.cautions import of_owners
 from latentflows.studies.results.results import Results
@@ -36,17 +37,35 @@ def limits(results: Results) -> list[str]:
             "figures or at other studies."
         )
     sentences += _few_seeds(len(study.seeds), num)
-    budget = None if results.plan is None else results.plan.budget
-    if (
-        budget is not None
-        and budget.hold == "seconds"
-        and (differences := results.protocol_differences("seconds"))
-    ):
-        sentences.append(
-            f"Whether seconds are held equal is not known, as those of these runs do not compare: {'; '.join(differences)}."
-        )
+    sentences += [*_seconds(results), *_troubles(results)]
     measured = {label: results.protocols(metric_of(results), arm) for arm, label in study.labels.items()}
     return [*sentences, *of_owners(measured)]
+
+
+def _seconds(results: Results) -> list[str]:
+    """A sentence where seconds are held equal and those of the runs do not compare."""
+    budget = None if results.plan is None else results.plan.budget
+    if budget is None or budget.hold != "seconds":
+        return []
+    differences = results.protocol_differences("seconds")
+    if not differences:
+        return []
+    found = "; ".join(differences)
+    return [f"Whether seconds are held equal is not known, as those of these runs do not compare: {found}."]
+
+
+def _troubles(results: Results) -> list[str]:
+    """A sentence for every arm some of whose runs that count met steps that were not finite."""
+    sentences = []
+    for arm, label in results.study.labels.items():
+        records = {seed: results.files(run).record for seed, run in counted_runs(results, arm).items()}
+        met = {seed: found for seed, record in records.items() if (found := trouble(record))}
+        if met:
+            each = "; ".join(f"seed {seed}: {found}" for seed, found in met.items())
+            sentences.append(
+                f"“{label}” met steps that were not finite ({each}), so it was not trained throughout as was asked for."
+            )
+    return sentences
 
 
 def _looseness(results: Results) -> str:

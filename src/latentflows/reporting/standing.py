@@ -5,7 +5,7 @@ from __future__ import annotations
 from latentflows.studies.execution.locks import is_held
 from latentflows.studies.execution.record import ENDED
 from latentflows.studies.execution.study_folder import LOCK
-from latentflows.studies.results.records import StudyRun
+from latentflows.studies.results.records import RunRecord, StudyRun
 from latentflows.studies.results.results import Results
 
 
@@ -37,6 +37,15 @@ def standing(results: Results, arm: str, seed: int) -> str:
     if not run.reason or run.reason.startswith(run.status):
         return run.reason or run.status
     return f"{run.status}: {run.reason.rstrip('.')}"
+
+
+def trouble(record: RunRecord | None) -> str:
+    """What the training of a run met that was not finite, in words; empty for nothing."""
+    skipped, back = (0, 0) if record is None else (record.skipped_steps, record.rollbacks)
+    found = [f"{skipped:,} step{'s' if skipped > 1 else ''} skipped"] if skipped else []
+    if back:
+        found.append(f"{back:,} rollback{'s' if back > 1 else ''}, each halving the learning rate")
+    return ", ".join(found)
 
 
 def _reached(results: Results, arm: str, seed: int) -> str:

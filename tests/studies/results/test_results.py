@@ -37,6 +37,7 @@ def test_the_frame_has_a_row_for_every_run(study, fake):
     assert row["holes.mmd_rbf.p_value"] == 0.012
     assert row["parameters.total"] == line["parameters"]["total"] == 290_384 + 512
     assert (row["steps"], row["epochs"], row["seconds"]) == (360, 30, line["seconds"])
+    assert (row["skipped_steps"], row["rollbacks"]) == (2, 1)
     assert row["folder"] == "runs/flow-seed1"
     assert row["solved.network.width"] == 31
 

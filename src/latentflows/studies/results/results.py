@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 # Columns of frames that count something, and those that hold text; all others hold numbers.
-_COUNTS = ("steps", "epochs", "samples", "seeds", "comparisons", "seeds_for_observed", "seeds_for_smallest")
+_COUNTS = (
+    "steps",
+    "skipped_steps",
+    "rollbacks",
+    "epochs",
+    "samples",
+    "seeds",
+    "comparisons",
+    "seeds_for_observed",
+    "seeds_for_smallest",
+)
 _TEXTS = ("reason", "folder", "likelihood", "prior_density", "bootstrap_method", "caution")
 
 
@@ -350,8 +360,8 @@ class Results:
     def rows(self) -> list[dict[str, Any]]:
         """One row for every run that the study asks for, as plain values: what `frame` holds.
 
-        Columns: arm, label, seed, status, reason, folder, seconds, steps, epochs, likelihood (what log p(x) is: two
-        kinds do not compare), prior_density, `parameters.PART`, `solved.KEY`, every figure by its name with
+        Columns: arm, label, seed, status, reason, folder, seconds, steps, skipped_steps and rollbacks (of steps
+        that were not finite), epochs, likelihood (what log p(x) is: two kinds do not compare), prior_density, `parameters.PART`, `solved.KEY`, every figure by its name with
         `FIGURE.standard_error` and, where there are, `FIGURE.monte_carlo_error` and `FIGURE.p_value`. Statuses are
         those of `status`.
         """

@@ -60,6 +60,8 @@ def run_row(results: Results, arm: str, seed: int) -> dict[str, Any]:
         "folder": None if run is None and files.record is None else results.place(arm, seed),
         "seconds": None if run is None else run.seconds,
         "steps": None if run is None or files.record is None else files.record.steps,
+        "skipped_steps": None if run is None or files.record is None else files.record.skipped_steps,
+        "rollbacks": None if run is None or files.record is None else files.record.rollbacks,
         "epochs": len(files.epochs) or None,
         "likelihood": None if run is None else run.likelihood,
         "prior_density": None if run is None or run.protocol is None else run.protocol.prior_density,
