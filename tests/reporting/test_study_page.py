@@ -143,6 +143,26 @@ def test_flops_of_training_are_those_that_were_spent(fake, tmp_path):
     page = Page(write_comparison_report(folder))
     assert "-50.0% ✗" in page.text.replace("\N{MINUS SIGN}", "-")
     assert "does not hold the FLOPs of training equal" in page.text
+    for seed in (0, 1, 2):  # the arm that is the measure stops as early
+        log = folder / f"runs/none-seed{seed}/metrics.jsonl"
+        whole = log.read_text().splitlines(keepends=True)
+        log.write_text("".join(whole[: len(whole) // 2]))
+    page = Page(write_comparison_report(folder))
+    assert "0.0% ✓" in page.text
+    assert "Not held by" not in page.text
+    assert "holds the FLOPs of training equal" in page.text
+    _edit_study(folder, like={"prior": "none"})
+    assert "0.0% ✓" in Page(write_comparison_report(folder)).text
+
+
+def _edit_study(folder, like):
+    """Say in the files of a study that the arms are levels of a factor, which the measure of the budget is one of."""
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"budget": plan["budget"] | {"like": like}}))
+    levels = [{"name": "none"}, {"name": "flow", "overrides": ["prior=real_nvp"]}]
+    whole = json.loads((folder / "study.json").read_text())
+    study = {"name": "s", "factors": [{"name": "prior", "levels": levels}], "seeds": [0, 1, 2]}
+    (folder / "study.json").write_text(json.dumps(whole | {"study": study}))
 
 
 def test_seconds_are_those_that_were_taken(fake, tmp_path):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
+from latentflows.core.errors import ConfigurationError
 from latentflows.reporting.parts import Row
 from latentflows.reporting.table import StudyTable, counted_runs, spent_amount
+from latentflows.studies.execution.study_folder import read_back
 from latentflows.studies.results.records import HeldEqual, PlannedArm
 from latentflows.studies.results.results import Results
 from latentflows.studies.results.verdicts import HELD
@@ -26,7 +29,8 @@ class ArmBudget:
         solved: Sizes that the budget decided, such as "latent_dim=12"; empty for none.
         parameters: By part, and in total.
         amount: Of what is held equal; FLOPs of training as the runs took them.
-        off: Relative difference from what the budget asks for; None for an arm that it does not ask of.
+        off: Relative difference from what the budget asks for, of FLOPs of training from those that the measure spent;
+            None for an arm that it does not ask of.
         within: Whether that is within the tolerance; None likewise.
         role: "measure" for one that others are to take as much as, "held" for those, "free" for the rest.
         stage_flops: FLOPs of one data point in a training step, by stage.
@@ -82,7 +86,8 @@ def budget_table(results: Results, table: StudyTable) -> BudgetTable:
         table: Their tables.
     """
     budget = None if results.plan is None else results.plan.budget
-    arms = [_arm(results, row, results.planned(row.arm), budget) for row in table.rows]
+    asked = _asked(results, budget)
+    arms = [_arm(results, row, asked.get(row.arm), budget) for row in table.rows]
     caption = _held_equal(results, budget) + ("" if budget is None else _exceptions(arms))
     parts = dict.fromkeys(part for arm in arms for part in arm.parameters if part != "total")
     return BudgetTable(
@@ -95,11 +100,32 @@ def budget_table(results: Results, table: StudyTable) -> BudgetTable:
     )
 
 
-def _arm(results: Results, row: Row, planned: PlannedArm | None, budget: HeldEqual | None) -> ArmBudget:
-    planned = planned or PlannedArm(name=row.arm)
+def _asked(results: Results, budget: HeldEqual | None) -> dict[str, float | None]:
+    """What the budget asks of every arm: FLOPs of training as its measure spent them, which may have stopped early."""
+    plan = [] if results.plan is None else results.plan.arms
+    asked = {arm.name: arm.target for arm in plan}
+    if budget is None or budget.hold != "training_flops" or budget.like is None:
+        return asked
+    for arm, measure in _measures(results, budget).items():
+        if asked.get(arm) is not None:
+            asked[arm] = spent_amount(results, measure) or asked[arm]
+    return asked
+
+
+def _measures(results: Results, budget: HeldEqual) -> dict[str, str]:
+    """By arm, the one whose amount it is to meet; nothing where `study.json` does not tell."""
+    if isinstance(budget.like, str):
+        return dict.fromkeys(results.study.labels, budget.like)
+    with suppress(ConfigurationError, ValueError):
+        return read_back(results.folder / "study.json").counterparts(budget.like)
+    return {}
+
+
+def _arm(results: Results, row: Row, asked: float | None, budget: HeldEqual | None) -> ArmBudget:
+    planned = results.planned(row.arm) or PlannedArm(name=row.arm)
     amount, off = spent_amount(results, row.arm), None
-    if amount is not None and planned.target:
-        off = amount / planned.target - 1
+    if amount is not None and asked:
+        off = amount / asked - 1
     records = [results.files(run).record for run in counted_runs(results, row.arm).values()]
     steps = [record.steps for record in records if record is not None]
     shown = planned.parameters if row.parameters is None else row.parameters.shown
