@@ -57,6 +57,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/execution/compare.py": [
         (
+            "study: a worker that imports a script starts the study anew",
+            'current_process(), "_inheriting", False)',
+            'current_process(), "", False)',
+        ),
+        (
             "study: seeds whose seconds are held train together",
             "together and not timed\n",
             "together\n",
@@ -87,6 +92,11 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "studies/execution/engines/local.py": [
+        (
+            "pool: processes that cannot import the script are started again and again",
+            "if died and not begun and not told and worker.process.exitcode == 1:",
+            "if False:",
+        ),
         ("pool: a job dies with its process", "_RETRIES = 1", "_RETRIES = 0"),
         ("pool: a stop starts what waits", "                    waiting.clear()\n", ""),
         (

@@ -1,6 +1,7 @@
 """Comparisons: their folder, what a resume skips, and what is refused."""
 
 import json
+import multiprocessing
 import os
 import signal
 
@@ -225,6 +226,14 @@ def test_seeds_train_one_by_one_where_seconds_are_held(tiny, tmp_path, pool, mon
     notes = compare(timed, tmp_path, engine=pool).notes
     assert pool.jobs == [["plain-seed0"], ["plain-seed1"], ["flow-seed0"], ["flow-seed1"]]
     assert notes == ["Seeds train one by one, as they were timed: the budget holds seconds."]
+
+
+def test_a_worker_that_imports_a_script_without_a_guard_starts_no_study(tiny, tmp_path, pool, monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(ConfigurationError, match="put its call under `if __name__ ==") as error:
+        compare(study_of(tiny), tmp_path / "c", engine=pool)
+    assert "holds" not in str(error.value)
+    assert not (tmp_path / "c").exists()
 
 
 def test_an_existing_study_is_not_touched_by_accident(tiny, tmp_path, pool):

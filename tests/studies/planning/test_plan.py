@@ -502,7 +502,7 @@ def test_a_size_to_solve_for_without_a_budget_is_refused():
 def test_a_key_that_changes_nothing_is_refused_though_any_value_meets_the_target():
     two = {"name": "two", "overrides": ["training.weight_decay=0.1"]}
     with pytest.raises(
-        ConfigurationError, match="Arm 'two': `training.epochs` changes nothing of what is held"
+        ConfigurationError, match=r"Arm 'two': `training\.epochs` changes nothing of what is held"
     ):
         plan(study([{"name": "one"}, two], {"hold": "model", "like": "one", "solve": "training.epochs"}))
     short = {"name": "short", "overrides": ["training.epochs=1"]}

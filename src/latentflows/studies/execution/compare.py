@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latentflows.core.errors import ConfigurationError
 from latentflows.studies.execution.engines import Engine, Event, LocalPool
+from latentflows.studies.execution.engines.local import GUARD
 from latentflows.studies.execution.job import Job, Outcome, run_job, unfinished
 from latentflows.studies.execution.locks import free_locks, locked
 from latentflows.studies.execution.progress import Estimate, Progress
@@ -64,9 +67,12 @@ def compare(
 
     Raises:
         ConfigurationError: if an arm is wrong, if `out` holds something else or another process works on it, or if
-            the engine cannot start; nothing was run.
+            the engine cannot start; nothing was run. Also for a script that calls it outside of
+            `if __name__ == "__main__":`.
         CheckpointError: if the record cannot be read, or the disk is too full to go on with it.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # a worker, as it imports the script
+        raise ConfigurationError(GUARD)
     engine = LocalPool(workers) if engine is None else engine
     out = Path(out).absolute()
     check_folder(study, out, resume=resume, overwrite=overwrite)

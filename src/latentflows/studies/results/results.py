@@ -361,9 +361,9 @@ class Results:
         """One row for every run that the study asks for, as plain values: what `frame` holds.
 
         Columns: arm, label, seed, status, reason, folder, seconds, steps, skipped_steps and rollbacks (of steps
-        that were not finite), epochs, likelihood (what log p(x) is: two kinds do not compare), prior_density, `parameters.PART`, `solved.KEY`, every figure by its name with
-        `FIGURE.standard_error` and, where there are, `FIGURE.monte_carlo_error` and `FIGURE.p_value`. Statuses are
-        those of `status`.
+        that were not finite), epochs, likelihood (what log p(x) is: two kinds do not compare), prior_density,
+        `parameters.PART`, `solved.KEY`, every figure by its name with `FIGURE.standard_error` and, where there
+        are, `FIGURE.monte_carlo_error` and `FIGURE.p_value`. Statuses are those of `status`.
         """
         return [run_row(self, arm, seed) for arm in self.study.labels for seed in self.study.seeds]
 

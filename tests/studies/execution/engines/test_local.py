@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -61,6 +63,22 @@ def test_a_job_that_fails_does_not_take_the_others_along():
     kinds = {job: [event.kind for event in events if event.job == job] for job in range(len(jobs))}
     died = ["started", "again", "started", "lost"]  # a process that died is tried once more
     assert [kinds[job] for job in (0, 1, 2, 4)] == [died, ["started", "result"], ["started", "lost"], died]
+
+
+def test_a_script_without_a_guard_is_told_so_and_ends(tmp_path):
+    script = tmp_path / "script.py"
+    pool = "from latentflows.studies.execution.engines import LocalPool\n"
+    script.write_text(f"{pool}print(list(LocalPool(2).over_jobs(print, [1, 2, 3])))\n")
+    started = time.monotonic()
+    found = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert found.returncode == 1
+    assert found.stdout == ""
+    last = found.stderr.strip().splitlines()[-1]
+    assert last.startswith(
+        "latentflows.core.errors.ConfigurationError: A worker process failed as it started"
+    )
+    assert last.endswith('put its call under `if __name__ == "__main__":`.')
+    assert time.monotonic() - started < 60
 
 
 def test_a_job_whose_process_dies_is_taken_up_again(tmp_path):

@@ -21,6 +21,7 @@ from latentflows.studies.running.failures import reason_of
 
 _PATIENCE = 0.2  # seconds between looks at whether to stop
 _RETRIES = 1  # of a job whose worker died
+GUARD = 'Every worker process imports the script that started it: put its call under `if __name__ == "__main__":`.'
 _INSIST = 5.0  # seconds until a process is told again to end: `fit` takes note of a signal, perhaps after its last look
 
 
@@ -59,7 +60,12 @@ class LocalPool(Engine):
         """All processes of one machine see the same folders."""
 
     def over_jobs(self, task: Task, jobs: Sequence[Any], stop: Stop = never) -> Iterator[Event]:
-        waiting, deaths = deque(range(len(jobs))), Counter[int]()
+        """Run the jobs, see `Engine`.
+
+        Raises:
+            ConfigurationError: if a process ends by an error before any has begun to work.
+        """
+        waiting, deaths, begun = deque(range(len(jobs))), Counter[int](), False
         team = [_Worker(task, self.threads) for _ in range(min(self.workers, len(jobs)))]
         told = 0
         try:
@@ -83,6 +89,9 @@ class LocalPool(Engine):
                     assert isinstance(connection, Connection)
                     worker = busy[connection]
                     event, died = _next_event(worker)
+                    begun = begun or worker.listens
+                    if died and not begun and not told and worker.process.exitcode == 1:
+                        raise ConfigurationError(f"A worker process failed as it started, see above. {GUARD}")
                     if event is None:
                         if told:
                             _pass_on([worker], at_once=told > 1)
