@@ -72,7 +72,7 @@ def test_a_normalizer_that_a_few_draws_carry_stays_unknown():
         prior.energy.slope.fill_(20.0)
     found = prior.estimate_normalizer(1 << 14)
     assert found.log_mean < 100  # 200 in truth
-    assert found.effective_sample_size < 30
+    assert found.effective_sample_size < 100
     assert math.isinf(found.error)
     assert prior().density == "unnormalized"
     with pytest.raises(

@@ -320,6 +320,7 @@ FAULTS: dict[str, list[Fault]] = {
         ("mixture: the start is too wide", "0.5 * math.log(1 - spread**2)", "math.log(1 - spread**2)"),
     ],
     "distributions/normalizer.py": [
+        ("normalizer: a few draws are enough", "self.known.fill_(measured)", "self.known.fill_(True)"),
         (
             "normalizer: a bad step stays in the average",
             "torch.where(finite, moved, self.log_mean)",

@@ -25,6 +25,9 @@ FAULTS: dict[str, list[Fault]] = {
             "shape = (len(z), self.count, *z.shape[2:])",
         ),
     ],
+    "evaluation/bounds.py": [
+        ("bounds: a divergence below zero passes", 'prior.density == "approximate":', "False:"),
+    ],
     "evaluation/base.py": [
         (
             "weights: a posterior's estimate is weighed",

@@ -18,7 +18,9 @@ from latentflows.distributions.base import Conditional, Distribution, over_batch
 
 _DECAY = 0.99  # of the moving average that follows training
 _CHUNK = 1 << 14  # draws weighted together
-_FEWEST = 30  # effective draws below which neither the mean weight nor its error is known: the error would be 0.18 nats
+_FEWEST = (
+    100  # effective draws below which neither the mean weight nor its error (0.1 nats there) can be believed
+)
 
 
 class NormalizerEstimate(NamedTuple):
@@ -27,7 +29,7 @@ class NormalizerEstimate(NamedTuple):
     Attributes:
         log_mean: Log of the mean weight; the class says of which weight.
         error: First-order Monte Carlo error of log p(z) from it, nats.
-        effective_sample_size: (sum w)^2 / sum w^2 of the weights. Below 30 (and half of the draws) a few draws carry
+        effective_sample_size: (sum w)^2 / sum w^2 of the weights. Below 100 (and half of the draws) a few draws carry
             all weight, others are sure to be missing, and nothing is known: `error` is infinite.
         num_draws: Draws used.
     """
