@@ -131,11 +131,12 @@ def build_flow(part: FlowSettings, dim: int, context: int | None = None) -> Bije
 def _drawn_flow(part: FlowSettings, dim: int, context: int | None) -> Bijection:
     """Build the bijection of a posterior, which is drawn from in every step, and scored where it was drawn.
 
-    It is turned around where drawing takes more passes than scoring.
+    It is turned around where drawing takes more passes than scoring. Where an ODE is solved, the passes are those of
+    one example, and what is built must not depend on them: saved weights would not fit.
     """
     bijection = build_flow(part, dim, context)
     forward, inverse = bijection.passes
-    turned = inverse is not None and (forward is None or forward > inverse)
+    turned = not bijection.solved and inverse is not None and (forward is None or forward > inverse)
     return Inverse(bijection) if turned else bijection
 
 
