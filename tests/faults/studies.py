@@ -294,6 +294,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/planning/faults.py": [
         (
+            "plan: figures of p(x) and of p(x | label) are compared",
+            '    "condition": ("on",),',
+            "",
+        ),
+        (
             "study: what is no integer is solved for",
             "if isinstance(value, int) and not isinstance(value, bool):",
             "if True:",

@@ -610,6 +610,17 @@ def test_the_stages_study_spends_equal_flops():
     assert planned.arms[1].solved["training.epochs"] > 100  # what the second stage saves goes into the first
 
 
+def test_arms_of_p_x_and_of_p_x_given_a_label_are_refused():
+    parts = ["condition.on=labels", "condition.parts=[posterior,likelihood]"]
+    arms = [{"name": "a"}, {"name": "b", "overrides": parts}]
+    with pytest.raises(
+        ConfigurationError, match=r"`condition\.on` differs between arms \(nothing in a; labels in b\)"
+    ):
+        plan(study(arms, None))
+    alike = [{"name": "c", "overrides": ["condition.on=labels", "condition.parts=[posterior]"]}, arms[1]]
+    assert plan(study(alike, None)).runs
+
+
 def test_an_unknown_study_is_named_with_the_known_ones():
     with pytest.raises(ConfigurationError, match="Did you mean stages"):
         find_study("stage")

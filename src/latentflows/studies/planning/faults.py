@@ -184,6 +184,7 @@ def _ignored(arms: list[Arm]) -> list[str]:
 _MUST_AGREE = {
     "data": ("name", "preparation", "validation", "test", "seed", "size", "mode"),
     "evaluation": ("split", "num_images", "num_importance_samples"),
+    "condition": ("on",),  # p(x | label) is another figure than p(x)
 }
 
 
