@@ -52,6 +52,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "reporting/latex.py": [
         (
+            "LaTeX: a name in brackets passes for an option of the line before it",
+            'kept.startswith(("[", "*"))',
+            "False",
+        ),
+        (
             "LaTeX: text is not escaped",
             'return "".join(_ESCAPES.get(character) or _letter(character) for character in composed)',
             "return text",

@@ -180,6 +180,20 @@ def test_special_characters_are_escaped():
     assert escape("−1 ≤ β") == r"$-$1 $\leq$ $\beta$"
 
 
+def test_a_name_is_no_option_of_the_line_break_before_it(fake, tmp_path):
+    labels = {"a": "* plain", "b": "[2 layers] flow"}
+    folder = fake.write_comparison(
+        tmp_path / "study", gains={"a": 0.0, "b": 1.0}, label_of=lambda name: labels[name]
+    )
+    results = read_results(folder)
+    table = table_of(results)
+    lines = latex_table(results, table, budget_table(results, table), []).splitlines()
+    assert [line.partition(" &")[0] for line in lines if "plain &" in line or "flow &" in line] == [
+        "{}* plain",
+        "{}[2 layers] flow",
+    ]
+
+
 def test_letters_that_the_usual_fonts_lack_are_written_otherwise():
     greek = "θ ≈ ½, ε=0.1, Δ, ΑΒ"
     assert escape(greek) == r"$\theta$ $\approx$ 1/2, $\epsilon$=0.1, $\Delta$, AB"

@@ -151,8 +151,9 @@ def _arm(row: Row, table: StudyTable) -> list[str]:
 
 
 def _name(text: str) -> str:
-    """A name whose parentheses stay on one line."""
-    return re.sub(r"\([^()]*\)", lambda match: match.group().replace(" ", "~"), escape(text))
+    r"""A name whose parentheses stay on one line, and whose `[` or `*` is no option of the `\\` or rule before it."""
+    kept = re.sub(r"\([^()]*\)", lambda match: match.group().replace(" ", "~"), escape(text))
+    return "{}" + kept if kept.startswith(("[", "*")) else kept
 
 
 def _beside(row: Row, table: StudyTable) -> list[str]:
