@@ -294,6 +294,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/planning/faults.py": [
         (
+            "plan: an arm may stand there twice",
+            "        if len(names) > 1\n",
+            "        if False\n",
+        ),
+        (
             "plan: figures of p(x) and of p(x | label) are compared",
             '    "condition": ("on",),',
             "",

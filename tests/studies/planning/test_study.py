@@ -1,11 +1,14 @@
 """The file of a study: crossing, references, and every fault named at once."""
 
+import re
+
 import pytest
 
 from latentflows.core.errors import ConfigurationError
+from latentflows.studies.planning.faults import shared_faults
 from latentflows.studies.planning.plan import plan
 from latentflows.studies.planning.ready import ready_studies
-from latentflows.studies.planning.study import Arm, Study
+from latentflows.studies.planning.study import Arm, Budget, Study
 from latentflows.studies.planning.study_file import checked, read_study, untaken, unused
 
 LISTED = {
@@ -283,7 +286,7 @@ def test_no_fault_of_a_file_hides_another():
 def test_what_cannot_be_read_is_no_fault_of_what_refers_to_it():
     arms = [
         {"name": "a", "overrides": "prior=maf", "solve": "prior.width"},
-        {"label": "x"},
+        {"label": "x", "overrides": ["latent_dim=3"]},
         "c",
         {"name": "d"},
     ]
@@ -321,6 +324,33 @@ def test_all_overrides_of_a_study_that_do_not_apply_are_named(tmp_path):
     ]
     with pytest.raises(ConfigurationError, match=r"`seeds.0`.*\n.*`seeds.1`"):
         read_study(path, ["seeds=-1,a"])
+
+
+@pytest.mark.parametrize(
+    ("arms", "names"),
+    [
+        ({"arms": [{"name": "a"}, {"name": "b"}]}, "a and b"),
+        ({"arms": [{"name": "a", "overrides": ["latent_dim=8"]}, {"name": "c"},
+                   {"name": "b", "overrides": ["latent_dim=4", "latent_dim=8"]}]}, "a and b"),
+        ({"factors": [{"name": "l", "key": "latent_dim", "values": [8, 8.0]}]}, "l8 and l8.0"),
+        (
+            {"factors": [{"name": "r", "key": "training.learning_rate", "values": ["1e-3", "0.001"]}]},
+            "r1e-3 and r0.001",
+        ),
+    ],
+)  # fmt: skip
+def test_arms_that_are_one_are_refused(arms, names):
+    study = Study.model_validate({"name": "s", "seeds": [0, 1], **arms})
+    with pytest.raises(ConfigurationError, match=f"{re.escape(names)} have the same configuration"):
+        plan(study)
+
+
+def test_arms_that_differ_in_what_is_solved_for_alone_are_two():
+    arms = [Arm(name="a"), Arm(name="b", solve="latent_dim"), Arm(name="c", solve="nothing")]
+    study = Study(name="s", arms=arms, seeds=[0], budget=Budget(hold="model", target=1.0))
+    assert shared_faults(study, arms) == [
+        "the arms a and c have the same configuration, so they are one arm. Leave out all but one."
+    ]
 
 
 def test_faults_of_arms_are_named_with_those_of_the_file():

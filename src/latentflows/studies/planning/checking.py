@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from latentflows.core.errors import ConfigurationError
-from latentflows.studies.planning.faults import arm_faults, protocol_faults, study_faults
+from latentflows.studies.planning.faults import arm_faults, shared_faults, study_faults
 from latentflows.studies.planning.study import PIECES_ALONE, Arm, Budget, Factor, Published, Study
 
 Place = tuple[int | str, ...]
@@ -141,12 +141,14 @@ def _faults_of_arms(study: Study, unread: set[str]) -> list[str]:
                 update={"budget": budget.model_copy(update={"like": None, "solve": None})}
             )
     found: dict[str, list[str]] = {}
+    read = []
     for made, arm in zip(study.parts(), study.all_arms(), strict=True):
         if unread.isdisjoint(part.name for part in made):
+            read.append(arm)
             for fault in arm_faults(study, arm):
                 found.setdefault(fault, []).append(arm.name)
     own = [f"{', '.join(dict.fromkeys(arms))}: {fault}" for fault, arms in found.items()]
-    return [fault.rstrip(".") for fault in [*own, *protocol_faults(study)]]
+    return [fault.rstrip(".") for fault in [*own, *shared_faults(study, read)]]
 
 
 def _fault(item: dict[str, Any]) -> str:

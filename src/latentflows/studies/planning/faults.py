@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from latentflows.studies.settings.overrides import flat
 
 if TYPE_CHECKING:
     from latentflows.studies.planning.study import Arm, Study
+    from latentflows.studies.settings.configuration import RunConfiguration
 
 _NAME = r"[A-Za-z0-9][\w.-]*\Z"
 NOT_HELD = "nothing"  # as the key that is solved for: an arm that the budget does not hold
@@ -188,12 +189,33 @@ _MUST_AGREE = {
 }
 
 
-def protocol_faults(study: Study) -> list[str]:
-    """Name what arms would be measured by differently: their figures could not be compared when all have run."""
+def shared_faults(study: Study, arms: Sequence[Arm]) -> list[str]:
+    """Name those of the arms that are one, and what they would be measured by differently: figures do not compare."""
     configurations = {}
-    for arm in study.all_arms():
+    for arm in arms:
         with suppress(LatentFlowsError):  # of its own faults others speak
             configurations[arm.name] = study.configuration(arm, study.seeds[0])
+    solved = {arm.name: study.solves_for(arm) for arm in arms}
+    return _equal_arms(configurations, solved) + _protocol_faults(configurations)
+
+
+def _equal_arms(
+    configurations: Mapping[str, RunConfiguration], solved: Mapping[str, str | None]
+) -> list[str]:
+    """Name arms that would train the same twice: each adds a comparison, for which the tests are corrected."""
+    alike: dict[str, list[str]] = {}
+    for name, configuration in configurations.items():
+        made = configuration.model_copy(update={"name": ""}).model_dump_json()
+        alike.setdefault(f"{made} {solved[name]}", []).append(name)
+    return [
+        f"the arms {' and '.join(names)} have the same configuration, so they are one arm. Leave out all but one."
+        for names in alike.values()
+        if len(names) > 1
+    ]
+
+
+def _protocol_faults(configurations: Mapping[str, RunConfiguration]) -> list[str]:
+    """Name what arms would be measured by differently: their figures could not be compared when all have run."""
     faults = []
     for part, keys in _MUST_AGREE.items():
         for key in keys:

@@ -11,7 +11,7 @@ from typing import Any
 
 from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
 from latentflows.studies.planning.budget import Cost, Workshop, counted, shown_amount
-from latentflows.studies.planning.faults import arm_faults, protocol_faults
+from latentflows.studies.planning.faults import arm_faults, shared_faults
 from latentflows.studies.planning.solving import solve
 from latentflows.studies.planning.study import NOT_HELD, Arm, Budget, Study
 from latentflows.studies.running.failures import is_out_of_memory, reason_of
@@ -123,10 +123,10 @@ def plan(study: Study, settled: Mapping[str, Settled] | None = None, *, threads:
     """
     planner = _Planner(study, settled or {}, threads)
     arms = [planner.planned(arm) for arm in study.all_arms()]
-    protocols = protocol_faults(study)
-    if planner.faults or protocols:
+    shared = shared_faults(study, study.all_arms())
+    if planner.faults or shared:
         found = {name: planner.faults[name] for name in planner.arms if name in planner.faults}
-        raise ConfigurationError(_all(found, protocols))
+        raise ConfigurationError(_all(found, shared))
     assert all(arm is not None for arm in arms)
     whole = tuple(arm for arm in arms if arm is not None)
     by_name = {arm.name: arm for arm in whole}
