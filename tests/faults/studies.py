@@ -579,6 +579,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/statistics/significance.py": [
         (
+            "power: a large difference is certain to be found by two seeds",
+            "if shift > 10 and chdtrc(num - 1, (num - 1) * ((shift - 10) / critical) ** 2) < 1e-15:",
+            "if shift > 10 + 2 * critical:",
+        ),
+        (
             "Holm: a larger p-value is corrected less than a smaller one",
             "highest = max(highest, min(",
             "highest = max(0.0, min(",

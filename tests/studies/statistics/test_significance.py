@@ -1,10 +1,12 @@
 """Tests and power of paired differences: against scipy, a worked example and simulation."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from scipy.stats import nct, t, ttest_1samp
+from scipy.integrate import quad
+from scipy.stats import chi, nct, norm, t, ttest_1samp
 
 from latentflows.core.errors import DataError
 from latentflows.studies.statistics.significance import (
@@ -62,6 +64,23 @@ def test_power_is_the_share_of_simulated_studies_that_find_the_difference(effect
     found = np.mean(np.abs(statistic) > t.ppf(1 - level / 2, num - 1))
     assert power_of_paired_t(effect, num, level) == pytest.approx(found, abs=0.015)
     assert power_of_paired_t(-effect, num, level) == power_of_paired_t(effect, num, level)
+
+
+@pytest.mark.parametrize(
+    ("effect", "num", "level"),
+    [(100.0, 2, 0.0125), (1000.0, 2, 0.0005), (50.0, 3, 0.05 / 28), (5.0, 10, 0.01)],
+)
+def test_power_far_out_is_that_of_quadrature(effect, num, level):
+    """Over the deviation w of the differences: the normal part is above t w or below -t w."""
+    critical, shift, freedom = t.ppf(1 - level / 2, num - 1), effect * math.sqrt(num), num - 1
+
+    def density(w):
+        found = norm.sf(critical * w - shift) + norm.cdf(-critical * w - shift)
+        return found * chi.pdf(w * math.sqrt(freedom), freedom) * math.sqrt(freedom)
+
+    pieces = np.concatenate([[0], np.geomspace(1e-6, 10, 80)])
+    whole = sum(quad(density, low, high)[0] for low, high in pairwise(pieces))
+    assert power_of_paired_t(effect, num, level) == pytest.approx(whole, abs=1e-4)
 
 
 def test_power_without_a_difference_is_the_level_and_grows_to_one():

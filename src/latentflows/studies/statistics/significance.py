@@ -116,7 +116,7 @@ def power_of_paired_t(effect: float, num: int, level: float) -> float:
         Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988, section 2.5; Johnson, Kotz & Balakrishnan,
         Continuous Univariate Distributions 2, 1995, chapter 31.
     """
-    from scipy.special import nctdtr, stdtrit
+    from scipy.special import chdtrc, nctdtr, stdtrit
 
     if num < 2 or not 0.0 < level < 1.0 or not math.isfinite(effect):
         raise DataError(
@@ -124,7 +124,9 @@ def power_of_paired_t(effect: float, num: int, level: float) -> float:
         )
     critical = float(stdtrit(num - 1, 1 - level / 2))
     shift = abs(effect) * math.sqrt(num)
-    if shift > 35 + 2 * critical:  # far past any doubt, where series for the distribution run out of digits
+    # Missed only where the normal part lies below -10, or the deviation is as large as this says. Far past that series
+    # for the distribution run out of digits.
+    if shift > 10 and chdtrc(num - 1, (num - 1) * ((shift - 10) / critical) ** 2) < 1e-15:
         return 1.0
     wrong_side = float(nctdtr(num - 1, shift, -critical))
     below = float(nctdtr(num - 1, shift, critical))
