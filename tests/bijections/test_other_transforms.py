@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.distributions import ExpTransform, Normal, StackTransform, TanhTransform
+from torch.distributions import ComposeTransform, ExpTransform, Normal, StackTransform, TanhTransform
 from torch.distributions.transforms import CumulativeDistributionTransform
 
 from latentflows import Flow, Inverse, StandardGaussian
@@ -52,6 +52,8 @@ def test_the_inverse_of_a_module_would_not_learn_and_is_refused():
         CombinationError, match=r"its parameters would not be trained. Adapt the transform itself"
     ):
         FromZuko(transform.inv, 3)
+    with pytest.raises(CombinationError, match="its parameters would not be trained"):
+        FromZuko(ComposeTransform([ExpTransform().inv, transform.inv]), 3)
     turned = Inverse(FromZuko(transform, 3))
     assert any(parameter.requires_grad for parameter in turned.parameters())
 

@@ -21,7 +21,7 @@ from latentflows.evaluation import (
     evaluate_gaps,
     evaluate_information,
 )
-from latentflows.evaluation.bounds import ImpossibleDivergenceError
+from latentflows.evaluation.base import ImpossibleDivergenceError
 from latentflows.models import VAE, second_stage_vae
 from latentflows.networks import MLP, ResidualMLP
 from latentflows.objectives import IWAE

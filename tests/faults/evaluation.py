@@ -26,7 +26,11 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "evaluation/bounds.py": [
-        ("bounds: a divergence below zero passes", 'prior.density == "approximate":', "False:"),
+        (
+            "bounds: a divergence below zero passes",
+            "    if prior is not None:\n        solver",
+            "    if None:\n        solver",
+        ),
     ],
     "evaluation/base.py": [
         (

@@ -60,8 +60,10 @@ def test_moments_from_draws_state_the_error_of_their_mean():
     torch.testing.assert_close(found.variance.mean(0), exact.variance[0, order], rtol=0.05, atol=0)
 
 
-def test_a_posterior_mean_has_the_precision_of_the_data():
+def test_a_posterior_mean_has_the_precision_of_the_model():
     model, x = bernoulli_vae(), binary(4).batch(torch.arange(4)).x
     found = posterior_mean(model, x)
-    assert found.dtype == x.dtype == torch.float32
+    assert found.dtype == torch.float32
     torch.testing.assert_close(found, model.encode(x).mean)
+    assert posterior_mean(model.double(), x.double()).dtype == torch.float64
+    assert posterior_mean(model.bfloat16(), x.bfloat16()).dtype == torch.float32

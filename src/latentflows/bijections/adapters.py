@@ -83,15 +83,16 @@ class FromZuko(Bijection):
             check_positive("verify", verify)
         event = as_shape(event_shape, "event_shape")
         features = None if context_shape is None else as_shape(context_shape, "context_shape")
-        if isinstance(transform, Transform) and isinstance(transform.inv, nn.Module):
-            raise CombinationError(
-                f"The inverse of `{type(transform.inv).__name__}` is no module, so its parameters would not be "
-                "trained. Adapt the transform itself and turn it around: `Inverse(FromZuko(transform, ...))`."
-            )
         if not isinstance(transform, Transform | nn.Module):
             raise CombinationError(
                 f"`FromZuko` needs a transform, or a lazy transform; got {transform!r}. Build it first."
             )
+        for part in _transforms_in(transform):
+            if not isinstance(part, nn.Module) and isinstance(part.inv, nn.Module):
+                raise CombinationError(
+                    f"The inverse of `{type(part.inv).__name__}` is no module, so its parameters would not be trained. "
+                    "Adapt the transform itself and turn it around: `Inverse(FromZuko(transform, ...))`."
+                )
         if features is not None and isinstance(transform, Transform):
             raise CombinationError(
                 f"`{type(transform).__name__}` is a constant and takes no context. Give a lazy transform, or no "
@@ -227,10 +228,21 @@ def _forgotten(source: nn.Module | Transform) -> Iterator[None]:
     try:
         yield
     finally:
-        for part in source.modules() if isinstance(source, nn.Module) else [source]:
+        for part in _transforms_in(source):
             kept = [name for name in vars(part) if name.startswith("_cache") and name != "_cache_size"]
-            for name in kept if isinstance(part, Transform) else ():
+            for name in kept:
                 setattr(part, name, (None, None) if name == "_cached_x_y" else None)
+
+
+def _transforms_in(source: nn.Module | Transform) -> Iterator[Transform]:
+    """Give out the transforms of torch that something is made of, itself among them."""
+    if isinstance(source, nn.Module):
+        yield from (part for part in source.modules() if isinstance(part, Transform))
+        return
+    yield source
+    inside = getattr(source, "base_transform", None)
+    for part in [*getattr(source, "parts", ()), *([] if inside is None else [inside])]:
+        yield from _transforms_in(part)
 
 
 def _continuous(source: nn.Module | Transform) -> list[Any]:
@@ -380,7 +392,11 @@ def _count(module: nn.Module | Transform, call: Callable[[], object]) -> int | N
         handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
     try:
         call()
-    except (NotImplementedError, KeyError):
+    except NotImplementedError:
+        return None
+    except KeyError as error:
+        if "intermediates cache" not in str(error):
+            raise
         return None
     finally:
         for handle in handles:

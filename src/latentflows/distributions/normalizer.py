@@ -50,7 +50,8 @@ class Normalizer(Running):
     Attributes:
         log_mean: Log of the mean weight.
         error: Error of log p(z) that comes from it, nats, to first order; infinite where it was never measured.
-        known: Whether `log_mean` belongs to the present weights, as far as training told, and enough draws gave it.
+        known: Whether `log_mean` belongs to the present weights, as far as training told; where it was estimated, also
+            whether enough draws gave it.
     """
 
     log_mean: Tensor
@@ -96,10 +97,10 @@ class Normalizer(Running):
         self.error.fill_(torch.inf)
 
     @torch.no_grad()
-    def store(self, log_weight: Tensor) -> tuple[Tensor, float, float]:
+    def store(self, log_weight: Tensor, fewest: int = _FEWEST) -> tuple[Tensor, float, float]:
         """Set the value from weights (S,) in float64; returns it, its error and the effective sample size.
 
-        Where a few draws carry all weight, the error is infinite and the value stays unknown.
+        Where fewer than `fewest` effective draws carry all weight, the error is infinite and the value stays unknown.
 
         Raises:
             NonFiniteError: if a weight is NaN or infinite, or all are zero.
@@ -112,7 +113,7 @@ class Normalizer(Running):
                 "take an earlier checkpoint, or a smaller learning rate."
             )
         effective = float((2 * log_sum - (2 * log_weight).logsumexp(0)).exp())
-        measured = effective >= min(_FEWEST, num / 2)
+        measured = effective >= min(fewest, num / 2)
         error = math.sqrt(max(num / effective - 1, 0.0) / (num - 1)) if measured and num > 1 else math.inf
         value = log_sum - math.log(num)
         self.log_mean.copy_(value)
@@ -123,6 +124,8 @@ class Normalizer(Running):
 
 class EstimatedNormalizer(Conditional):
     """An unconditional distribution whose normalizer is a mean over draws; implement `_log_weight`.
+
+    `fewest_draws` is the effective sample size below which nothing is known: 0 where weights are bounded.
 
     In train mode with gradients, the normalizer is estimated at every pass from `num_normalizer_samples` new draws,
     and its gradient is part of that of log p(z): without it, training would raise log p(z) without limit. In eval mode
@@ -135,6 +138,8 @@ class EstimatedNormalizer(Conditional):
     Raises:
         ConfigurationError: if S is below 2.
     """
+
+    fewest_draws = _FEWEST
 
     def __init__(self, event_shape: int | Shape, *, num_normalizer_samples: int) -> None:
         super().__init__(event_shape)
@@ -185,7 +190,7 @@ class EstimatedNormalizer(Conditional):
         for start in range(0, num, _CHUNK):
             with noise.stream(seed, noise.Purpose.NORMALIZER, start):
                 weights.append(self._log_weight(min(_CHUNK, num - start)).double())
-        value, error, effective = self.normalizer.store(torch.cat(weights))
+        value, error, effective = self.normalizer.store(torch.cat(weights), self.fewest_draws)
         error *= float(self._slope(value))
         self.normalizer.error.fill_(error)
         return NormalizerEstimate(float(value), error, effective, num)

@@ -142,6 +142,7 @@ class ResampledPrior(EstimatedNormalizer):
     """
 
     distribution_type = TruncatedRejection
+    fewest_draws = 0  # 1 - a(z) is at most 1
 
     def __init__(
         self,

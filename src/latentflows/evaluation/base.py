@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from latentflows.core.batches import Batch, DataSource, Values
-from latentflows.core.errors import CombinationError, ConfigurationError, ShapeError
+from latentflows.core.errors import CombinationError, ConfigurationError, LatentFlowsError, ShapeError
 from latentflows.core.noise import Purpose, stream
 from latentflows.core.shapes import Shape
 from latentflows.distributions.base import Distribution
@@ -31,6 +31,8 @@ LikelihoodKind = Literal[
     "no likelihood",
 ]
 
+_ERRORS = 4  # standard errors that a mean KL may lie below zero by chance
+_LEAST_KL = 0.1  # nats that it may lie below zero besides, for errors that are not known
 _DATA_BLOCK = 256  # data points whose noise is drawn together
 
 
@@ -231,6 +233,38 @@ def check_weighable(model: VAE, prior: Distribution, *, posterior: bool = True, 
             "log p is an estimate: a mean of importance weights could exceed p(x). Make its divergence exact "
             f'(divergence="exact", `cnf(exact=True)`){instead}.'
         )
+
+
+class ImpossibleDivergenceError(LatentFlowsError):
+    """A mean KL below zero: log p(z) is too high where the posterior lies, and no likelihood follows from it."""
+
+
+def check_divergence(kl: Tensor, prior: Distribution, *, solver_error: float = 0.0) -> None:
+    """Refuse KLs (n,) to an approximate density whose mean is below zero by more than chance and its stated error.
+
+    Args:
+        kl: KL(q(z|x) || p(z)) of every image, nats.
+        prior: p, a distribution.
+        solver_error: Known error of log p(z) from a solver, nats.
+
+    Raises:
+        ImpossibleDivergenceError: with what to do.
+    """
+    if prior.density != "approximate" or len(kl) < 2:
+        return
+    normalizer = prior.log_normalizer_error
+    stated = 0.0 if normalizer is None or not bool(normalizer.isfinite()) else float(normalizer)
+    mean, error = float(kl.mean()), float(kl.std()) / math.sqrt(len(kl))
+    if mean >= -_ERRORS * (error + stated + solver_error) - _LEAST_KL:
+        return
+    why, fix = "its solver is too coarse there", "Raise its number of steps, or lower its tolerance"
+    if normalizer is not None:
+        why, fix = "its normalizer misses mass there", "Train the prior on a frozen encoder"
+    raise ImpossibleDivergenceError(
+        f"KL(q(z|x) || p(z)) is {mean:.4g} nats on average over {len(kl)} images, and no density makes it negative: "
+        f"log p(z) is too high where the posterior lies; {why}. No likelihood follows from it. {fix}, or use a prior "
+        "with an exact density."
+    )
 
 
 def log_mean_weight(log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

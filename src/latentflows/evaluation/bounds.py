@@ -17,6 +17,7 @@ from latentflows.evaluation.base import (
     Figure,
     Figures,
     bits_offset,
+    check_divergence,
     check_positive_integers,
     check_values,
     check_weighable,
@@ -35,13 +36,7 @@ _BLOCK_LATENTS = 8192  # latents drawn together: enough for full speed of a smal
 _BLOCK_NUMBERS = 1 << 16  # numbers of data encoded together: bounds the encoder's memory
 _LATENT_NUMBERS = 1 << 22  # numbers of latents drawn together: bounds the posterior's memory
 _RECONSTRUCTED = 512  # images decoded together where no bound is computed
-_ERRORS = 4  # standard errors that a mean KL may lie below zero by chance
-_LEAST_KL = 1e-3  # nats that rounding may take from it
 _CACHE_MIB = 4  # on a CPU, larger pieces fall out of the cache
-
-
-class ImpossibleDivergenceError(LatentFlowsError):
-    """A mean KL below zero: log p(z) is too high where the posterior lies, and no likelihood follows from it."""
 
 
 @dataclass(frozen=True)
@@ -205,8 +200,9 @@ def evaluate_bounds(
             blocks.append(_summary(*parts))
     error = None if prior is None else prior.log_normalizer_error
     columns = {name: torch.cat([block[name] for block in blocks])[:count].cpu() for name in blocks[0]}
-    if prior is not None and prior.density == "approximate":
-        _check_divergence(columns["kl"], model)
+    if prior is not None:
+        solver = 0.0 if integration is None else integration.error + (integration.probe_error or 0.0)
+        check_divergence(columns["kl"], prior, solver_error=solver)
     return Bounds(
         **columns,
         num_importance_samples=num_importance_samples,
@@ -231,18 +227,6 @@ def _checked_prior(model: VAE, context: Tensor | None, num_samples: int) -> Dist
     if num_samples > 1:
         check_weighable(model, p, instead=", or use `num_importance_samples` 1 for the ELBO")
     return p
-
-
-def _check_divergence(kl: Tensor, model: VAE) -> None:
-    """Refuse KLs (n,) whose mean is below zero by more than chance: log p(z) is too high where q(z|x) lies."""
-    mean, error = float(kl.mean()), float(kl.std() / math.sqrt(len(kl))) if len(kl) > 1 else math.inf
-    if mean < -_ERRORS * error - _LEAST_KL:
-        raise ImpossibleDivergenceError(
-            f"KL(q(z|x) || p(z)) is {mean:.4g} nats on average over {len(kl)} images, and no density makes it "
-            f"negative: log p(z) of `{type(model.prior).__name__}` is too high by that at least, since its normalizer "
-            "misses mass where the posterior lies. No likelihood follows from it. Train the prior on a frozen encoder "
-            "(training.plan=two_stage), or use a prior with an exact density."
-        )
 
 
 def evaluate_reconstruction(

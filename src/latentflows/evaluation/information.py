@@ -21,6 +21,7 @@ from latentflows.evaluation.base import (
     Protocol,
     Use,
     blocks,
+    check_divergence,
     check_event,
     check_positive_integers,
     checked_count,
@@ -176,6 +177,7 @@ def evaluate_information(
         kl = None
         if p.density != "unnormalized":
             kl = (own - _log_prior(p, z, seed)).mean(0)
+            check_divergence(kl, p)
     lower = (own - torch.logaddexp(own, others) + math.log(count)).mean(0)
     upper = (own - others + math.log(count - 1)).mean(0)
     for value in (lower, upper, kl):

@@ -75,5 +75,7 @@ def variance_of_first(values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def posterior_mean(model: VAE, x: Tensor, context: Tensor | None = None) -> Tensor:
-    """Return E[z|x], (B, *latent), in the precision of x: in closed form, or the mean of 64 draws."""
-    return posterior_moments(model.encode(x, context), MEAN_DRAWS).mean.to(x.dtype)
+    """Return E[z|x], (B, *latent), in the model's precision, float32 at least: in closed form, or of 64 draws."""
+    mean = posterior_moments(model.encode(x, context), MEAN_DRAWS).mean
+    precision = next((parameter.dtype for parameter in model.parameters()), torch.float32)
+    return mean.to(torch.promote_types(precision, torch.float32))

@@ -137,7 +137,7 @@ def impossible(kl: float | None) -> dict[str, str]:
     return {
         "divergence": (
             f"The KL of posterior and prior is {kl:.4g} nats, and no density makes it negative: log p(z) is too high "
-            "where the posterior lies. A normalizer estimated from draws misses mass there. Train such a prior on a "
-            "frozen encoder, or use one with an exact density."
+            "where the posterior lies, since a normalizer from draws misses mass there, or a solver is too coarse. "
+            "Train such a prior on a frozen encoder, or use one with an exact density."
         )
     }

@@ -411,3 +411,13 @@ def test_a_damaged_run_is_named(folder, name):
     damage(folder[0])
     with pytest.raises(error, match=message):
         load_run(folder[0])
+
+
+@pytest.mark.parametrize("prior", [["noise_contrastive"], ["adversarial", "prior.num_proposals=9"]])
+def test_no_encoder_is_trained_against_a_normalizer_known_from_draws(prior):
+    overrides = [f"prior={prior[0]}", *prior[1:]]
+    configuration = small(*overrides, "training.plan=two_stage_joint")
+    model = build_model(configuration, SHAPE)  # a trained one is still measured and drawn from
+    with pytest.raises(CombinationError, match=f"{prior[0]} is known from draws .* training.plan=two_stage,"):
+        build_stages(configuration, model)
+    build_stages(small(*overrides, "training.plan=two_stage"), model)

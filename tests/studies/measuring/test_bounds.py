@@ -61,7 +61,7 @@ def test_the_protocol_says_what_the_figure_is(overrides, preparation, kind):
 
 
 @pytest.mark.parametrize(
-    ("known", "why"), [(False, "a few draws carry all the weight"), (True, "comes out below zero")]
+    ("known", "why"), [(False, "a few draws carry all its weight"), (True, "comes out below zero")]
 )
 def test_a_prior_whose_normalizer_misses_mass_has_no_bound(known, why):
     overrides = [

@@ -22,14 +22,6 @@ DO_NOT_FIT = {
         ["objective=info_vae", "prior=adversarial", "prior.num_proposals=9", "training.plan=two_stage_joint"],
         "those of prior.kind=adversarial carry no gradient",
     ),
-    "an encoder against a normalizer from draws": (
-        ["prior=noise_contrastive", "training.plan=two_stage_joint"],
-        "normalizer of prior.kind=noise_contrastive is known from draws of its base .* training.plan=two_stage, or",
-    ),
-    "an encoder against resampling by a critic": (
-        ["prior=adversarial", "prior.num_proposals=9", "training.plan=two_stage_joint"],
-        "normalizer of prior.kind=adversarial is known from draws",
-    ),
     "contrast from the start": (
         ["prior=noise_contrastive", "training.plan=one_stage"],
         r"Use training.plan=two_stage\.$",

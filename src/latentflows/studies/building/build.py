@@ -42,9 +42,11 @@ from latentflows.studies.building.parts import (
 )
 from latentflows.studies.building.priors import build_prior, build_prior_objective
 from latentflows.studies.settings import configuration as settings
+from latentflows.studies.settings.base import PriorSettings
 from latentflows.studies.settings.combinations import LIKELIHOODS_OF, likelihood_faults
 from latentflows.studies.settings.configuration import DataSettings, RunConfiguration
 from latentflows.studies.settings.models import CodesModel, FlowModel, SegmentationModel, VAEModel
+from latentflows.studies.settings.options import tag_of
 from latentflows.studies.settings.overrides import read_whole_configuration
 from latentflows.training import MLflowLog, Options, Stage, TensorBoardLog, Tracker, WandbLog
 from latentflows.training.base import PARTS
@@ -223,9 +225,20 @@ def build_stages(configuration: RunConfiguration, model: Model, num_points: int 
         _stage("prior", prior, training, training.prior_epochs, train=("prior",)),
     ]
     if isinstance(training, settings.TwoStageJoint):
+        _check_joint(configuration.prior)
         joint = _warmed_up(build_objective(configuration.objective, model, num_points))
         stages.append(_stage("joint", joint, training, training.joint_epochs))
     return stages
+
+
+def _check_joint(prior: PriorSettings) -> None:
+    """Refuse to train an encoder against a density whose normalizer does not see where it goes."""
+    if prior.normalized_by_draws:
+        raise CombinationError(
+            f"The normalizer of prior.kind={tag_of(type(prior))} is known from draws of its base alone. An "
+            "encoder that trains against it leaves for latents that those never reach, where the bound has no limit. "
+            "Use training.plan=two_stage, or a flow prior."
+        )
 
 
 def _warmed_up(objective: Objective) -> Objective:

@@ -15,8 +15,8 @@ from latentflows.data import ImageData
 from latentflows.distributions.base import Conditional
 from latentflows.distributions.normalizer import EstimatedNormalizer
 from latentflows.evaluation import evaluate_bounds, evaluate_codes, evaluate_likelihood
-from latentflows.evaluation.base import Figures, Protocol, likelihood_kind
-from latentflows.evaluation.bounds import ImpossibleDivergenceError, evaluate_reconstruction
+from latentflows.evaluation.base import Figures, ImpossibleDivergenceError, Protocol, likelihood_kind
+from latentflows.evaluation.bounds import evaluate_reconstruction
 from latentflows.evaluation.codes import CodeBound
 from latentflows.models import VAE, VQVAE
 from latentflows.models.density import DensityModel, Model
@@ -59,7 +59,9 @@ def bounds_missing(model: Model) -> str | None:
     if isinstance(model, VAE | VQVAE) and not model.likelihood.distribution_type.normalized:
         return "the cross-entropy on gray values is no likelihood"
     if isinstance(model, VAE) and _lacks_normalizer(model.prior):
-        return "a few draws carry all the weight of the prior's normalizer, so it could not be measured"
+        return (
+            "the prior's normalizer is not known: a few draws carry all its weight, or it was never estimated"
+        )
     return None
 
 

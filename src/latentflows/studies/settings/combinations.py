@@ -196,12 +196,6 @@ def _prior_faults(c: RunConfiguration) -> list[str]:
             f"`prior.kind`={c.prior.kind} learns by comparing latents of a fixed encoder with its own draws. Use "
             f"training.plan=two_stage{'' if c.prior.normalized_by_draws else ' or two_stage_joint'}."
         )
-    if c.prior.normalized_by_draws and c.training.plan == "two_stage_joint":
-        faults.append(
-            f"The normalizer of prior.kind={c.prior.kind} is known from draws of its base alone. An encoder that "
-            "trains against it leaves for latents that those never reach, where the bound has no limit. Use "
-            "training.plan=two_stage, or a flow prior."
-        )
     weighted = c.evaluation.num_importance_samples > 1 or "weighable_prior" in c.objective.needs
     if isinstance(c.prior, FlowMatchingPrior) and c.prior.divergence == "hutchinson" and weighted:
         faults.append(
