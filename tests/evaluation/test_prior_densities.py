@@ -21,7 +21,7 @@ from latentflows.evaluation import (
     evaluate_gaps,
     evaluate_information,
 )
-from latentflows.evaluation.base import ImpossibleDivergenceError
+from latentflows.evaluation.base import ImpossibleDivergenceError, check_divergence
 from latentflows.models import VAE, second_stage_vae
 from latentflows.networks import MLP, ResidualMLP
 from latentflows.objectives import IWAE
@@ -49,6 +49,18 @@ def test_an_unnormalized_prior_is_refused_until_its_normalizer_is_estimated():
     protocol = result.protocol()
     assert protocol["prior_density"] == "approximate"
     assert protocol["normalizer_error"] == pytest.approx(found.error)
+
+
+def test_a_divergence_may_lie_below_zero_by_what_its_density_states():
+    prior = EnergyPrior(StandardGaussian(2), scalar()).eval()
+    prior.estimate_normalizer(5000)
+    kl = torch.full((4,), -1.0)
+    with pytest.raises(ImpossibleDivergenceError, match="its normalizer misses mass there"):
+        check_divergence(kl, prior())
+    check_divergence(kl, prior(), solver_error=0.3)
+    check_divergence(kl, StandardGaussian(2)())
+    prior.normalizer.error.fill_(0.3)
+    check_divergence(kl, prior())
 
 
 class Slope(nn.Module):

@@ -33,6 +33,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "evaluation/base.py": [
+        ("a stated error is no excuse", "(error + stated + solver_error)", "error"),
         (
             "weights: a posterior's estimate is weighed",
             "unweighable_parts(model, prior, posterior=posterior)",
