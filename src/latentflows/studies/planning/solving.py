@@ -166,9 +166,7 @@ def solve(
     """
     sizes = _Sizes(configure, budget.hold, target, workshop)
     low, high = _bracket(sizes)
-    if (
-        len(sizes.known()) == 1 and not sizes.limit
-    ):  # it met the target at once, as one that changes nothing may
+    if len(sizes.known()) == 1 and not sizes.limit:  # the target was met at once: perhaps by any size
         size = next(iter(sizes.known()))
         _nearest_built(size + 1, size, size + _LOOKED_AROUND, sizes)
     built = sizes.known()
