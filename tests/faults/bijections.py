@@ -24,8 +24,8 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "zuko: networks in low precision under autocast",
-            "with full_precision(value), _solver_that_ends(self.transform), torch",
-            "with _solver_that_ends(self.transform), torch",
+            "            full_precision(value),\n            _solver",
+            "            _solver",
         ),
         (
             "zuko: a graph is kept under no_grad",
@@ -54,8 +54,8 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "normflows: contexts in the wrong order over samples",
-            "context.expand(samples, *context.shape).flatten(0, 1)",
-            "context.repeat_interleave(samples, 0)",
+            "context.to(value.dtype).expand(samples, *context.shape).flatten(0, 1)",
+            "context.to(value.dtype).repeat_interleave(samples, 0)",
         ),
     ],
     "bijections/autoregressive.py": [

@@ -14,7 +14,7 @@ FAULTS: dict[str, list[Fault]] = {
             "features.view(samples, rows, *features.shape[1:]) * context_features)",
             "features.view(rows, samples, *features.shape[1:]) * context_features[:, None])",
         ),
-        ("padding is not set to zero", "h if valid is None else h * valid", "h"),
+        ("padding is not set to zero", "h if valid is None else h.masked_fill(valid == 0, 0)", "h"),
         (
             "context: a map over another space is taken",
             "if shape[1:] not in ((), space):",

@@ -75,9 +75,11 @@ FAULTS: dict[str, list[Fault]] = {
             "    pass",
         ),
     ],
-    "training/session.py": [
+    "training/record.py": [
         ("resume: each process from a checkpoint of its own", "if len(set(steps)) > 1:", "if False:"),
-        ("diagnostics: judged from the first step on", "if learns and settled else ()", "if learns else ()"),
+    ],
+    "training/session.py": [
+        ("diagnostics: judged from the first step on", "if learns and settled else {}", "if learns else {}"),
         (
             "signals: a fit by EM does not look at them",
             "with interruptible():",
