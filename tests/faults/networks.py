@@ -14,6 +14,7 @@ FAULTS: dict[str, list[Fault]] = {
             "features.view(samples, rows, *features.shape[1:]) * context_features)",
             "features.view(rows, samples, *features.shape[1:]) * context_features[:, None])",
         ),
+        ("padding: zero times infinity", "h.masked_fill(valid == 0, 0)", "h * valid"),
         ("padding is not set to zero", "h if valid is None else h.masked_fill(valid == 0, 0)", "h"),
         (
             "context: a map over another space is taken",
@@ -45,11 +46,6 @@ FAULTS: dict[str, list[Fault]] = {
             "height-causal: the cache keeps a row too few",
             "rows[:, :, rows.shape[2] - self.kernel + 1 :]",
             "rows[:, :, rows.shape[2] - self.kernel + 2 :]",
-        ),
-        (
-            "height-causal: zero times infinity",
-            "h.masked_fill(valid == 0, 0.0)",
-            "h * valid",
         ),
         (
             "height-causal: too few layers are accepted",

@@ -314,9 +314,7 @@ class TransformerAutoregressive(Bijection):
             piece = cut(piece, self.patch, self.context_shape) if mapped else piece[:, None]
             if mapped and keep is not None:
                 piece = piece.repeat(len(value), 1, 1)  # every row has its own order
-                piece = piece.masked_fill(
-                    ~keep[..., None], 0
-                )  # causal attention spreads NaN to earlier tokens
+                piece = piece.masked_fill(~keep[..., None], 0)  # NaN would reach earlier tokens
             piece = self._arranged(piece, keep) if mapped else piece
         if keep is not None:
             tokens = tokens.masked_fill(~keep[..., None], 0)

@@ -18,9 +18,7 @@ from latentflows.distributions.base import Conditional, Distribution, over_batch
 
 _DECAY = 0.99  # of the moving average that follows training
 _CHUNK = 1 << 14  # draws weighted together
-_FEWEST = (
-    100  # effective draws below which neither the mean weight nor its error (0.1 nats there) can be believed
-)
+_FEWEST = 100  # effective draws: with fewer neither the mean weight nor its error (0.1 nats) can be believed
 
 
 class NormalizerEstimate(NamedTuple):

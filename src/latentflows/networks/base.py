@@ -197,8 +197,15 @@ class FrameMasked(nn.Module, ABC):
 
 
 def keep_frames(h: Tensor, valid: Tensor | None) -> Tensor:
-    """Set padding (N, C, T) to zero, as what a convolution reads beyond the ends is; valid (N, 1, T) or None."""
-    return h if valid is None else h.masked_fill(valid == 0, 0)  # a product would keep NaN
+    """Set padding of maps (N, C, ..., T) to zero, as what a convolution reads beyond the ends is.
+
+    Whatever lies there: in a product zero times infinity would be NaN.
+
+    Args:
+        h: Maps.
+        valid: (N, 1, ..., T), 1 where a frame counts; None for no padding.
+    """
+    return h if valid is None else h.masked_fill(valid == 0, 0)
 
 
 class MapContext(nn.Module):

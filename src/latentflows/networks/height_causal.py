@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from latentflows.core.errors import ConfigurationError
 from latentflows.core.shapes import Shape, as_shape
-from latentflows.networks.base import MapContext, add_over_samples, check_sizes
+from latentflows.networks.base import MapContext, add_over_samples, check_sizes, keep_frames
 
 
 class RowCache(NamedTuple):
@@ -130,7 +130,7 @@ class HeightCausalWaveNet(nn.Module):
         """Move rows through all layers; return the output and the last k - 1 rows that each layer read."""
         h, skip, below = self.first(x), None, []
         for i, (convolution, mix) in enumerate(zip(self.gates, self.mixes, strict=True)):
-            rows = torch.cat([cache.above[i], _keep(h, cache.valid)], 2)
+            rows = torch.cat([cache.above[i], keep_frames(h, cache.valid)], 2)
             below.append(rows[:, :, rows.shape[2] - self.kernel + 1 :])
             gates = convolution(rows)
             if features is not None:
@@ -142,8 +142,3 @@ class HeightCausalWaveNet(nn.Module):
             if i < len(self.gates) - 1:
                 h = h + mixed[:, self.width :]
         return self.last(skip), tuple(below)
-
-
-def _keep(h: Tensor, valid: Tensor | None) -> Tensor:
-    """Return rows with zeros on padding, whatever lies there: zero times infinity would be NaN."""
-    return h if valid is None else h.masked_fill(valid == 0, 0.0)
