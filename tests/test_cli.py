@@ -440,6 +440,9 @@ class Ends:
     def __call__(self, task, jobs, stop):
         for position, job in enumerate(jobs):
             yield Event(position, "started")
+            if self.status == "lost once":
+                yield Event(position, "again", "its process was killed.")
+            status = self.status.replace("lost once", "finished")
             gain = job.runs[0].configuration.prior.kind != "standard"
             counts = {"posterior": 5, "prior": 1000 * gain, "likelihood": 5, "total": 10 + 1000 * gain}
             protocol = {
@@ -454,9 +457,7 @@ class Ends:
             means = [
                 22.0 - gain + 0.03 * position + (0.01 + 0.002 * position) * n for n in range(len(job.runs))
             ]
-            lines = [
-                line | {"figures": {"nll": nll | {"mean": mean}}, "status": self.status} for mean in means
-            ]
+            lines = [line | {"figures": {"nll": nll | {"mean": mean}}, "status": status} for mean in means]
             yield Event(position, "result", list(enumerate(lines)))
 
 
@@ -510,6 +511,13 @@ def test_a_comparison_without_a_finished_run_fails(monkeypatch, capsys, tmp_path
     monkeypatch.setattr(LocalPool, "over_jobs", Ends("diverged"))
     assert main(["study", "run", "s.yaml", "--out", "c"]) == 1
     assert "a-seed0 did not finish: bad luck" in capsys.readouterr().err
+
+
+def test_a_run_whose_process_died_is_told(monkeypatch, capsys):
+    Path("s.yaml").write_text("name: s\narms: [{name: a, label: A}]\nseeds: [0]\nbaseline: a\n")
+    monkeypatch.setattr(LocalPool, "over_jobs", Ends("lost once"))
+    assert main(["study", "run", "s.yaml", "--out", "c", "--quiet"]) == 0
+    assert capsys.readouterr().err == "a-seed0 will go on in another process: its process was killed.\n"
 
 
 def test_a_warning_is_one_line_without_a_place_in_the_code(tmp_path, capsys):

@@ -205,7 +205,7 @@ def run_study(
     quiet: bool,
     again: str,
 ) -> None:
-    """Run a study with a progress bar, show its table and write its report.
+    """Run a study with a progress bar, tell what happened on the way, show its table and write its report.
 
     Raises:
         ConfigurationError: if both `resume` and `overwrite` are asked for.
@@ -230,6 +230,8 @@ def run_study(
     finally:
         if bar is not None:
             bar.stop()
+    for note in progress.notes:
+        typer.echo(note, err=True)
     for name, reason in progress.failed.items():
         typer.echo(f"{name} did not finish: {reason}", err=True)
     if progress.done < progress.total:
