@@ -53,6 +53,11 @@ FAULTS: dict[str, list[Fault]] = {
             'trials = [("value", torch.where(valid, value, junk), context) for junk in kinds]',
             'trials = [("value", value, context) for junk in kinds]',
         ),
+        (
+            "check: samples have the same lengths",
+            "torch.stack([lengths, lengths.roll(1)])",
+            "torch.stack([lengths, lengths])",
+        ),
         ("check: padding never overflows", "torch.finfo(value.dtype), [", "torch.finfo(torch.float16), ["),
     ],
     "testing/precision.py": [

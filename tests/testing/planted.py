@@ -77,6 +77,9 @@ PLANTED = {
     "padding_is_counted": Planted(
         wrong.CountedPadding, ("padding", "padded_round_trip"), "padding moved in rows"
     ),
+    "lengths_of_the_first_sample": Planted(
+        wrong.SharedLengths, ("padding",), "with lengths [[0, 3, 5], [5, 0, 3]], against that row alone"
+    ),
     "unsaved_order": Planted(wrong.UnsavedOrder, ("saving",), "one that loaded the saved state"),
     "shared_memory": Planted(wrong.SharedMemory, ("saving",), "shares its memory with"),
     "unbounded_scale": Planted(wrong.Unbounded, ("extremes",), "expected a finite value"),

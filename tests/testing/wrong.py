@@ -182,6 +182,13 @@ class CountedPadding(Sequences):
         return super()._inverse(x, context)
 
 
+class SharedLengths(Sequences):
+    """The lengths of the first sample are those of all samples."""
+
+    def _coefficients(self, value, context, valid):
+        return super()._coefficients(value, context, None if valid is None else valid[:1])
+
+
 class UnsavedOrder(Halves):
     """A random order lies in a list, which no checkpoint holds."""
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
 from torch import Tensor
 
+from latentflows.bijections import Bijection, Chain, Elementwise
 from latentflows.bijections.inputs import fit_frames
 from latentflows.core.shapes import Shape
 from latentflows.testing.base import RESULTS, Direction, Subject, expect, expect_close, jacobian_of, run
+from latentflows.transforms import Additive
 
 
 def padding(subject: Subject) -> None:
-    """Padding passes unchanged, adds nothing to the log-determinant, and what it holds changes nothing elsewhere."""
+    """Padding passes unchanged, is not counted, and changes nothing elsewhere; each row keeps to its own length."""
     for direction in subject.directions:
         _untouched_and_unheard(subject, direction)
         _log_det_of_the_padded_map(subject, direction)
         _no_padding_is_a_plain_call(subject, direction)
+        _rows_of_other_lengths(subject, direction)
 
 
 def padded_round_trip(subject: Subject) -> None:
@@ -106,3 +110,25 @@ def _no_padding_is_a_plain_call(subject: Subject, direction: Direction) -> None:
         expect_close(
             got, expected, subject.settings.tolerance, f"{direction} with full lengths, against none: {name}"
         )
+
+
+def _rows_of_other_lengths(subject: Subject, direction: Direction) -> None:
+    """Lengths (K, B) that differ between rows and between samples of one context: each row is as it is alone."""
+    every = _lengths(subject)
+    lengths = every[[0, len(every) // 2, -1]]
+    lengths = torch.stack([lengths, lengths.roll(1)])
+    alone, context = subject.build(), subject.context(3)
+    value = subject.values(alone, direction, 2, 3, context=context)
+    contexts = [None] * 3 if context is None else list(context)
+    together: Bijection = alone
+    if (
+        context is None
+    ):  # a layer that takes none meets K > 1 only beside one that takes one: here an identity
+        beside = Elementwise(subject.event_shape, Additive(), context_shape=1).to(value)
+        together, context = Chain([alone, beside]), value.new_zeros(3, 1)
+    results = run(together, direction, value, context, lengths=lengths)
+    for k, b in itertools.product(range(2), range(3)):
+        expected = run(alone, direction, value[k, b], contexts[b], lengths=lengths[k, b])
+        for name, got, one in zip(RESULTS, results, expected, strict=True):
+            what = f"{direction} of row {(k, b)} with lengths {lengths.tolist()}, against that row alone"
+            expect_close(got[k, b], one, subject.settings.tolerance, f"{what}: {name}")
