@@ -232,6 +232,16 @@ CASES = {
             4, mask=half_mask(4, first=True), network=mlp, transform=CircularSpline(3), context_shape=c
         ),
     ),
+    "circular_sequence": Case(
+        lambda c: Coupling(
+            (2, 3),
+            mask=checkerboard_mask((2, 3), even=True),
+            network=wavenet,
+            transform=CircularSpline(3),
+            layout="masked",
+            context_shape=c,
+        ),
+    ),
     "elementwise_affine": Case(lambda c: Elementwise((2, 3), Affine(), context_shape=c)),
     "elementwise_spline": Case(lambda c: Elementwise(3, RationalQuadraticSpline(4), context_shape=c)),
     "elementwise_spline_channels": Case(

@@ -151,6 +151,14 @@ def test_the_kept_part_must_fit(event):
         Split(event, Reshape(4, (2, 2, 1)), network=convolution)
 
 
+@pytest.mark.parametrize("inner", [LULinear, torch.nn.Linear(3, 3), None])
+def test_the_inner_flow_is_a_bijection(inner):
+    with pytest.raises(
+        CombinationError, match="`inner` must be a bijection, whose events `Split` keeps; got"
+    ):
+        Split(5, inner, network=mlp)
+
+
 def test_contexts_must_agree():
     inner = LULinear((2, 2), context_shape=4)
     with pytest.raises(CombinationError, match=r"must share one context shape; got \(4,\) and \(3,\)"):

@@ -177,8 +177,23 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "coupling: padding that is not finite reaches the other frames",
-            "self.network(stay.masked_fill(padding, 0.0), context",
-            "self.network(stay, context",
+            "self.network(read.masked_fill(padding, 0.0), context",
+            "self.network(read, context",
+        ),
+        (
+            "coupling: the network reads angles with a cut",
+            "(entries.cos(), entries.sin())",
+            "(entries, entries.sin())",
+        ),
+        (
+            "coupling: the network reads cos 0 where entries move",
+            "self.partition.split(part)[0] for part in (entries.cos(), entries.sin())",
+            "stay.cos(), stay.sin()",
+        ),
+        (
+            "coupling: all samples have the lengths of the first",
+            "~valid.flatten(0, 1).unsqueeze(1)",
+            "~valid[:1].expand(samples, -1, -1).flatten(0, 1).unsqueeze(1)",
         ),
         ("coupling: padding is transformed", "fixed is None else fixed\n", "fixed is None else None\n"),
         (
@@ -197,7 +212,20 @@ FAULTS: dict[str, list[Fault]] = {
             "0 * torch.arange(length).view(-1,",
         ),
     ],
+    "bijections/elementwise.py": [
+        (
+            "elementwise: all samples have the lengths of the first",
+            "        valid = valid.unsqueeze(2)\n",
+            "        valid = valid[:1].unsqueeze(2)\n",
+        ),
+    ],
     "bijections/height_autoregressive.py": [
+        (
+            "height: all samples have the lengths of the first",
+            "return valid.flatten(0, 1).unflatten(",
+            "return valid[:1].expand_as(valid).flatten(0, 1).unflatten(",
+        ),
+        ("height: angles are taken", "check_line_transform(transform, type(self).__name__)", "transform"),
         ("height: contexts stay as long as autocast made them", "context.to(like.dtype)", "context"),
         (
             "height: rows are runs of frames",
@@ -271,6 +299,11 @@ FAULTS: dict[str, list[Fault]] = {
             "actnorm: gradients meet padding",
             "torch.addcmul(self.shift, hide_padding(u, valid)",
             "torch.addcmul(self.shift, u",
+        ),
+        (
+            "actnorm: all samples have the lengths of the first",
+            "torch.where(valid.unsqueeze(2), x, u), log_det * valid.sum(-1)",
+            "torch.where(valid[:1].unsqueeze(2), x, u), log_det * valid[:1].sum(-1)",
         ),
         ("permutation: any numbers are an order", "or order.dtype not in _INTEGERS:", "or False:"),
         (
@@ -377,6 +410,7 @@ FAULTS: dict[str, list[Fault]] = {
             "self.network(rows, context) if self.reads_context",
             "self.network(rows, context * 0) if self.reads_context",
         ),
+        ("split: angles are taken", "check_line_transform(transform, type(self).__name__)", "transform"),
         ("split: its own network is not counted", "calls = 0 if network is None else 1", "calls = 0"),
         (
             "rescale: log-det of a single entry",

@@ -146,6 +146,9 @@ class Coupling(Bijection):
     The output is parameter-major: channel p M + m holds parameter p of moving channel m. A raw parameter that overflows
     at a staying entry (or in padding) reaches neither value nor gradient.
 
+    Of angles (a `periodic` transform: `CircularSpline`) the network reads all cosines, then all sines, and so is made
+    for (2 S,), (2 S, *space) or (2 C, *space): at the cut an angle jumps, and the density would with it.
+
     `lengths` of padded sequences are taken in the layouts `channels` and `masked` with a network that keeps padding out
     (`FrameMasked`: `WaveNet`, `CouplingConvolution`, `ResidualConvolution`). Raw parameters are then zero in padding,
     so it stays as it is, and the log-determinant counts the frames that are no padding.
@@ -158,7 +161,7 @@ class Coupling(Bijection):
         mask: Boolean tensor of that shape; True stays, False moves.
         network: Makes the network from (in_shape, out_shape, context): 0 for none, an int for a vector context, the
             shape of a map (C, T) or (C, H, W).
-        transform: The map of one variable: `Additive()`, `Affine()`, `RationalQuadraticSpline()`.
+        transform: The map of one variable: `Additive()`, `Affine()`, `RationalQuadraticSpline()`, `CircularSpline()`.
         layout: How the network sees the event.
         context_shape: None, (C,) or a map (C, T) or (C, H, W).
 
@@ -173,7 +176,7 @@ class Coupling(Bijection):
     References:
         Dinh et al., NICE, 2015, arXiv 1410.8516, section 3.2 (general coupling law); Dinh et al., Density estimation
         using Real NVP, 2017, arXiv 1605.08803, section 3.4 (masked convolution); Durkan et al., Neural Spline Flows,
-        2019, arXiv 1906.04032, section 2.1.
+        2019, arXiv 1906.04032, section 2.1; Rezende et al., 2020, arXiv 2002.02428, section 2 (cosines and sines).
     """
 
     def __init__(
@@ -189,35 +192,35 @@ class Coupling(Bijection):
         super().__init__(event_shape, passes=(1, 1), context_shape=context_shape)
         self.transform = check_transform(transform)
         self.partition = _partition(mask, self.event_shape, layout)
-        count, *space = self.partition.move_shape
-        self.out_shape = (transform.size * count, *space)
+        (stay, *space), (move, *_) = self.partition.stay_shape, self.partition.move_shape
+        self.in_shape = (2 * stay if transform.periodic else stay, *space)
+        self.out_shape = (transform.size * move, *space)
         features = self.context_shape if len(self.context_shape or ()) > 1 else sum(self.context_shape or ())
-        self.network = made_network(network, self.partition.stay_shape, self.out_shape, features)
-        self.variable_lengths = (
-            layout != "split" and len(self.event_shape) == 2 and isinstance(self.network, FrameMasked)
-        )
+        self.network = made_network(network, self.in_shape, self.out_shape, features)
+        masks = len(self.event_shape) == 2 and isinstance(self.network, FrameMasked)
+        self.variable_lengths = masks and layout != "split"
 
-    def _forward(
-        self, u: Tensor, context: Tensor | None, valid: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        return self._run(self.transform.forward, u, context, valid)
+    def _forward(self, u: Tensor, context: Tensor | None, *valid: Tensor) -> tuple[Tensor, Tensor]:
+        return self._run(self.transform.forward, u, context, *valid)
 
-    def _inverse(
-        self, x: Tensor, context: Tensor | None, valid: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        return self._run(self.transform.inverse, x, context, valid)
+    def _inverse(self, x: Tensor, context: Tensor | None, *valid: Tensor) -> tuple[Tensor, Tensor]:
+        return self._run(self.transform.inverse, x, context, *valid)
 
     def _run(
         self,
         apply: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         value: Tensor,
         context: Tensor | None,
-        valid: Tensor | None,
+        valid: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         samples, rows = value.shape[:2]
         padding = None if valid is None else ~valid.flatten(0, 1).unsqueeze(1)
-        stay, move = self.partition.split(value.reshape(samples * rows, *self.partition.shape))
-        raw, fixed = self._raw(stay, context, padding), _either(self.partition.fixed, padding)
+        entries = value.reshape(samples * rows, *self.partition.shape)
+        stay, move = self.partition.split(entries)
+        read = stay
+        if self.transform.periodic:  # cut after, so that what the network may not see is zero, not cos 0
+            read = torch.cat([self.partition.split(part)[0] for part in (entries.cos(), entries.sin())], 1)
+        raw, fixed = self._raw(read, context, padding), _either(self.partition.fixed, padding)
         if fixed is None:
             moved, log_derivative = apply(move, raw)
         else:  # zero raw parameters are the identity, and `where` keeps what overflows out of the gradient too
@@ -228,16 +231,16 @@ class Coupling(Bijection):
             return out, log_derivative.new_zeros(())
         return out, log_derivative.flatten(1).sum(1).view(samples, rows)
 
-    def _raw(self, stay: Tensor, context: Tensor | None, padding: Tensor | None) -> Tensor:
+    def _raw(self, read: Tensor, context: Tensor | None, padding: Tensor | None) -> Tensor:
         """Run the network; return the raw parameters (P, N, *moving)."""
         if padding is not None:
-            out = self.network(stay.masked_fill(padding, 0.0), context, (~padding).to(stay.dtype))
+            out = self.network(read.masked_fill(padding, 0.0), context, (~padding).to(read.dtype))
         else:
-            out = self.network(stay) if context is None else self.network(stay, context)
+            out = self.network(read) if context is None else self.network(read, context)
         if out.shape[1:] != self.out_shape:
             raise ShapeError(
                 f"The network of `{type(self).__name__}` must give (N, *{self.out_shape}) for an input "
-                f"(N, *{self.partition.stay_shape}); got {tuple(out.shape)}. Give it the shapes it is made from."
+                f"(N, *{self.in_shape}); got {tuple(out.shape)}. Give it the shapes it is made from."
             )
         out = at_least_float32(out).view(len(out), self.transform.size, *self.partition.move_shape)
         return out.movedim(1, 0)

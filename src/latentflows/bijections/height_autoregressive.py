@@ -12,6 +12,7 @@ from latentflows.core.shapes import Shape, as_shape
 from latentflows.networks.base import check_sizes
 from latentflows.networks.height_causal import HeightCausalWaveNet
 from latentflows.transforms import Affine, Transform
+from latentflows.transforms.base import check_line_transform
 
 
 class HeightAutoregressive(Bijection):
@@ -44,7 +45,8 @@ class HeightAutoregressive(Bijection):
 
     Raises:
         ShapeError: if the event is no sequence, or its length no multiple of the height.
-        ConfigurationError: if the network is too shallow for the height, or the context has another length.
+        ConfigurationError: if the network is too shallow for the height, the transform is none or one of angles, or the
+            context has another length.
 
     References:
         Ping et al., WaveFlow: A Compact Flow-based Model for Raw Audio, 2020, arXiv 1912.01219, section 3.
@@ -72,7 +74,8 @@ class HeightAutoregressive(Bijection):
             )
         super().__init__(event, passes=(height, 1), context_shape=context_shape)
         folded = (event[0], height, event[1] // height)
-        self.height, self.transform, self.reverse, self.folded = height, transform, reverse, folded
+        self.transform = check_line_transform(transform, type(self).__name__)
+        self.height, self.reverse, self.folded = height, reverse, folded
         self.network = HeightCausalWaveNet(
             folded,
             (transform.size * event[0], *folded[1:]),

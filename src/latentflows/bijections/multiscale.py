@@ -16,6 +16,7 @@ from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, as_shape, size
 from latentflows.networks.base import NetworkMaker, check_sizes, made_network
 from latentflows.transforms import Affine, Transform
+from latentflows.transforms.base import check_line_transform
 
 
 class Reshape(Bijection):
@@ -139,7 +140,9 @@ class Split(Bijection):
 
     Raises:
         ShapeError: if the inner flow's events do not fit into the event.
-        CombinationError: if a context is given that nothing uses, or the inner flow has another one.
+        CombinationError: if `inner` is no bijection, a context is given that nothing uses, or the inner flow has
+            another one.
+        ConfigurationError: if the transform is none or one of angles.
 
     References:
         Dinh et al., Density estimation using Real NVP, 2017, arXiv 1605.08803, section 3.6, eq. 13-16.
@@ -156,6 +159,10 @@ class Split(Bijection):
         context_shape: int | Shape | None = None,
     ) -> None:
         event = as_shape(event_shape, "event_shape")
+        if not isinstance(inner, Bijection):
+            raise CombinationError(
+                f"`inner` must be a bijection, whose events `Split` keeps; got {inner!r}. Build it first."
+            )
         kept = inner.event_shape
         if len(kept) != len(event) or kept[1:] != event[1:] or kept[0] >= event[0]:
             raise ShapeError(
@@ -177,7 +184,8 @@ class Split(Bijection):
             context_shape=own or inner.context_shape,
             passes=(forward, inverse),
         )
-        self.inner, self.transform, self.reads_context = inner, transform, own is not None
+        self.transform = check_line_transform(transform, type(self).__name__)
+        self.inner, self.reads_context = inner, own is not None
         self.kept, self.out_shape = kept[0], (event[0] - kept[0], *event[1:])
         out = (transform.size * self.out_shape[0], *event[1:])
         features = 0 if own is None else own[0] if len(own) == 1 else own

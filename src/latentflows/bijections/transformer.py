@@ -21,7 +21,7 @@ from latentflows.networks.base import check_sizes
 from latentflows.networks.tokens import cut, join, num_tokens
 from latentflows.networks.transformer import CausalTransformer
 from latentflows.transforms import Additive, Affine, Transform
-from latentflows.transforms.base import check_transform
+from latentflows.transforms.base import check_line_transform
 from latentflows.transforms.guidance import GuidanceRule, check_guidance, guided
 
 Inversion = Literal["cached", "loop", "jacobi"]
@@ -96,7 +96,7 @@ class TransformerAutoregressive(Bijection):
 
     Raises:
         CombinationError: for fewer than two tokens, or a context that does not fit.
-        ConfigurationError: for sizes that do not divide, or are not positive.
+        ConfigurationError: for sizes that do not divide or are not positive, or a transform of angles.
 
     References:
         Zhai et al., Normalizing Flows are Capable Generative Models (TarFlow), 2024, arXiv 2412.06329;
@@ -123,7 +123,9 @@ class TransformerAutoregressive(Bijection):
         if inversion not in get_args(Inversion):
             raise ConfigurationError(f"`inversion` must be one of {get_args(Inversion)}; got {inversion!r}.")
         self.patch, self.reverse, self.inversion = patch, reverse, inversion
-        self.transform = Affine() if transform is None else check_transform(transform)
+        self.transform = (
+            Affine() if transform is None else check_line_transform(transform, type(self).__name__)
+        )
         self.num_tokens, self.token_size = tokens, size(shape) // tokens
         self.variable_lengths = len(shape) == 2
         self.network = CausalTransformer(

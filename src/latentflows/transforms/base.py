@@ -19,10 +19,13 @@ class Transform(ABC):
     Attributes:
         size: Raw parameters of one variable, P.
         volume_preserving: The log-determinant is 0 for every parameter; it is then returned as zeros of shape ().
+        periodic: The variable is an angle in radians, read modulo 2 pi: f(u + 2 pi) = f(u) + 2 pi. A network that
+            decides on the parameters then reads cosines and sines, which know no cut, as in `Coupling`.
     """
 
     size: int
     volume_preserving: bool = False
+    periodic: bool = False
 
     @abstractmethod
     def forward(self, u: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,3 +55,23 @@ def check_transform(transform: object) -> Transform:
     raise ConfigurationError(
         f"`transform` must be a `Transform`, such as `Affine()` or `RationalQuadraticSpline()`; got {transform!r}."
     )
+
+
+def check_line_transform(transform: object, layer: str) -> Transform:
+    """Return a transform of numbers on the line; refuse what `check_transform` refuses, and transforms of angles.
+
+    Args:
+        transform: What was given.
+        layer: The class that takes it, whose network reads the values as they are.
+
+    Raises:
+        ConfigurationError: naming what was given.
+    """
+    checked = check_transform(transform)
+    if checked.periodic:
+        raise ConfigurationError(
+            f"`transform` of `{layer}` must be one of the real line; got {checked!r}, which is of angles. The network "
+            f"of `{layer}` reads values as they are, and would give an angle and the same one a turn on different "
+            "densities. Use a `Coupling`, whose network reads cosines and sines of angles."
+        )
+    return checked

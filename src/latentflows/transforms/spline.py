@@ -96,11 +96,14 @@ class CircularSpline(Transform):
     (`Elementwise(..., Additive())`).
 
     Outside, the map goes on by full turns, f(u + 2 pi) = f(u) + 2 pi. So it is a bijection of the circle, for angles
-    read modulo 2 pi, and one of the real line too, and a rotation needs no wrapping.
+    read modulo 2 pi, and one of the real line too, and a rotation needs no wrapping. In a `Coupling` that holds of the
+    whole torus: it is `periodic`, so the network reads the cosine and the sine of each angle that stays, not the angle.
+    Layers whose network reads values as they are refuse it.
 
     Cost: O(K) for the knots, O(1) for the map, the same in either direction.
 
-    Source: Rezende et al., Normalizing Flows on Tori and Spheres, 2020, arXiv 2002.02428, section 2.1.2.
+    Source: Rezende et al., Normalizing Flows on Tori and Spheres, 2020, arXiv 2002.02428, section 2.1.2; section 2 for
+    tori.
 
     Attributes:
         num_bins: K, at least 2.
@@ -110,6 +113,8 @@ class CircularSpline(Transform):
     Raises:
         ConfigurationError: if a setting is out of range.
     """
+
+    periodic = True
 
     num_bins: int = 8
     min_share: float = 1e-3
