@@ -13,12 +13,13 @@ from latentflows.bijections import (
     Inverse,
     InverseAutoregressive,
     LeakyReLU,
+    LULinear,
     Permutation,
     Planar,
     Radial,
     Sylvester,
 )
-from latentflows.bijections.base import ParameterSource
+from latentflows.bijections.base import ParameterSource, missing_in
 from latentflows.bijections.inputs import align
 from latentflows.core.checks import values_unchecked
 from latentflows.core.errors import (
@@ -29,6 +30,7 @@ from latentflows.core.errors import (
     NonFiniteError,
     ShapeError,
 )
+from latentflows.models import presets
 from tests.bijections.cases import build, randomize
 
 SHAPES = [
@@ -102,6 +104,15 @@ def test_chain_without_an_inverse_is_refused_by_its_own_name():
         Chain([ActNorm(4), Planar(4)]).inverse(torch.zeros(4))
 
 
+def test_the_layer_inside_that_lacks_a_direction_is_named():
+    inner = Chain([ActNorm(2), Inverse(Inverse(Planar(2)))])
+    path = "`Inverse` has no inverse, since `Inverse` has no forward map, since `Planar` has no inverse"
+    assert (
+        missing_in(Inverse(inner), 0)
+        == f"`Inverse` has no forward map, since `Chain` has no inverse, since {path}"
+    )
+
+
 def test_inverse_swaps_directions_and_shapes():
     bijection = build("affine_first", False)
     u = torch.randn(3, 5).double()
@@ -170,6 +181,15 @@ def test_an_error_is_explained_by_the_type_of_values_only_where_that_differs():
     assert str(caught.value.__cause__) == "the wrong type of day"
 
 
+def test_an_operation_that_a_type_lacks_is_explained_by_the_type():
+    """torch solves no triangular system in bfloat16, and says so without the word that other messages have."""
+    message = r"`Chain` has parameters in torch\.bfloat16; got values in torch\.float32"
+    for flow in (presets.nsf_coupling(4).bfloat16(), Chain([LULinear(4)]).bfloat16()):
+        for direction in (flow, flow.inverse):
+            with pytest.raises(DataError, match=message):
+                direction(torch.randn(3, 4))
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_a_context_that_is_not_finite_is_named(bad):
     layer, context = Planar(3, context_shape=2), torch.zeros(5, 2)
@@ -214,6 +234,13 @@ def test_amortized_parameters_depend_on_the_context():
     assert b.shape == (5, 2, 1)
     assert (a[0] != a[1]).all()
     assert (b[0] != b[1]).all()
+
+
+@pytest.mark.parametrize("direction", ["Forward", "backward", None])
+def test_initialize_knows_two_directions(direction):
+    message = f'`direction` must be "forward" or "inverse"; got {direction!r}.'
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        ActNorm(4).initialize(torch.randn(3, 4), direction=direction)
 
 
 def test_initialize_maps_when_nothing_depends_on_data():

@@ -1,5 +1,6 @@
 """Our distributions inside torch.distributions, Pyro and zuko: shapes, densities, gradients, expansion, refusals."""
 
+import pickle
 import re
 
 import pytest
@@ -8,7 +9,15 @@ from torch.distributions import Independent, Normal
 
 from latentflows.bijections import InverseAutoregressive
 from latentflows.core.errors import CombinationError, ConfigurationError, ShapeError
-from latentflows.distributions import Distribution, Flow, StandardGaussian, as_pyro, as_torch, as_zuko
+from latentflows.distributions import (
+    Distribution,
+    Flow,
+    StandardGaussian,
+    adapters,
+    as_pyro,
+    as_torch,
+    as_zuko,
+)
 from latentflows.distributions.gaussian import DiagonalNormal, StandardNormal
 from tests.distributions.cases import CASES, CONDITIONED, SCORED, build, context_of
 from tests.peers import peer
@@ -180,9 +189,20 @@ def test_pyro_fits_a_flow_as_a_guide():
     close(draws.mean(0), torch.tensor([1.0, -2.0]), 0.2)
 
 
-def test_pyro_is_named_where_it_is_missing(monkeypatch):
-    from latentflows.distributions import adapters
+def test_pyro_s_distribution_pickles_as_torch_s_does():
+    peer("pyro")
+    ours = distribution_of("flow", 5)
+    for adapt in (as_torch, as_pyro):
+        theirs = adapt(ours)
+        other = pickle.loads(pickle.dumps(theirs))
+        assert type(other) is type(theirs)
+        x = theirs.sample()
+        close(other.log_prob(x), theirs.log_prob(x), 0)
+    with pytest.raises(AttributeError, match="has no attribute 'PyroDistributions'"):
+        _ = adapters.PyroDistributions
 
+
+def test_pyro_is_named_where_it_is_missing(monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name="pyro")
 

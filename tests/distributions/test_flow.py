@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import distributions, nn
 
-from latentflows.bijections import ActNorm, Inverse, InverseAutoregressive, Planar
+from latentflows.bijections import ActNorm, Chain, Inverse, InverseAutoregressive, Planar
 from latentflows.core.errors import CombinationError, MissingDirectionError
 from latentflows.distributions import Flow, LearnedGaussian, StandardGaussian
 from latentflows.models import presets
@@ -78,7 +78,16 @@ def test_a_flow_without_an_inverse_draws_but_has_no_density():
             lambda: Flow(StandardGaussian(3), Planar(2)),
             "The base draws events of shape (3,), but the bijection starts from (2,)",
         ),
-        (lambda: Flow(StandardGaussian(2), Inverse(Planar(2))), "`Inverse` has no forward map"),
+        (
+            lambda: Flow(StandardGaussian(2), Inverse(Chain([ActNorm(2), Planar(2)]))),
+            "but `Inverse` has no forward map, since `Chain` has no inverse, since `Planar` has no inverse. Leave "
+            "`Inverse` out, or choose a bijection with both directions",
+        ),
+        (
+            lambda: Flow(StandardGaussian(2), Chain([Inverse(Planar(2))])),
+            "but `Chain` has no forward map, since `Inverse` has no forward map, since `Planar` has no inverse. Turn "
+            "it around by `Inverse`",
+        ),
         (
             lambda: Flow(bernoulli((2,), (3,)), Planar(2)),
             "A flow needs a continuous base, but `AmortizedBernoulli` draws discrete values",

@@ -43,9 +43,24 @@ FAULTS: dict[str, list[Fault]] = {
             "torch.nan * total.detach()",
         ),
         (
-            "passes: parts of a network count as networks",
-            "counts[-1] += 1 if is_network else inside",
-            "counts[-1] += is_network + inside",
+            "zuko: axes that the transform lacks take rows of the context",
+            "*[1] * extra, *context",
+            "*context",
+        ),
+        (
+            "zuko: a lazy transform of single values is taken by its word",
+            "for extra in range(most):",
+            "for extra in range(0):",
+        ),
+        (
+            "zuko: rows of the trial pass for an axis of the event",
+            "for n in itertools.count(TRIAL_ROWS) if n not in event",
+            "for n in itertools.count(TRIAL_ROWS)",
+        ),
+        (
+            "normflows: an estimated log-det passes as exact",
+            "if not torch.allclose(one, other,",
+            "if not torch.allclose(one, one,",
         ),
         (
             "normflows: counting sets the normalization",
@@ -56,6 +71,18 @@ FAULTS: dict[str, list[Fault]] = {
             "normflows: contexts in the wrong order over samples",
             "context.to(value.dtype).expand(samples, *context.shape).flatten(0, 1)",
             "context.to(value.dtype).repeat_interleave(samples, 0)",
+        ),
+    ],
+    "bijections/trials.py": [
+        (
+            "passes: parts of a network count as networks",
+            "counts[-1] += 1 if is_network else inside",
+            "counts[-1] += is_network + inside",
+        ),
+        (
+            "normflows: tried in the type of the first parameter",
+            "max(parameters or buffers or [torch.zeros(())], key=Tensor.numel)",
+            "(parameters or buffers or [torch.zeros(())])[0]",
         ),
     ],
     "bijections/autoregressive.py": [
@@ -145,6 +172,21 @@ FAULTS: dict[str, list[Fault]] = {
             "actnorm: noise that passes forward is mapped back",
             'passing = self.forward if direction == "forward"',
             'passing = self.forward if direction == "inverse"',
+        ),
+        (
+            "initialize: any other direction is the inverse",
+            'if direction not in ("forward", "inverse"):',
+            "if False:",
+        ),
+        (
+            "what bfloat16 lacks is told in words of torch",
+            'isinstance(error, NotImplementedError) or "type" in str(error)',
+            '"type" in str(error)',
+        ),
+        (
+            "a missing direction is sought on the wrong side of what is turned around",
+            "missing_in(bijection.bijection, 1 - direction)",
+            "missing_in(bijection.bijection, direction)",
         ),
     ],
     "bijections/coupling.py": [

@@ -21,6 +21,7 @@ FAULTS: dict[str, list[Fault]] = {
             "if True:\n            return self._draw",
         ),
         ("torch: an unnormalized density is accepted", "if not distribution.normalized:", "if False:"),
+        ("Pyro: the class is not where pickle looks for it", 'if name == "PyroDistribution":', "if False:"),
     ],
     "distributions/amortized_mixture.py": [
         (

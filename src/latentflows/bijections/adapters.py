@@ -7,6 +7,7 @@ forward is data -> noise; `FromNormflows` keeps it, since normflows' forward is 
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,21 +18,23 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from latentflows.bijections.base import Bijection
+from latentflows.bijections.trials import TRIAL_ROWS, count, draw, explained
 from latentflows.core import noise
 from latentflows.core.checks import all_finite
-from latentflows.core.errors import CombinationError, LatentFlowsError, NonFiniteError, ShapeError
+from latentflows.core.errors import CombinationError, NonFiniteError, ShapeError
 from latentflows.core.precision import at_least_float32, check_positive, full_precision
 from latentflows.core.shapes import Shape, as_shape, sum_event
 from latentflows.core.tracing import is_traced
 
-_TRIAL_ROWS = 4  # of the batch on which passes are counted; normflows' ActNorm needs more than one
+_LAZY = "a transform, or a lazy transform of zuko (`MAF(...).transform`)"
+_LAYER = "a layer of normflows, which takes a batch (N, *event), and `context=` where it takes a context"
 
 
 class FromZuko(Bijection):
     r"""A transform of zuko, lazy or not, or of torch: with T: data -> noise, :math:`u = T(x; c)`.
 
     Cost: what T costs. zuko records no passes, so they are counted once, when the adapter is built: the calls of
-    networks (modules that return a tensor) on four draws of N(0, I). That is exact for autoregressive and
+    networks (modules that return a tensor) on a few draws of N(0, I). That is exact for autoregressive and
     coupling layers and for bisection, whose number of steps is fixed; an adaptive ODE solver takes as many steps as
     its tolerance asks for at the points at hand, so there it is an example. A transform that is no module, hence has
     no network that could be seen, counts 0. In the direction that T itself does not run, zuko evaluates the
@@ -99,20 +102,21 @@ class FromZuko(Bijection):
                 "`context_shape`."
             )
         module = copy.deepcopy(transform).eval() if isinstance(transform, nn.Module) else transform
-        with torch.no_grad(), noise.stream(0):
-            context = None if features is None else _draw(module, features)[0]
-            with _explained(module, event, features), _solver_that_ends(module):
+        rows = next(n for n in itertools.count(TRIAL_ROWS) if n not in event)  # see `_axes_beyond`
+        with torch.no_grad(), noise.stream(0), explained(module, event, features, _LAZY):
+            context = None if features is None else draw(module, features, rows)[0]
+            with _solver_that_ends(module):
                 made = _transform_of(module, context)
                 self._check(made, event)
                 base = tuple(made.forward_shape(torch.Size(event)))
-                u: list[Tensor] = []
-                x = _draw(module, event)
+                x = draw(module, event, rows)
                 with _forgotten(module):
-                    inverse = _count(module, lambda: u.append(_apply(_transform_of(module, context), x)[0]))
-                noises = u[0] if u else _draw(module, base)
-                forward = _count(module, lambda: _apply(_transform_of(module, context).inv, noises))
+                    extra = _axes_beyond(module, context, x, base, len(event) - made.domain.event_dim)
+                    inverse, u = count(module, lambda: _apply(_transform_of(module, context, extra), x)[0])
+                noises = draw(module, base, rows) if u is None else u
+                forward, _ = count(module, lambda: _apply(_transform_of(module, context, extra).inv, noises))
         super().__init__(event, base_shape=base, context_shape=features, passes=(forward, inverse))
-        self.transform, self.verify = transform, verify
+        self.transform, self.verify, self._extra_axes = transform, verify, extra
         solved = _continuous(transform)
         self.solved, self.weighable = bool(solved), all(bool(part.exact) for part in solved)
         if verify is not None and inverse is not None and forward is not None:
@@ -160,7 +164,7 @@ class FromZuko(Bijection):
             _forgotten(self.transform),
             torch.set_grad_enabled(wanted),
         ):
-            made = _transform_of(self.transform, context)
+            made = _transform_of(self.transform, context, self._extra_axes)
             used = made.inv if inverted else made
             out, ladj = _apply(used, value)
             if inverted and self.verify is not None:
@@ -188,23 +192,6 @@ class FromZuko(Bijection):
 
     def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return self._run(x, context, inverted=False)
-
-
-@contextmanager
-def _explained(source: nn.Module | Transform, event: Shape, context: Shape | None) -> Iterator[None]:
-    """Say what was tried where a trial of the transform raises an error of its own."""
-    try:
-        yield
-    except LatentFlowsError:
-        raise
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        given = (
-            "no context: give `context_shape` if it needs one" if context is None else f"a context {context}"
-        )
-        raise CombinationError(
-            f"`{type(source).__name__}` cannot be applied to events {event} with {given}. It must be a transform, or a "
-            f"lazy transform of zuko (`MAF(...).transform`); it says: {error}"
-        ) from error
 
 
 @contextmanager
@@ -259,8 +246,14 @@ def _check_velocity(network: nn.Module, arguments: object, velocity: Tensor) -> 
         )
 
 
-def _transform_of(source: nn.Module | Transform, context: Tensor | None) -> Transform:
-    """Return a transform as it is, or the one a lazy transform makes."""
+def _transform_of(source: nn.Module | Transform, context: Tensor | None, extra: int = 0) -> Transform:
+    """Return a transform as it is, or the one a lazy transform makes of a context (B, *features).
+
+    `extra` is the number of axes of an event beyond those that the transform works on. They are batch axes to it, and
+    as it aligns a context with the last of those, the context gets as many.
+    """
+    if context is not None:
+        context = context.reshape(len(context), *[1] * extra, *context.shape[1:])
     made = source if isinstance(source, Transform) else source(context)
     if not isinstance(made, Transform):
         raise CombinationError(
@@ -268,6 +261,27 @@ def _transform_of(source: nn.Module | Transform, context: Tensor | None) -> Tran
             f"`{type(made).__name__}`. For a flow of zuko give its `.transform`."
         )
     return made
+
+
+def _axes_beyond(
+    source: nn.Module | Transform, context: Tensor | None, x: Tensor, base: Shape, most: int
+) -> int:
+    """Return the number of axes of the event x that are beyond those that a lazy transform works on, by trial.
+
+    It is at most what the transform says; one that works on single values may hold parameters for all of them. The
+    number of rows is none of the event's sizes, so that with too few axes it fits nowhere: that is an error, or an
+    output of another shape.
+    """
+    if context is None or isinstance(source, Transform):
+        return 0
+    for extra in range(most):
+        try:
+            u, _ = _apply(_transform_of(source, context, extra), x)
+        except (RuntimeError, ValueError, IndexError):
+            continue
+        if u.shape == (*x.shape[:2], *base):
+            return extra
+    return most
 
 
 def _warn_unless_close(back: Tensor, value: Tensor, tolerance: float) -> None:
@@ -300,7 +314,7 @@ class FromNormflows(Bijection):
     `Chain([FromNormflows(layer, shape) for layer in model.flows])`.
 
     Cost: what the layer costs. Passes are counted once, when the adapter is built, on a copy of the layer: calls of
-    networks (modules that return a tensor) on four draws of N(0, I); a direction that raises `NotImplementedError`
+    networks (modules that return a tensor) on a few draws of N(0, I); a direction that raises `NotImplementedError`
     does not exist. Autocast is off inside.
 
     An `ActNorm` of normflows sets itself from the first batch it meets, whichever the direction: call `initialize`
@@ -315,7 +329,9 @@ class FromNormflows(Bijection):
         u, x: (*batch, *event_shape); context: (*batch, *context_shape); log_det: (*batch).
 
     Raises:
-        CombinationError: if the layer returns anything but a tensor and a log-determinant.
+        CombinationError: if the layer returns anything but a tensor and a log-determinant, cannot be applied to the
+            events and contexts, or draws random numbers in eval mode, as `Residual`, which estimates its
+            log-determinant, and `MetropolisHastings` do.
     """
 
     def __init__(
@@ -324,14 +340,11 @@ class FromNormflows(Bijection):
         event = as_shape(event_shape, "event_shape")
         features = None if context_shape is None else as_shape(context_shape, "context_shape")
         trial = copy.deepcopy(flow).eval()
-        with torch.no_grad(), noise.stream(0):
-            x = _draw(trial, event)
-            context = None if features is None else _draw(trial, features)[0]
-            u: list[Tensor] = []
-            inverse = _count(trial, lambda: u.append(_both_of(trial.inverse, x, context)[0]))
-            base = tuple(u[0].shape[2:]) if u else event
-            noises = _draw(trial, base)
-            forward = _count(trial, lambda: _both_of(trial.forward, noises, context))
+        with torch.no_grad(), noise.stream(0), explained(flow, event, features, _LAYER):
+            context = None if features is None else draw(trial, features)[0]
+            inverse, u = _count_twice(trial, trial.inverse, draw(trial, event), context)
+            base = event if u is None else tuple(u.shape[2:])
+            forward, _ = _count_twice(trial, trial.forward, draw(trial, base), context)
         super().__init__(event, base_shape=base, context_shape=features, passes=(forward, inverse))
         self.flow = flow
 
@@ -340,6 +353,26 @@ class FromNormflows(Bijection):
 
     def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return _both_of(self.flow.inverse, x, context)
+
+
+def _count_twice(
+    layer: nn.Module, method: Any, value: Tensor, context: Tensor | None
+) -> tuple[int | None, Tensor | None]:
+    """Count the networks of one direction and return what it gives; refuse one that gives another result next time."""
+    passes, first = count(layer, lambda: _both_of(method, value, context))
+    if first is None:
+        return None, None
+    for what, one, other in zip(
+        ("values", "log-determinants"), first, _both_of(method, value, context), strict=True
+    ):
+        if not torch.allclose(one, other, rtol=1e-5, atol=1e-6, equal_nan=True):
+            raise CombinationError(
+                f"`{type(layer).__name__}` gives other {what} each time it is called with the same points, so it draws "
+                "random numbers, and no density can rest on it as exact. Use a deterministic layer; in place of a "
+                "residual flow, which estimates its log-determinant, a coupling or a continuous flow "
+                "(`latentflows.models.zuko_flows.cnf`)."
+            )
+    return passes, first[0]
 
 
 def _both_of(method: Any, value: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -360,45 +393,3 @@ def _both_of(method: Any, value: Tensor, context: Tensor | None) -> tuple[Tensor
     out, log_det = result
     log_det = at_least_float32(torch.as_tensor(log_det, dtype=out.dtype, device=out.device))
     return out.view(samples, rows, *out.shape[1:]), log_det.expand(samples * rows).view(samples, rows)
-
-
-def _draw(module: nn.Module | Transform, shape: Shape) -> Tensor:
-    """Draw a trial value (1, rows, *shape) with the type and the device of the module's first tensor."""
-    tensors: list[Tensor] = []
-    if isinstance(module, nn.Module):
-        tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
-    like = tensors[0] if tensors else torch.zeros(())
-    return noise.standard_normal((1, _TRIAL_ROWS, *shape), like=like)
-
-
-def _count(module: nn.Module | Transform, call: Callable[[], object]) -> int | None:
-    """Count the networks that `call` evaluates inside `module`; None if it raises `NotImplementedError`.
-
-    So does Pyro's `KeyError`, where a transform finds points that it has mapped itself and no others.
-    A network is a module with parameters that returns a tensor, and what it calls inside is part of it.
-    """
-    counts = [0]
-
-    def enter(*_: object) -> None:
-        counts.append(0)
-
-    def leave(part: nn.Module, arguments: object, output: object) -> None:
-        inside = counts.pop()
-        is_network = isinstance(output, Tensor) and next(part.parameters(), None) is not None
-        counts[-1] += 1 if is_network else inside
-
-    handles = []
-    for part in module.modules() if isinstance(module, nn.Module) else ():
-        handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
-    try:
-        call()
-    except NotImplementedError:
-        return None
-    except KeyError as error:
-        if "intermediates cache" not in str(error):
-            raise
-        return None
-    finally:
-        for handle in handles:
-            handle.remove()
-    return counts[0]

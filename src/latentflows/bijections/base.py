@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflows.bijections.inputs import checked, fit_frames, other_type, valid_frames
-from latentflows.core.errors import CombinationError, MissingDirectionError, ShapeError
+from latentflows.core.errors import CombinationError, ConfigurationError, MissingDirectionError, ShapeError
 from latentflows.core.precision import at_least_float32
 from latentflows.core.shapes import Shape, as_shape, size
 
@@ -119,8 +119,9 @@ class Bijection(nn.Module, ABC):
         masks = () if lengths is None else (self._valid(lengths, value, batch),)
         try:
             out, log_det = hook(value, context, *masks)
-        except RuntimeError as error:
-            explained = other_type(self, value) if "type" in str(error) else None
+        except RuntimeError as error:  # among them what torch has not implemented for bfloat16
+            by_type = isinstance(error, NotImplementedError) or "type" in str(error)
+            explained = other_type(self, value) if by_type else None
             if explained is None:
                 raise
             raise explained from error
@@ -167,7 +168,12 @@ class Bijection(nn.Module, ABC):
             context: Their contexts.
             direction: Which way the batch passes, and so which side of a layer is normalized: the one it comes out at.
             lengths: Of padded sequences; padding does not count.
+
+        Raises:
+            ConfigurationError: for another direction.
         """
+        if direction not in ("forward", "inverse"):
+            raise ConfigurationError(f'`direction` must be "forward" or "inverse"; got {direction!r}.')
         waiting = waiting_layers(self)
         for layer in waiting:
             layer.measuring = True
@@ -213,6 +219,23 @@ def waiting_layers(module: nn.Module) -> list[DataDependent]:
     """Return the data-dependent layers of a module that no batch has set yet."""
     layers = [layer for layer in module.modules() if isinstance(layer, DataDependent)]
     return [layer for layer in layers if not layer.initialized]
+
+
+def missing_in(bijection: Bijection, direction: int) -> str:
+    """Say that a bijection has no such direction, and for which layer inside.
+
+    Args:
+        bijection: A bijection without that direction.
+        direction: Its place in `passes`: 0 for forward, 1 for inverse.
+    """
+    missing = f"`{type(bijection).__name__}` has no {('forward map', 'inverse')[direction]}"
+    if isinstance(bijection, Inverse):
+        return f"{missing}, since {missing_in(bijection.bijection, 1 - direction)}"
+    if isinstance(bijection, Chain):
+        members = [member for member in bijection.members if isinstance(member, Bijection)]
+        member = next(member for member in members if member.passes[direction] is None)
+        return f"{missing}, since {missing_in(member, direction)}"
+    return missing
 
 
 class Chain(Bijection):

@@ -165,6 +165,13 @@ def _pyro_class() -> type[TorchDistribution]:
     return type("PyroDistribution", (TorchDistribution, mixin), {"__module__": __name__})
 
 
+def __getattr__(name: str) -> Any:
+    """Return Pyro's class by its name, under which `pickle` looks for it here."""
+    if name == "PyroDistribution":
+        return _pyro_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 class LazyDistribution(nn.Module):
     """A `Conditional` as zuko's lazy distributions: a module from a context to a torch distribution.
 

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from latentflows.bijections.base import Bijection
+from latentflows.bijections.base import Bijection, Inverse, missing_in
 from latentflows.core.errors import CombinationError
 from latentflows.core.shapes import Shape, as_shape
 from latentflows.distributions.base import Conditional, Distribution, over_batch
@@ -139,8 +139,10 @@ class Flow(Conditional):
                 f"A flow needs a continuous base, but `{type(base).__name__}` draws discrete values. Use a Gaussian."
             )
         if bijection.passes[0] is None:
+            turn = "Leave `Inverse` out" if isinstance(bijection, Inverse) else "Turn it around by `Inverse`"
             raise CombinationError(
-                f"`{type(bijection).__name__}` has no forward map, so a flow through it cannot be sampled."
+                f"A flow is sampled by its forward map, but {missing_in(bijection, 0)}. {turn}, or choose a bijection "
+                "with both directions (real_nvp, iaf, nsf_coupling)."
             )
         wanted = {part.context_shape for part in (base, bijection)} - {None}
         if len(wanted) > 1:
