@@ -7,7 +7,7 @@ from torch import nn
 from latentflows.bijections import Chain
 from latentflows.core import noise
 from latentflows.core.batches import Batch
-from latentflows.core.errors import CombinationError, ConfigurationError, DataError, LatentFlowsError
+from latentflows.core.errors import CombinationError, ConfigurationError, DataError, NonFiniteError
 from latentflows.data import ArraySplit
 from latentflows.distributions import (
     AmortizedBernoulli,
@@ -385,7 +385,7 @@ def broken_vae(value, always=True):
 
 @pytest.mark.parametrize("always", [True, False])
 def test_nan_is_an_error_that_counts_the_images(always):
-    with pytest.raises(LatentFlowsError, match="for 4 of the first 4 images"):
+    with pytest.raises(NonFiniteError, match="for 4 of the first 4 images"):
         evaluate_bounds(broken_vae(torch.nan, always), binary(4), num_importance_samples=60)
 
 
@@ -396,7 +396,7 @@ def test_nan_of_one_image_is_found():
     example.model.posterior.network.register_forward_hook(
         lambda module, inputs, output: output.masked_fill(inputs[0][:, :1] == 1e3, torch.nan)
     )
-    with pytest.raises(LatentFlowsError, match=r"for 1 of the first 30 images \(the first is image 17\)"):
+    with pytest.raises(NonFiniteError, match=r"for 1 of the first 30 images \(the first is image 17\)"):
         evaluate_bounds(example.model, Points(x), num_importance_samples=3)
 
 
@@ -425,7 +425,7 @@ def test_an_impossible_image_has_infinite_nll_and_no_figures():
     result = evaluate_bounds(broken_vae(-1e38), ArraySplit(x, values="binary"), num_importance_samples=5)
     assert torch.isinf(result.nll).tolist() == [False, False, True, False]
     assert float(result.effective_sample_size[2]) == 0
-    with pytest.raises(LatentFlowsError, match=r"1 of 4 images .* image 2"):
+    with pytest.raises(NonFiniteError, match=r"1 of 4 images .* image 2"):
         result.figures()
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from latentflows.core.errors import CombinationError, DataError, LatentFlowsError, ShapeError
+from latentflows.core.errors import CombinationError, DataError, NonFiniteError, ShapeError
 from latentflows.distributions import AmortizedLogisticMixture, StandardGaussian, logistic_raw_shape
 from latentflows.evaluation import (
     Pixels,
@@ -82,7 +82,7 @@ def test_evaluations_of_other_models_are_refused():
         evaluate_codes(model, Points(torch.rand(2, *DATA)))
     with torch.no_grad():
         model.prior.members[0].embedding.weight.fill_(torch.nan)
-    with pytest.raises(LatentFlowsError, match="Log-probabilities must be finite"):
+    with pytest.raises(NonFiniteError, match="Log-probabilities must be finite"):
         evaluate_codes(model, Points(binary()))
     assert evaluate_likelihood(DensityModel(StandardGaussian(2)), Points(torch.randn(3, 2), "continuous"))
 

@@ -12,7 +12,7 @@ from latentflows.core.errors import (
     CombinationError,
     ConfigurationError,
     DataError,
-    LatentFlowsError,
+    NonFiniteError,
     ShapeError,
 )
 from latentflows.data.base import ImageSplit
@@ -108,7 +108,7 @@ def test_a_conditional_density_reads_the_context():
         (Source(torch.full((4, 3), torch.nan)), DataError, "must be finite"),
         (
             Source(torch.full((4, 3), 1e300, dtype=torch.float64)),
-            LatentFlowsError,
+            NonFiniteError,
             "Log-densities must be finite; got others for 4 of 4",
         ),
     ],

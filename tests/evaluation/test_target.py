@@ -8,7 +8,7 @@ from torch import Tensor
 
 from latentflows import DensityModel, StandardGaussian
 from latentflows.core import noise
-from latentflows.core.errors import CombinationError, ConfigurationError, LatentFlowsError
+from latentflows.core.errors import CombinationError, ConfigurationError, NonFiniteError
 from latentflows.data import from_tensors
 from latentflows.distributions import LearnedGaussian
 from latentflows.evaluation import evaluate_target
@@ -71,7 +71,7 @@ def test_it_is_of_so_many_points_and_repeats():
 
 
 def test_energies_that_are_not_finite_are_refused():
-    with pytest.raises(LatentFlowsError, match="must be finite"):
+    with pytest.raises(NonFiniteError, match="must be finite"):
         evaluate_target(
             DensityModel(StandardGaussian(2)), wide_points(20), lambda x: x[:, 0] * torch.nan, 0.0
         )

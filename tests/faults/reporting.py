@@ -69,6 +69,16 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "reporting/limits.py": [
         (
+            "table: seeds that were asked for count as seeds that finished",
+            "set(counted_runs(results, arm)) for arm in arms",
+            "set(results.study.seeds) for arm in arms",
+        ),
+        (
+            "table: the sign-flip test of few seeds is corrected as if it came first",
+            "corrected = holm([smallest_sign_flip_p_value(num) if num else None for num in shared])",
+            "corrected = [len(shared) * smallest_sign_flip_p_value(num) for num in shared]",
+        ),
+        (
             "table: the bound is as loose as the mean is noisy",
             "run.protocol.num_images * quantity.monte_carlo_error**2 / 2",
             "quantity.monte_carlo_error**2 / 2",

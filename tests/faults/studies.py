@@ -62,6 +62,11 @@ FAULTS: dict[str, list[Fault]] = {
             'current_process(), "", False)',
         ),
         (
+            "study: the estimate forgets the evaluation of earlier sessions",
+            'line["seconds"] + evaluated',
+            'line["seconds"]',
+        ),
+        (
             "study: seeds whose seconds are held train together",
             "together and not timed\n",
             "together\n",
@@ -293,6 +298,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "studies/planning/faults.py": [
+        ("plan: arms whose names differ in case share a folder", "arm.name.casefold()", "arm.name"),
         (
             "plan: an arm may stand there twice",
             "        if len(names) > 1\n",
@@ -463,6 +469,16 @@ FAULTS: dict[str, list[Fault]] = {
             "run: what was not measured yet is fixed",
             'if resume and status not in ("finished", "diverged"):',
             "if False:",
+        ),
+        (
+            "run: one without a finite NLL fails, and drops out of its mean without a word",
+            'isinstance(error, NonFiniteError) and record["status"] == "finished"',
+            "False",
+        ),
+        (
+            "run: an error of training passes for a model that diverged",
+            'isinstance(error, NonFiniteError) and record["status"] == "finished"',
+            "isinstance(error, NonFiniteError)",
         ),
         ("run: a later session replaces how it trained", '"together": [*before, *told]', '"together": told'),
         (

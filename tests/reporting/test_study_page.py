@@ -236,7 +236,7 @@ def test_an_incomplete_comparison_names_what_is_left_out(fake, tmp_path):
     assert "Left out: “A”, seed 1 (not run yet)." in text
     assert "Left out: “B”, seed 0 (diverged: the loss was not finite)." in text
     assert "nothing to compare" in text
-    assert "1 run of “B” diverged and is left out, which flatters it." in text
+    assert "1 run of “B” diverged or gave no finite test NLL, and is left out, which flatters it." in text
     assert "B (1 of 2 seeds, 1 diverged)" in text
     assert "… Incomplete" in text
     assert "A (1 of 2 seeds)" in (folder / "figures" / "every_run.svg").read_text(encoding="utf-8")

@@ -208,6 +208,42 @@ def test_figures_that_rest_on_fewer_seeds_say_so_in_the_terminal_and_in_the_fore
     assert "! All runs have ended, not all count" in page
 
 
+def test_what_few_seeds_keep_the_tests_from_is_said_of_those_that_finished(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 1.0})
+    fake.edit_json(folder / "study.json", seeds=list(range(12)))
+    said = " ".join(limits(read_results(folder)))
+    assert "With so few seeds" in said
+    assert (
+        "cannot reach the level of 0.05 with 3 seeds, whatever they show: its smallest p-value is 0.25."
+        in said
+    )
+    (folder / "study.jsonl").write_text("")
+    assert "seeds the" not in " ".join(limits(read_results(folder)))  # nothing is tested yet
+
+
+def test_the_comparison_with_the_fewest_seeds_tells_what_the_sign_flip_test_cannot_reach(fake, tmp_path):
+    gains = {"a": 0.0, "b": 1.0, "c": 1.0}
+    folder = fake.write_comparison(tmp_path / "study", seeds=range(11), gains=gains)
+    assert "so few" not in " ".join(limits(read_results(folder)))
+
+    def without(seeds):
+        fake.edit_lines(
+            folder / "study.jsonl",
+            lambda line: line | {"status": "failed"} if (line["arm"], line["seed"]) in seeds else line,
+        )
+        return " ".join(limits(read_results(folder)))
+
+    # Seven seeds reach 2 / 2^7 = 0.016, and the other comparison less: Holm's procedure lets it be.
+    said = without([("c", seed) for seed in range(4)])
+    assert "so few" in said
+    assert "sign-flip" not in said
+    said = without([("c", seed) for seed in range(6)])
+    assert "with 5 seeds, the fewest of a comparison, whatever they show" in said
+    assert "its smallest p-value is 0.062, 0.062 after the correction." in said
+    said = without([("c", seed) for seed in range(11)])  # one of the comparisons is none
+    assert "so few" not in said
+
+
 def test_how_loose_the_bound_is_at_least_is_said_of_the_tightest_and_the_loosest_arm(study, fake):
     def noisier(line):
         nll = line["figures"]["nll"] | {"monte_carlo_error": 0.01 if line["arm"] == "flow" else 0.02}

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from latentflows.core.errors import CombinationError, ConfigurationError, LatentFlowsError
+from latentflows.core.errors import CombinationError, ConfigurationError, NonFiniteError
 from latentflows.core.noise import Purpose, standard_normal, stream, uniform
 from latentflows.core.shapes import size
 from latentflows.evaluation.base import Block, Protocol, Use, check_positive_integers, check_weighable
@@ -227,7 +227,7 @@ def checked_density(model: VAE, context: Tensor | None, settings: Annealing) -> 
 def _check_weights(log_weight: Tensor, start: int) -> None:
     broken = (log_weight.isnan() | (log_weight == torch.inf)).any(0).nonzero()[:, 0].tolist()
     if broken:
-        raise LatentFlowsError(
+        raise NonFiniteError(
             f"Log weights must be below +inf and not NaN; got others for {len(broken)} of the first "
             f"{start + log_weight.shape[1]} images (the first is image {start + broken[0]}). The model has diverged, "
             "or one of its parts overflows. Take an earlier checkpoint."

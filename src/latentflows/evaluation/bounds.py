@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latentflows.core.batches import Batch, DataSource
-from latentflows.core.errors import CombinationError, LatentFlowsError
+from latentflows.core.errors import CombinationError, NonFiniteError
 from latentflows.core.noise import Purpose, preserved, stream
 from latentflows.core.shapes import size
 from latentflows.distributions import Distribution
@@ -80,11 +80,11 @@ class Bounds:
         sqrt(sum of the variances) / n. What is not finite, such as the error of one image, is None.
 
         Raises:
-            LatentFlowsError: if an image got probability zero under all K samples, so that the mean NLL is infinite.
+            NonFiniteError: if an image got probability zero under all K samples, so that the mean NLL is infinite.
         """
         impossible = torch.isinf(self.nll).nonzero()[:, 0].tolist()
         if impossible:
-            raise LatentFlowsError(
+            raise NonFiniteError(
                 f"The NLL is infinite: {len(impossible)} of {len(self.nll)} images got probability zero under all "
                 f"{self.num_importance_samples} samples (the first is image {impossible[0]}; `Bounds.nll` has all). "
                 "Use a prior and a likelihood that are positive everywhere, or more importance samples."
@@ -164,7 +164,7 @@ def evaluate_bounds(
         DataError: if the likelihood gives no probability to a data point, as Bernoulli to gray values.
         CombinationError: for a prior without a normalizer, or, with more than one importance sample, one whose
             exp(log p(z)) is biased.
-        LatentFlowsError: if a log weight is NaN or +inf; it is never left out of a mean.
+        NonFiniteError: if a log weight is NaN or +inf; it is never left out of a mean.
         ImpossibleDivergenceError: if the mean KL to an approximate prior is below zero by more than chance.
 
     References:
@@ -305,7 +305,7 @@ def _check_weights(parts: tuple[Tensor, Tensor], start: int) -> None:
     log_weight = parts[0] - parts[1]
     broken = (torch.isnan(log_weight) | (log_weight == torch.inf)).any(0).nonzero()[:, 0].tolist()
     if broken:
-        raise LatentFlowsError(
+        raise NonFiniteError(
             f"Log weights must be below +inf and not NaN; got others for {len(broken)} of the first "
             f"{start + log_weight.shape[1]} images (the first is image {start + broken[0]}). The model has diverged, "
             "or one of its parts overflows; nothing is left out of a mean to hide it. Take an earlier checkpoint."

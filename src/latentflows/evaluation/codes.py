@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentflows.core.batches import DataSource
-from latentflows.core.errors import CombinationError, LatentFlowsError
+from latentflows.core.errors import CombinationError, NonFiniteError
 from latentflows.core.noise import Purpose, stream
 from latentflows.core.shapes import size
 from latentflows.evaluation.base import (
@@ -110,7 +110,7 @@ def evaluate_codes(
         CombinationError: for another model, or a likelihood that is none of these data.
         ShapeError: for data of another shape than the model's.
         DataError: if the likelihood gives no probability to a data point.
-        LatentFlowsError: if a log-probability is NaN or infinite; it is never left out of a mean.
+        NonFiniteError: if a log-probability is NaN or infinite; it is never left out of a mean.
 
     References:
         van den Oord et al., Neural Discrete Representation Learning, 2017, arXiv 1711.00937, section 3.2.
@@ -155,7 +155,7 @@ def evaluate_codes(
 def _check_finite(bound: Tensor) -> None:
     broken = (~bound.isfinite()).nonzero()[:, 0].tolist()
     if broken:
-        raise LatentFlowsError(
+        raise NonFiniteError(
             f"Log-probabilities must be finite; got others for {len(broken)} of {len(bound)} images (the first is "
             f"image {broken[0]}). The model has diverged, or one of its parts overflows; nothing is left out of a mean "
             "to hide it. Take an earlier checkpoint."

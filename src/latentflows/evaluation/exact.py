@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentflows.core.batches import DataSource
-from latentflows.core.errors import CombinationError, LatentFlowsError, ShapeError
+from latentflows.core.errors import CombinationError, NonFiniteError, ShapeError
 from latentflows.core.noise import Purpose, stream
 from latentflows.core.shapes import size
 from latentflows.evaluation.base import Figures, checked_count, figure
@@ -65,7 +65,7 @@ def evaluate_likelihood(
         CombinationError: for a density without a known constant or an inverse, or binary data.
         ShapeError: for data of another shape than the model's.
         DataError: if the density gives no probability to a data point.
-        LatentFlowsError: if a log-density is NaN or infinite; it is never left out of a mean.
+        NonFiniteError: if a log-density is NaN or infinite; it is never left out of a mean.
 
     References:
         Theis et al., A note on the evaluation of generative models, 2016, arXiv 1511.01844, section 3.1.
@@ -85,7 +85,7 @@ def evaluate_likelihood(
     nll = torch.cat(pieces)[:count].cpu()
     broken = (~nll.isfinite()).nonzero()[:, 0].tolist()
     if broken:
-        raise LatentFlowsError(
+        raise NonFiniteError(
             f"Log-densities must be finite; got others for {len(broken)} of {count} data points (the first is number "
             f"{broken[0]}). The model has diverged, or one of its parts overflows; nothing is left out of a mean to "
             "hide it. Take an earlier checkpoint."

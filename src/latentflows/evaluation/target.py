@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latentflows.core.batches import DataSource
-from latentflows.core.errors import CombinationError, LatentFlowsError
+from latentflows.core.errors import CombinationError, NonFiniteError
 from latentflows.core.noise import Purpose, stream
 from latentflows.evaluation.base import (
     Figures,
@@ -81,7 +81,7 @@ def evaluate_target(
         ConfigurationError: if `num_points` is out of range.
         CombinationError: for a density without a known constant or an inverse, or one whose logarithm is an estimate.
         ShapeError: for data of another shape than the model's, or a model with a context.
-        LatentFlowsError: if a log-density is NaN or infinite.
+        NonFiniteError: if a log-density is NaN or infinite.
 
     References:
         Papamakarios et al., Normalizing Flows for Probabilistic Modeling and Inference, 2021, arXiv 1912.02762,
@@ -99,7 +99,7 @@ def evaluate_target(
         reverse = drawn.log_posterior[0].double() + energy(drawn.z[0]).double() + log_normalizer
         forward = scored.nll - energy(to_model(model, points.x)).double().cpu() - log_normalizer
     if not (reverse.isfinite().all() and forward.isfinite().all()):
-        raise LatentFlowsError(
+        raise NonFiniteError(
             "Log-densities and energies must be finite; got others. The model has diverged. Take an earlier checkpoint."
         )
     return TargetDivergence(forward, reverse.cpu(), scored.density)

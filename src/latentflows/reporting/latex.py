@@ -222,7 +222,9 @@ def _caption(results: Results, table: StudyTable, budgets: BudgetTable, protocol
 
 def _missing(row: Row) -> str:
     """How many runs of an arm are in its figures, and whether that flatters it."""
-    flatters = f": {row.num_diverged} diverged, which flatters it" if row.num_diverged else ""
+    flatters = (
+        f": {row.num_diverged} diverged or gave no finite NLL, which flatters it" if row.num_diverged else ""
+    )
     return f"{row.num_finished} of {row.num_seeds} runs count{flatters}"
 
 

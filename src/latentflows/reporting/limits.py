@@ -9,6 +9,7 @@ from latentflows.reporting.table import METRICS, counted_runs, metric_of, protoc
 from latentflows.studies.results.cautions import of_owners
 from latentflows.studies.results.results import Results
 from latentflows.studies.statistics.resampling import smallest_sign_flip_p_value
+from latentflows.studies.statistics.significance import holm
 
 FEW_SEEDS = 10
 
@@ -36,7 +37,7 @@ def limits(results: Results) -> list[str]:
             f"p-values are corrected for the {num} comparisons of this study by one figure, not for looking at other "
             "figures or at other studies."
         )
-    sentences += _few_seeds(len(study.seeds), num)
+    sentences += _few_seeds(results)
     sentences += [*_seconds(results), *_troubles(results)]
     measured = {label: results.protocols(metric_of(results), arm) for arm, label in study.labels.items()}
     return [*sentences, *of_owners(measured)]
@@ -91,23 +92,38 @@ def _looseness(results: Results) -> str:
     return f": by at least about {found[low]:.2g} (“{low}”) to {found[high]:.2g} nats (“{high}”); a larger K is tighter"
 
 
-def _few_seeds(num_seeds: int, num_comparisons: int) -> list[str]:
+def _few_seeds(results: Results) -> list[str]:
+    """What few seeds keep the tests from, by those that finished: fewer than were asked for where runs are missing."""
+    shared = _shared_seeds(results)
+    arms = [len(counted_runs(results, arm)) for arm in results.study.labels]
+    fewest = min((num for num in shared or arms if num), default=0)
+    if not fewest:
+        return []
     sentences = []
-    if num_seeds <= FEW_SEEDS:
+    if fewest <= FEW_SEEDS:
         sentences.append(
             "With so few seeds the t interval and the t-test lean on the assumption that differences between seeds are "
             "normally distributed, and the bootstrap interval is too narrow."
         )
-    smallest = smallest_sign_flip_p_value(num_seeds)
-    if num_comparisons and num_comparisons * smallest > 0.05:
-        times = (
-            ""
-            if num_comparisons == 1
-            else f", {min(1.0, num_comparisons * smallest):.2g} after the correction"
-        )
+    corrected = holm([smallest_sign_flip_p_value(num) if num else None for num in shared])
+    reached = corrected[shared.index(fewest)] if shared else None
+    if reached is not None and reached > 0.05:
+        which = ", the fewest of a comparison" if len(set(shared)) > 1 else ""
+        after = f", {reached:.2g} after the correction" if len(shared) > 1 else ""
         sentences.append(
             "The exact sign-flip test, which needs no such assumption, cannot reach the level of 0.05 with "
-            f"{num_seeds} seed{'s' if num_seeds > 1 else ''}, whatever they show: its smallest p-value is "
-            f"{smallest:.2g}{times}."
+            f"{fewest} seed{'s' if fewest > 1 else ''}{which}, whatever they show: its smallest p-value is "
+            f"{smallest_sign_flip_p_value(fewest):.2g}{after}."
         )
     return sentences
+
+
+def _shared_seeds(results: Results) -> list[int]:
+    """How many seeds each comparison that is shown rests on, and the interaction: those that count in all its arms."""
+    if results.protocol_differences(metric_of(results)):
+        return []
+    crossed = results.study.interaction
+    groups: list[tuple[str, ...]] = list(results.study.pairs)
+    if crossed is not None:
+        groups.append((crossed.both, crossed.first, crossed.second, crossed.neither))
+    return [len(set.intersection(*(set(counted_runs(results, arm)) for arm in arms))) for arms in groups]

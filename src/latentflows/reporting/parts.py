@@ -25,7 +25,7 @@ class Row:
         parameters: Number of parameters by part.
         num_finished: Seeds that finished with a finite NLL; the others are left out of every estimate.
         num_seeds: Seeds that the study asks for.
-        num_diverged: Of these, those at which the run diverged: to leave them out flatters the arm.
+        num_diverged: Of these, those at which the run diverged or gave no finite NLL: the arm is flattered without.
         epochs: Epochs that were trained, over all stages.
         nll: NLL of the evaluated split, nats; the bound on it where no run of the study has an NLL.
         nll_standard_error: Mean over seeds of the standard error over images, nats.

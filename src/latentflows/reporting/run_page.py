@@ -61,7 +61,11 @@ BANNERS = {
         "⏸ Interrupted",
         "Training stopped before its end; do not compare with finished runs.",
     ),
-    "diverged": ("bad", "✗ Diverged", "Training broke down; do not compare with finished runs."),
+    "diverged": (
+        "bad",
+        "✗ Diverged",
+        "Training broke down, or the trained model gives no finite figure; do not compare with finished runs.",
+    ),
     "failed": ("bad", "✗ Failed", "An error ended the run; do not compare with finished runs."),
 }
 

@@ -211,6 +211,19 @@ def test_the_estimate_knows_how_much_work_every_arm_is(tiny, tmp_path, pool, mon
     assert work["flow"] > work["plain"] > 0
 
 
+def test_the_estimate_counts_the_evaluation_of_earlier_sessions(tiny, tmp_path, pool, monkeypatch):
+    """Runs of this session are timed with it; lines of earlier versions do not say it."""
+    compare(study_of(tiny), tmp_path, engine=pool)
+    lines = read_lines(tmp_path)
+    lines[0] |= {"evaluation_seconds": 40.0}
+    del lines[1]["evaluation_seconds"]
+    (tmp_path / "study.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = []
+    monkeypatch.setattr(room, "Estimate", lambda *arguments: given.append(arguments) or Estimate(*arguments))
+    compare(study_of(tiny, seeds=[0, 1, 2]), tmp_path, engine=pool, resume=True)
+    assert given[0][2] == {"plain": [41.0, 1.0], "flow": [1.0, 1.0]}
+
+
 def test_a_study_is_planned_with_the_threads_of_its_engine(tiny, tmp_path, pool, monkeypatch):
     given, planned = [], planning.plan
     monkeypatch.setattr(planning, "plan", lambda *a, **known: given.append(known) or planned(*a, **known))

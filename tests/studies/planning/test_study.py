@@ -113,6 +113,10 @@ FAULTS = {
     "unknown level": (CROSSED | {"baseline": {"prior": "x"}}, "names the level 'x' of prior"),
     "unknown factor": (CROSSED | {"baseline": {"p": "x"}}, "names the factor 'p'"),
     "no factor": (CROSSED | {"baseline": {}}, "must name a factor and its level"),
+    "arms of one folder where case does not count": (
+        LISTED | {"arms": [{"name": "a"}, {"name": "A"}, {"name": "b"}]},
+        "names of arms must differ in more than case, as they name folders; got A and a",
+    ),
     "arm twice": (LISTED | {"arms": [{"name": "a"}, {"name": "a"}]}, "names of arms must differ; got a"),
     "label twice": (
         LISTED | {"arms": [{"name": "a", "label": "L"}, {"name": "b", "label": "L"}]},

@@ -47,6 +47,6 @@ def test_a_finding_that_other_images_may_undo_says_so():
 def test_runs_that_diverged_are_said_beside_the_comparison():
     found = compared()["clear"]
     text = verdict(found, Spent("A", num_diverged=1), Spent("B", num_diverged=2))
-    assert "1 run of “A” diverged and is left out, which flatters it." in text
-    assert "2 runs of “B” diverged and are left out, which flatters it." in text
+    assert "1 run of “A” diverged or gave no finite NLL, and is left out, which flatters it." in text
+    assert "2 runs of “B” diverged or gave no finite NLL, and are left out, which flatters it." in text
     assert "diverged" not in words(found)

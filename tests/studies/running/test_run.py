@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
+from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError, NonFiniteError
 from latentflows.reporting.base import read_run
 from latentflows.studies.building.build import build_data, load_run
 from latentflows.studies.measuring import bounds as bounds_room
@@ -233,13 +233,51 @@ def test_a_diverged_run_is_recorded_and_not_repeated(configuration, tmp_path, mo
     assert run(configuration, tmp_path, resume=True) == result
 
 
+def test_a_run_whose_evaluation_finds_nothing_finite_has_diverged(configuration, tmp_path, monkeypatch):
+    """To fail is to be tried again, and to be in no mean without a word; its weights can be measured in other ways."""
+
+    def refuse(*_, **__):
+        raise NonFiniteError("The NLL is infinite.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bounds_room, "evaluate_bounds", refuse)
+        result = run(configuration, tmp_path)
+    assert (result.status, result.reason, result.figures) == ("diverged", "The NLL is infinite.", None)
+    assert (record_of(tmp_path)["status"], record_of(tmp_path)["trained"]) == ("diverged", True)
+    assert run(configuration, tmp_path, resume=True) == result
+    _, model = load_run(tmp_path)
+    settings = configuration.evaluation.model_copy(update={"num_importance_samples": 20})
+    found = evaluate(model, build_data(configuration), settings, tmp_path)
+    assert found["protocol"]["num_importance_samples"] == 20
+    assert found["figures"]["nll"]["mean"] > 0
+
+
+def test_a_result_says_how_long_its_evaluation_took(configuration, tmp_path):
+    assert run(configuration, tmp_path).evaluation_seconds is not None
+    path = tmp_path / "evaluation.json"
+    content = json.loads(path.read_text()) | {"seconds": 40.0}
+    content["groups"] = {"holes": {"seconds": 2.5}, "gaps": {"reason": "none"}}
+    path.write_text(json.dumps(content))
+    assert run(configuration, tmp_path, resume=True).evaluation_seconds == 42.5
+
+
+def test_what_is_not_finite_before_training_has_ended_is_an_error(configuration, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise NonFiniteError("The path is not finite.")
+
+    monkeypatch.setattr(run_room, "fit", refuse)
+    with pytest.raises(NonFiniteError):
+        run(configuration, tmp_path)
+    assert record_of(tmp_path)["status"] == "failed"
+
+
 @pytest.mark.parametrize(
     ("error", "raised", "reason"),
     [
         (OSError(errno.ENOSPC, "No space left"), LatentFlowsError, "The disk is full"),
         (MemoryError(), LatentFlowsError, "Out of memory. Lower training.batch_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), LatentFlowsError, "Out of memory"),
-        (LatentFlowsError("The NLL is infinite."), LatentFlowsError, "The NLL is infinite"),
+        (LatentFlowsError("No features."), LatentFlowsError, "No features"),
         (ZeroDivisionError("by zero"), ZeroDivisionError, "ZeroDivisionError: by zero"),
     ],
 )

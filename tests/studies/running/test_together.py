@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from latentflows.core.errors import ConfigurationError
+from latentflows.core.errors import ConfigurationError, NonFiniteError
 from latentflows.studies.results.reading import read_record
 from latentflows.studies.results.records import RunRecord
 from latentflows.studies.running import together as room
@@ -180,6 +180,22 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(configurations, tmp_p
     assert results[1].reason.startswith("The disk is full")
     assert record_of(tmp_path / "s1")["status"] == "failed"
     assert results[1].figures is None
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_run_whose_evaluation_finds_nothing_finite_has_diverged(configurations, tmp_path, monkeypatch):
+    measure = room.measure_and_draw
+
+    def measure_some(model, data, configuration, out, announce):
+        if out.name == "s1":
+            raise NonFiniteError("The NLL is infinite.")
+        measure(model, data, configuration, out, announce)
+
+    monkeypatch.setattr(room, "measure_and_draw", measure_some)
+    results = run_together(configurations, folders(tmp_path))
+    assert [result.status for result in results] == ["finished", "diverged", "finished"]
+    assert (results[1].reason, record_of(tmp_path / "s1")["status"]) == ("The NLL is infinite.", "diverged")
+    assert run_together(configurations, folders(tmp_path)) == results
 
 
 def assert_alone_to_the_bit(results, configurations, root):

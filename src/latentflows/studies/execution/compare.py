@@ -109,7 +109,8 @@ class _Session:
         self.work = plan.work()
         self.before: dict[str, list[float]] = {}
         for line in lines:
-            self.before.setdefault(line["arm"], []).append(line["seconds"])
+            evaluated = line.get("evaluation_seconds") or 0.0  # which earlier versions did not write
+            self.before.setdefault(line["arm"], []).append(line["seconds"] + evaluated)
         self.progress = Progress(total=len(plan.runs), done=len(plan.runs) - len(self.left))
         budget = plan.study.budget
         timed = budget is not None and budget.hold == "seconds"

@@ -138,10 +138,11 @@ def outcome_of(result: RunResult) -> Outcome:
         "parameters": result.parameters
         or None,  # none is known of a run that failed before its model was there
         "seconds": result.seconds,
+        "evaluation_seconds": result.evaluation_seconds,
     }
 
 
 def unfinished(status: str, reason: str) -> Outcome:
     """Return the outcome of a run of which nothing else is known."""
-    unknown = dict.fromkeys(("figures", "protocol", "parameters", "seconds"))
+    unknown = dict.fromkeys(("figures", "protocol", "parameters", "seconds", "evaluation_seconds"))
     return {"status": status, "reason": reason, **unknown}

@@ -80,7 +80,7 @@ class Estimate:
     Args:
         jobs: For each job the name of its arm and its number of runs.
         workers: Jobs at a time.
-        before: Seconds of runs that ended in earlier sessions, by arm.
+        before: Seconds of runs that ended in earlier sessions, training and evaluation, by arm.
         work: Of a run of each arm, in any unit; all arms count alike where one of them has none.
         clock: Seconds that only grow.
     """

@@ -103,7 +103,7 @@ def evaluate(
 
     Raises:
         ConfigurationError: if more data points are asked for than there are.
-        LatentFlowsError: if a weight of the bounds is not finite.
+        NonFiniteError: if a weight of the bounds, or the NLL of a data point, is not finite.
     """
     source = evaluated_split(data, settings)
     subject = Subject(model, data, source, settings, out, memory_mib)

@@ -117,6 +117,14 @@ def _name_faults(study: Study) -> list[str]:
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
             faults.append(f"{what} of arms must differ; got {', '.join(twice)} more than once")
+    names_by_folder: dict[str, set[str]] = {}
+    for arm in arms:
+        names_by_folder.setdefault(arm.name.casefold(), set()).add(arm.name)
+    faults += [
+        f"names of arms must differ in more than case, as they name folders; got {' and '.join(sorted(alike))}"
+        for alike in names_by_folder.values()
+        if len(alike) > 1
+    ]
     faults += _ignored(arms)
     references: list[tuple[str, str | dict[str, str]]] = []
     if study.baseline is not None:

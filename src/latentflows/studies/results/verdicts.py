@@ -36,7 +36,7 @@ class Spent:
         parameters: In total; None where it is not known.
         epochs: Over all stages and on average over seeds; None likewise.
         amount: Of what the study holds equal; None likewise.
-        num_diverged: Runs that diverged, and so are in none of its figures.
+        num_diverged: Runs that diverged or gave no finite figure, and so are in none of its means.
     """
 
     label: str
@@ -102,7 +102,7 @@ def _found(
     sentences = [_finding(comparison, words, quantity, unit), *_over_images(comparison, unit)]
     if comparison.power is not None and not comparison.significant and not _is_small(comparison):
         sentences.append(_needed(comparison, comparison.power, unit))
-    return sentences + [_diverged(side) for side in arms if side.num_diverged]
+    return sentences + [_diverged(side, quantity) for side in arms if side.num_diverged]
 
 
 @dataclass(frozen=True)
@@ -215,9 +215,9 @@ def _needed(comparison: PairedComparison, power: Power, unit: str) -> str:
     return text + "."
 
 
-def _diverged(side: Spent) -> str:
+def _diverged(side: Spent, quantity: str) -> str:
     runs, verb = ("1 run", "is") if side.num_diverged == 1 else (f"{side.num_diverged} runs", "are")
-    return f"{runs} of “{side.label}” diverged and {verb} left out, which flatters it."
+    return f"{runs} of “{side.label}” diverged or gave no finite {quantity}, and {verb} left out, which flatters it."
 
 
 def _unequal(arm: Spent, other: Spent, budget: HeldEqual | None) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 
 from latentflows._version import __version__
-from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError
+from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError, NonFiniteError
 from latentflows.core.files import check_format, is_partial, write_atomically
 from latentflows.models.density import Model
 from latentflows.studies.building.build import RECORD_FORMAT
@@ -47,6 +47,7 @@ class RunResult:
         parameters: Numbers of parameters by part, and in total.
         seconds: Wall time of training, over all sessions.
         protocol: How the figures were measured, as in `evaluation.json`; None without figures.
+        evaluation_seconds: Wall time of all that is in `evaluation.json`; None without it.
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class RunResult:
     parameters: dict[str, int]
     seconds: float
     protocol: dict[str, Any] | None = None
+    evaluation_seconds: float | None = None
 
 
 def check_folder(configuration: RunConfiguration, out: Path, *, resume: bool, overwrite: bool) -> None:
@@ -130,6 +132,7 @@ def result_of(out: Path) -> RunResult | None:
     if not record:
         return None
     evaluation = _read(out / "evaluation.json")
+    parts = [evaluation, *evaluation.get("groups", {}).values()]
     return RunResult(
         folder=out,
         status=record.get("status", "failed"),
@@ -138,6 +141,7 @@ def result_of(out: Path) -> RunResult | None:
         parameters=record.get("parameters", {}),
         seconds=record.get("seconds", 0.0),
         protocol=evaluation.get("protocol"),
+        evaluation_seconds=sum(part.get("seconds", 0.0) for part in parts) if evaluation else None,
     )
 
 
@@ -213,11 +217,18 @@ def of_history(history: History, record: Mapping[str, Any], *, trained: bool) ->
 
 
 def record_failure(out: Path, record: dict[str, Any], error: BaseException) -> None:
-    """Record why a run ended early; return for an interruption, raise for everything else."""
+    """Record why a run ended early; return for an interruption or a model that diverged, raise for everything else.
+
+    A trained model whose evaluation meets NaN or infinity has diverged, as one whose training broke down: a mean
+    without it flatters the others, and to evaluate it once more gives the same.
+    """
     if isinstance(error, KeyboardInterrupt):
         record |= {"status": "interrupted", "reason": "interrupted by a signal"}
         return
     reason = reason_of(error)
+    if isinstance(error, NonFiniteError) and record["status"] == "finished":  # training has ended well
+        record |= {"status": "diverged", "reason": reason}
+        return
     record |= {"status": "failed", "reason": reason}
     with suppress(OSError, LatentFlowsError):  # on a full disk the reason reaches the caller alone
         write_record(out, record)
