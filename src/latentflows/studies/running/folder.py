@@ -141,7 +141,7 @@ def result_of(out: Path) -> RunResult | None:
         parameters=record.get("parameters", {}),
         seconds=record.get("seconds", 0.0),
         protocol=evaluation.get("protocol"),
-        evaluation_seconds=sum(part.get("seconds", 0.0) for part in parts) if evaluation else None,
+        evaluation_seconds=round(sum(part.get("seconds", 0.0) for part in parts), 3) if evaluation else None,
     )
 
 
