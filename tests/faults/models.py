@@ -30,9 +30,9 @@ FAULTS: dict[str, list[Fault]] = {
             "stays = alternating_mask(dim, even=True)",
         ),
         (
-            "nsf: no linear map",
-            '*([LULinear(dim)] if mixing == "lu" else [])]',
-            "]",
+            "nsf: no linear map at the end",
+            "chain += [layer, Permutation.random(dim, seed=i), LULinear(dim)]",
+            "chain += [layer]",
         ),
     ],
     "models/quantizer.py": [

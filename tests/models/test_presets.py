@@ -82,13 +82,6 @@ def test_splines_stand_between_linear_maps(name, kind):
     chain = getattr(presets, name)(4, num_layers=3, width=8)
     kinds = [type(m.bijection if isinstance(m, Inverse) else m) for m in chain.members]
     assert kinds == [Permutation, LULinear, *[kind, Permutation, LULinear] * 3]
-    chain = getattr(presets, name)(4, num_layers=3, width=8, mixing="permutation")
-    kinds = [type(m.bijection if isinstance(m, Inverse) else m) for m in chain.members]
-    assert kinds == [Permutation, *[kind, Permutation] * 3]
-    with pytest.raises(
-        ConfigurationError, match=r"`mixing` must be one of \('lu', 'permutation'\); got 'none'"
-    ):
-        getattr(presets, name)(4, mixing="none")
 
 
 def test_autoregressive_layers_alternate_in_order():

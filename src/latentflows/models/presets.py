@@ -61,7 +61,6 @@ __all__ = [
 ]
 
 Mask = Literal["half", "alternating"]
-Mixing = Literal["lu", "permutation"]
 
 
 def real_nvp(
@@ -141,19 +140,17 @@ def nsf_coupling(
     num_blocks: int = 2,
     num_bins: int = 8,
     bound: float = 3.0,
-    mixing: Mixing = "lu",
     context: int | None = None,
 ) -> Bijection:
     """Spline couplings with residual networks, each after a permutation and an LU linear map. Cheap both ways.
 
     The defaults are those of the paper's VAE experiments, which also end in a linear map. Nothing beyond `bound`
-    moves: latents of a VAE are of unit scale, data must be standardized. `mixing="permutation"` leaves the LU maps out.
+    moves: latents of a VAE are of unit scale, data must be standardized.
 
     Source: Durkan et al., Neural Spline Flows, 2019, arXiv 1906.04032, RQ-NSF (C), section 5.2 and appendix B.2.
 
     Raises:
         CombinationError: for fewer than two variables.
-        ConfigurationError: for an unknown mixing.
     """
     _check_two(dim)
     check_sizes(num_layers=num_layers, width=width, num_blocks=num_blocks)
@@ -169,7 +166,7 @@ def nsf_coupling(
             dim, mask=stays, network=network, num_bins=num_bins, bound=bound, context_shape=context
         )
 
-    return Chain(_mixed(dim, [layer(i) for i in range(num_layers)], mixing))
+    return Chain(_with_linear_maps(dim, [layer(i) for i in range(num_layers)]))
 
 
 def iaf(
@@ -229,14 +226,13 @@ def nsf_autoregressive(
     depth: int = 2,
     num_bins: int = 8,
     bound: float = 3.0,
-    mixing: Mixing = "lu",
     context: int | None = None,
     activation: Activation = "relu",
 ) -> Bijection:
     """Autoregressive splines, each after a permutation and an LU linear map. Cheap to score: for priors and data.
 
     `Inverse(nsf_autoregressive(...))` is cheap to sample, for posteriors; it begins with a linear map. The masked
-    networks are plain where the paper's are residual. `mixing="permutation"` leaves the LU maps out.
+    networks are plain where the paper's are residual.
 
     Source: Durkan et al., Neural Spline Flows, 2019, arXiv 1906.04032, RQ-NSF (AR), section 5.2 and appendix B.2.
     """
@@ -255,7 +251,7 @@ def nsf_autoregressive(
             )
         )
 
-    return Chain(_mixed(dim, [layer() for _ in range(num_layers)], mixing))
+    return Chain(_with_linear_maps(dim, [layer() for _ in range(num_layers)]))
 
 
 def planar(dim: int, *, num_layers: int = 8, context: int | None = None) -> Bijection:
@@ -320,12 +316,9 @@ def _check_two(dim: int) -> None:
         raise CombinationError(f"A coupling flow needs two or more variables; got {dim}. Use `maf` or `iaf`.")
 
 
-def _mixed(dim: int, layers: list[Bijection], mixing: Mixing) -> list[Bijection]:
-    """Put a permutation, and an LU map that starts as the identity, before, between and after the layers."""
-    if mixing not in get_args(Mixing):
-        raise ConfigurationError(f"`mixing` must be one of {get_args(Mixing)}; got {mixing!r}.")
-    chain: list[Bijection] = []
-    for i, layer in enumerate([None, *layers]):
-        chain += [] if layer is None else [layer]
-        chain += [Permutation.random(dim, seed=i), *([LULinear(dim)] if mixing == "lu" else [])]
+def _with_linear_maps(dim: int, layers: list[Bijection]) -> list[Bijection]:
+    """Put a permutation and an LU map, which starts as the identity, before, between and after the layers."""
+    chain: list[Bijection] = [Permutation.random(dim, seed=0), LULinear(dim)]
+    for i, layer in enumerate(layers, 1):
+        chain += [layer, Permutation.random(dim, seed=i), LULinear(dim)]
     return chain

@@ -68,12 +68,6 @@ def _bound() -> Any:
     return Field(default=3.0, gt=0, description="The splines move what lies within plus and minus this.")
 
 
-def _mixing() -> Any:
-    return Field(
-        default="lu", description="Between layers: a permutation and an LU map, or a permutation alone."
-    )
-
-
 class FlowSettings(PriorSettings):
     """What every flow has.
 
@@ -168,7 +162,6 @@ class NSFAutoregressive(FlowSettings):
     depth: Integer = _depth()
     num_bins: Integer = _bins()
     bound: Number = _bound()
-    mixing: Literal["lu", "permutation"] = _mixing()
 
 
 class RealNVP(FlowSettings):
@@ -207,7 +200,6 @@ class NSFCoupling(FlowSettings):
     num_blocks: Integer = Field(default=2, gt=0, description="Residual blocks of each network.")
     num_bins: Integer = _bins()
     bound: Number = _bound()
-    mixing: Literal["lu", "permutation"] = _mixing()
 
 
 class TarFlow(FlowSettings):
