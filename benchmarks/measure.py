@@ -62,6 +62,9 @@ def hardware() -> dict:
         text = information.read_text()
         found = re.search(r"model name\s*:\s*(.+)", text)
         name = found.group(1).strip() if found else name
+        for key in ("cpu family", "model"):  # tells generations of one maker apart where the name does not
+            found = re.search(rf"^{key}\s*:\s*(\d+)", text, re.MULTILINE)
+            name += f", {key.removeprefix('cpu ')} {found.group(1)}" if found else ""
         name += " (AVX-512, bfloat16)" if "avx512_bf16" in text else ""
     return {"cpu": name, "cpus": os.cpu_count(), "platform": platform.system()}
 
