@@ -1,7 +1,9 @@
 """Layers of normflows behave as ours: direction, log-determinant, passes, shapes, refusals."""
 
+import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,40 @@ from tests.bijections.test_adapters import ROWS, close, jacobian_log_det
 from tests.peers import peer
 
 nf = peer("normflows")
+generator = np.random.default_rng(0)
+
+
+def zero():
+    """Return a network that is zero at the start."""
+    made = nn.Linear(4, 4)
+    nn.init.zeros_(made.weight)
+    nn.init.zeros_(made.bias)
+    return made
+
+
+def hamiltonian(step):
+    """Return a layer that differentiates inside; with large steps it rejects every one."""
+    target = nf.distributions.DiagGaussian(4)
+    return nf.flows.HamiltonianMonteCarlo(target, 3, torch.full((4,), step).log(), torch.zeros(4))
+
+
+class OwnGenerator(nn.Module):
+    """A layer that draws from a generator of its own."""
+
+    def forward(self, z):
+        return z + generator.normal(), 0.0
+
+    inverse = forward
+
+
+class Differentiates(nn.Module):
+    """A deterministic layer that differentiates inside, with gradients as it finds them."""
+
+    def forward(self, z):
+        z = z.detach().requires_grad_()
+        return z + torch.autograd.grad((z**2).sum(), z)[0], 4 * math.log(3.0)
+
+    inverse = forward
 
 
 def layers(count=4):
@@ -112,17 +148,39 @@ def test_building_does_not_set_a_normalization_and_initialize_does():
             lambda: nf.flows.Residual(
                 nf.nets.LipschitzMLP([4, 8, 4])
             ),  # two parameters in float64, all others not
-            "`Residual` gives other log-determinants each time it is called with the same points",
+            "`Residual` draws random numbers in eval mode",
         ),
         (
             lambda: nf.flows.MetropolisHastings(
                 nf.distributions.DiagGaussian(4), nf.distributions.DiagGaussianProposal((4,), 0.1), 2
             ),
-            "`MetropolisHastings` gives other values each time it is called with the same points",
+            "`MetropolisHastings` draws random numbers in eval mode",
         ),
+        (lambda: nf.flows.Residual(zero()), "`Residual` draws random numbers in eval mode"),
+        (
+            lambda: nf.flows.Residual(zero(), exact_trace=True),  # numpy gives it the number of terms
+            "`Residual` draws random numbers in eval mode",
+        ),
+        (lambda: hamiltonian(1.0), "`HamiltonianMonteCarlo` draws random numbers in eval mode"),
+        (lambda: hamiltonian(100.0), "`HamiltonianMonteCarlo` draws random numbers in eval mode"),
+        (
+            lambda: OwnGenerator(),
+            "`OwnGenerator` draws random numbers in eval mode",
+        ),
+        (lambda: Differentiates(), "and needs no gradients to be on; it says: element 0 of tensors"),
         (lambda: nn.Linear(4, 4), "`Linear` cannot be applied to events (4,) with no context"),
     ],
-    ids=["residual", "metropolis", "linear"],
+    ids=[
+        "residual",
+        "metropolis",
+        "residual that is zero",
+        "residual with all terms but a random number",
+        "hamiltonian",
+        "hamiltonian that stays",
+        "generator",
+        "gradients",
+        "linear",
+    ],
 )
 def test_what_is_no_deterministic_layer_is_refused(make, message):
     with pytest.raises(CombinationError, match=re.escape(message)):
@@ -137,6 +195,38 @@ def test_a_layer_is_tried_in_the_type_of_its_largest_parameter():
     u, log_det = bijection.inverse(x)
     close(log_det[3], jacobian_log_det(bijection, x[3], None), 1e-5)
     close(bijection(u)[0], x, 1e-3)
+
+
+def test_a_layer_may_draw_random_numbers_the_first_time():
+    class Lazy(nn.Module):
+        shift = None
+
+        def forward(self, z):
+            self.shift = torch.randn(4) if self.shift is None else self.shift
+            return z + self.shift, 0.0
+
+        def inverse(self, z):
+            self.shift = torch.randn(4) if self.shift is None else self.shift
+            return z - self.shift, 0.0
+
+    assert FromNormflows(Lazy(), 4).passes == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nf.flows.GlowBlock(4, 8, use_lu=False), (4, 4, 4)),
+        (lambda: nf.flows.BatchNorm(), 4),
+        (lambda: nf.flows.CoupledRationalQuadraticSpline(4, 1, 8, dropout_probability=0.5), 4),
+        (lambda: nf.flows.CircularCoupledRationalQuadraticSpline(4, 1, 8, ind_circ=[0, 1]), 4),
+        (lambda: nf.flows.AutoregressiveRationalQuadraticSpline(4, 1, 8), 4),
+        (lambda: nf.flows.InvertibleAffine(4, use_lu=False), 4),
+        (lambda: nf.flows.Radial((4,)), 4),
+    ],
+    ids=["glow", "batch norm", "dropout", "circular", "autoregressive", "affine", "radial"],
+)
+def test_deterministic_layers_are_taken_as_they_start(make, shape):
+    assert FromNormflows(make(), shape).passes[0] is not None
 
 
 def test_a_whole_model_is_a_chain_of_its_layers():

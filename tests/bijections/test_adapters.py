@@ -190,19 +190,24 @@ def test_a_constant_transform_gives_what_needs_no_gradient():
     assert x.numpy().shape == (ROWS, D)
 
 
-def elementwise(shape):
+def elementwise(shape, kind=zuko.transforms.AdditiveTransform):
     """Return a lazy transform of single values with a parameter for each entry of the shape."""
     with noise.stream(0):
-        return Shifts(nn.Linear(FEATURES, math.prod(shape)), shape).double()
+        return Shifts(nn.Linear(FEATURES, math.prod(shape)), shape, kind).double()
 
 
 class Shifts(nn.Module):
-    def __init__(self, network, shape):
+    def __init__(self, network, shape, kind):
         super().__init__()
-        self.network, self.shape = network, shape
+        self.network, self.shape, self.kind = network, shape, kind
 
     def forward(self, context):
-        return zuko.transforms.AdditiveTransform(self.network(context).unflatten(-1, self.shape))
+        return self.kind(self.network(context).unflatten(-1, self.shape))
+
+
+def affine_of_torch(axes):
+    """Return the kind of a transform of torch whose shapes are those of its parameters."""
+    return lambda shift: AffineTransform(shift, 2.0, event_dim=axes)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +221,8 @@ class Shifts(nn.Module):
         (lambda: NUMERIC["cnf"][0](FEATURES).transform, (4, D)),
         *((lambda: elementwise((D,)), event) for event in [(D,), (4, D)]),
         *((lambda: elementwise((4, D)), event) for event in [(4, D), (4, 4, D)]),
+        *((lambda: elementwise((D,), affine_of_torch(0)), event) for event in [(D,), (1, D), (4, D)]),
+        *((lambda: elementwise((D,), affine_of_torch(1)), event) for event in [(D,), (1, D), (4, D)]),
     ],
 )
 def test_every_row_has_its_own_context_under_axes_that_the_transform_lacks(make, event):

@@ -122,6 +122,17 @@ def test_the_network_reads_zeros_in_padding(layout):
     assert seen[0][..., :3].any()
 
 
+def test_one_angle_may_move_by_the_context_alone():
+    torch.manual_seed(0)
+    made = InverseAutoregressive(1, width=8, depth=1, transform=CircularSpline(8), context_shape=3).double()
+    randomize(made, 1.0)
+    u, context = angles(20, 1), torch.randn(20, 3).double()
+    x, log_det = made(u, context)
+    back, opposite = made.inverse(x + 2 * math.pi, context)
+    torch.testing.assert_close(wrapped(back), u)
+    torch.testing.assert_close(opposite, -log_det)
+
+
 READS_VALUES = {
     "InverseAutoregressive": lambda transform: InverseAutoregressive(
         4, width=8, depth=1, transform=transform

@@ -58,9 +58,9 @@ FAULTS: dict[str, list[Fault]] = {
             "for n in itertools.count(TRIAL_ROWS)",
         ),
         (
-            "normflows: an estimated log-det passes as exact",
-            "if not torch.allclose(one, other,",
-            "if not torch.allclose(one, one,",
+            "zuko: a row of the context passes for an axis of u",
+            "return shape[max(len(shape) - axes, 0) :]",
+            "return shape",
         ),
         (
             "normflows: counting sets the normalization",
@@ -80,12 +80,42 @@ FAULTS: dict[str, list[Fault]] = {
             "counts[-1] += is_network + inside",
         ),
         (
+            "normflows: random numbers of a layer's own generator pass as exact",
+            "not torch.allclose(one, other,",
+            "not torch.allclose(one, one,",
+        ),
+        (
+            "normflows: an estimate that is exact at the start passes as exact",
+            "drawn = states != _generator_states()",
+            "drawn = False",
+        ),
+        (
+            "normflows: a layer that is random only with gradients is explained as another",
+            "    with torch.enable_grad():  # some layers",
+            "    if True:  # some layers",
+        ),
+        (
+            "normflows: a layer that fails without gradients is taken",
+            "        call()\n    return passes, first",
+            "        pass\n    return passes, first",
+        ),
+        (
+            "normflows: numpy's random numbers go unseen",
+            "np.random.get_state()",
+            "None",
+        ),
+        (
             "normflows: tried in the type of the first parameter",
             "max(parameters or buffers or [torch.zeros(())], key=Tensor.numel)",
             "(parameters or buffers or [torch.zeros(())])[0]",
         ),
     ],
     "bijections/autoregressive.py": [
+        (
+            "IAF: angles are refused where nothing but the context is read",
+            "elif dim == 1:",
+            "elif dim == 0:",
+        ),
         (
             "IAF: log-det counted once per dimension",
             "else log.sum(-1).view(u.shape[:2])",

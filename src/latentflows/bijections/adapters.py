@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from latentflows.bijections.base import Bijection
-from latentflows.bijections.trials import TRIAL_ROWS, count, draw, explained
+from latentflows.bijections.trials import TRIAL_ROWS, count, count_exact, draw, explained
 from latentflows.core import noise
 from latentflows.core.checks import all_finite
 from latentflows.core.errors import CombinationError, NonFiniteError, ShapeError
@@ -27,7 +27,10 @@ from latentflows.core.shapes import Shape, as_shape, sum_event
 from latentflows.core.tracing import is_traced
 
 _LAZY = "a transform, or a lazy transform of zuko (`MAF(...).transform`)"
-_LAYER = "a layer of normflows, which takes a batch (N, *event), and `context=` where it takes a context"
+_LAYER = (
+    "a layer of normflows, which takes a batch (N, *event), and `context=` where it takes a context, and needs no "
+    "gradients to be on"
+)
 
 
 class FromZuko(Bijection):
@@ -106,9 +109,9 @@ class FromZuko(Bijection):
         with torch.no_grad(), noise.stream(0), explained(module, event, features, _LAZY):
             context = None if features is None else draw(module, features, rows)[0]
             with _solver_that_ends(module):
-                made = _transform_of(module, context)
+                made = _transform_of(module, None if context is None else context[:1])
                 self._check(made, event)
-                base = tuple(made.forward_shape(torch.Size(event)))
+                base = _base_of(made, event)
                 x = draw(module, event, rows)
                 with _forgotten(module):
                     extra = _axes_beyond(module, context, x, base, len(event) - made.domain.event_dim)
@@ -263,6 +266,13 @@ def _transform_of(source: nn.Module | Transform, context: Tensor | None, extra: 
     return made
 
 
+def _base_of(made: Transform, event: Shape) -> Shape:
+    """Return the shape of one u; without the row of the context, which some transforms of torch hold to be an axis."""
+    shape = tuple(made.forward_shape(torch.Size(event)))
+    axes = len(event) - made.domain.event_dim + made.codomain.event_dim
+    return shape[max(len(shape) - axes, 0) :]
+
+
 def _axes_beyond(
     source: nn.Module | Transform, context: Tensor | None, x: Tensor, base: Shape, most: int
 ) -> int:
@@ -342,9 +352,11 @@ class FromNormflows(Bijection):
         trial = copy.deepcopy(flow).eval()
         with torch.no_grad(), noise.stream(0), explained(flow, event, features, _LAYER):
             context = None if features is None else draw(trial, features)[0]
-            inverse, u = _count_twice(trial, trial.inverse, draw(trial, event), context)
-            base = event if u is None else tuple(u.shape[2:])
-            forward, _ = _count_twice(trial, trial.forward, draw(trial, base), context)
+            x = draw(trial, event)
+            inverse, made = count_exact(trial, lambda: _both_of(trial.inverse, x, context))
+            base = event if made is None else tuple(made[0].shape[2:])
+            u = draw(trial, base)
+            forward, _ = count_exact(trial, lambda: _both_of(trial.forward, u, context))
         super().__init__(event, base_shape=base, context_shape=features, passes=(forward, inverse))
         self.flow = flow
 
@@ -353,26 +365,6 @@ class FromNormflows(Bijection):
 
     def _inverse(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return _both_of(self.flow.inverse, x, context)
-
-
-def _count_twice(
-    layer: nn.Module, method: Any, value: Tensor, context: Tensor | None
-) -> tuple[int | None, Tensor | None]:
-    """Count the networks of one direction and return what it gives; refuse one that gives another result next time."""
-    passes, first = count(layer, lambda: _both_of(method, value, context))
-    if first is None:
-        return None, None
-    for what, one, other in zip(
-        ("values", "log-determinants"), first, _both_of(method, value, context), strict=True
-    ):
-        if not torch.allclose(one, other, rtol=1e-5, atol=1e-6, equal_nan=True):
-            raise CombinationError(
-                f"`{type(layer).__name__}` gives other {what} each time it is called with the same points, so it draws "
-                "random numbers, and no density can rest on it as exact. Use a deterministic layer; in place of a "
-                "residual flow, which estimates its log-determinant, a coupling or a continuous flow "
-                "(`latentflows.models.zuko_flows.cnf`)."
-            )
-    return passes, first[0]
 
 
 def _both_of(method: Any, value: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:

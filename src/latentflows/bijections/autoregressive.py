@@ -16,7 +16,7 @@ from latentflows.networks.base import Activation
 from latentflows.networks.inversion import Method, Problem, invert
 from latentflows.networks.masked import MaskedMLP
 from latentflows.transforms import Affine, Transform
-from latentflows.transforms.base import check_line_transform
+from latentflows.transforms.base import check_line_transform, check_transform
 
 Inversion = Literal["auto", "loop", "incremental", "jacobi"]
 
@@ -57,7 +57,7 @@ class InverseAutoregressive(Bijection):
 
     Raises:
         ConfigurationError: if `width` drops dependencies, `order` is no permutation, `inversion` is unknown, the
-            transform is none or one of angles, or both `transform` and `scale_bound` are given.
+            transform is none, or one of angles while D > 1, or both `transform` and `scale_bound` are given.
 
     References:
         Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016, arXiv 1606.04934,
@@ -87,7 +87,12 @@ class InverseAutoregressive(Bijection):
                 "bound to the transform."
             )
         affine = Affine(3.0 if scale_bound is None else scale_bound)
-        self.transform = affine if transform is None else check_line_transform(transform, type(self).__name__)
+        if transform is None:
+            self.transform: Transform = affine
+        elif dim == 1:  # the network reads the context alone, so an angle is as good as a number
+            self.transform = check_transform(transform)
+        else:
+            self.transform = check_line_transform(transform, type(self).__name__)
         self.inversion = inversion
         self.network = MaskedMLP(
             dim,

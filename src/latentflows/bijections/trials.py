@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -78,3 +81,41 @@ def count(source: object, call: Callable[[], Result]) -> tuple[int | None, Resul
         for handle in handles:
             handle.remove()
     return counts[0], result
+
+
+def count_exact(
+    layer: nn.Module, call: Callable[[], tuple[Tensor, Tensor]]
+) -> tuple[int | None, tuple[Tensor, Tensor] | None]:
+    """Count the networks that `call` evaluates inside a layer, as `count`; refuse one that draws random numbers.
+
+    An estimate may be exact at the start, or a step be rejected twice, so generators are looked at beside results.
+
+    Raises:
+        CombinationError: if the second call draws random numbers; the first may, to set the layer up.
+    """
+    with torch.enable_grad():  # some layers need gradients to get as far as their random numbers
+        passes, first = count(layer, call)
+        if first is None:
+            return None, None
+        states = _generator_states()
+        second = call()
+        drawn = states != _generator_states()
+    for one, other in zip(first, second, strict=True):
+        drawn = drawn or not torch.allclose(one, other, rtol=1e-5, atol=1e-6, equal_nan=True)
+    if drawn:
+        raise CombinationError(
+            f"`{type(layer).__name__}` draws random numbers in eval mode, so it gives the same points other values or "
+            "log-determinants, and no density can rest on it as exact. Use a deterministic layer; in place of a "
+            "residual flow, which estimates its log-determinant, a coupling or a continuous flow "
+            "(`latentflows.models.zuko_flows.cnf`)."
+        )
+    with torch.no_grad():  # as where it is sampled from or evaluated
+        call()
+    return passes, first
+
+
+def _generator_states() -> bytes:
+    """Return the states of the generators that all share: those of Python, numpy, and torch on every device in use."""
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    tensors = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if on_gpu else [])]
+    return pickle.dumps((random.getstate(), np.random.get_state(), [state.tolist() for state in tensors]))
