@@ -57,6 +57,16 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/execution/compare.py": [
         (
+            "study: a run that was trained in another way takes the place of one that diverged",
+            'if all(key.startswith("evaluation.") for key in changed):',
+            "if True:",
+        ),
+        (
+            "study: what diverged never counts, however it is measured later",
+            'if result is None or result.status != "finished":',
+            "if True:",
+        ),
+        (
             "study: a worker that imports a script starts the study anew",
             'current_process(), "_inheriting", False)',
             'current_process(), "", False)',
@@ -467,8 +477,18 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "run: what was not measured yet is fixed",
-            'if resume and status not in ("finished", "diverged"):',
-            "if False:",
+            'if resume and (status not in ("finished", "diverged") or _NOT_FINITE_BY in record):',
+            "if _NOT_FINITE_BY in record:",
+        ),
+        (
+            "run: one that diverged in its evaluation can be measured in no other way",
+            " or _NOT_FINITE_BY in record):",
+            "):",
+        ),
+        (
+            "run: one that diverged in its evaluation stays so by other settings",
+            "result if read_record(out).get(_NOT_FINITE_BY, settings) == settings else None",
+            "result",
         ),
         (
             "run: one without a finite NLL fails, and drops out of its mean without a word",

@@ -24,7 +24,8 @@ from latentflows.studies.planning.budget import Workshop
 from latentflows.studies.planning.plan import PlannedRun
 from latentflows.studies.planning.study import Arm, Budget, Study
 from latentflows.studies.results.results import read_results
-from latentflows.studies.settings.overrides import read_configuration
+from latentflows.studies.running.run import run
+from latentflows.studies.settings.overrides import configuration_from, read_configuration
 
 
 def study_of(tiny, **changes):
@@ -136,6 +137,27 @@ def test_a_failed_run_is_recorded_and_tried_again(tiny, tmp_path, pool):
     assert pool.jobs == [["plain-seed0"], ["flow-seed0"]]
     assert progress.done == 4
     assert [run.status for run in read_results(tmp_path).runs.values()].count("finished") == 3
+
+
+def test_a_run_that_stands_as_diverged_counts_once_it_finished_by_another_measure(tiny, tmp_path, pool):
+    """One that was trained in another way since is another run."""
+    pool.ends = {"plain-seed0": "diverged", "plain-seed1": "diverged"}
+    compare(study_of(tiny), tmp_path, engine=pool)
+    for seed, change in ((0, "evaluation.num_importance_samples=20"), (1, "latent_dim=3")):
+        run(
+            configuration_from({}, [*tiny, change, f"seed={seed}", f"name=plain-seed{seed}"]),
+            tmp_path / "runs" / f"plain-seed{seed}",
+        )
+    pool.jobs = []
+    for _ in range(2):
+        compare(study_of(tiny), tmp_path, engine=pool, resume=True)
+    lines = [line for line in read_lines(tmp_path) if line["arm"] == "plain"]
+    assert [(line["seed"], line["status"]) for line in lines] == [
+        (0, "diverged"), (1, "diverged"), (0, "finished"),
+    ]  # fmt: skip
+    assert lines[2]["figures"]["nll"]["mean"] > 0
+    assert pool.jobs == []
+    assert read_results(tmp_path).runs["plain", 0].protocol.num_importance_samples == 20
 
 
 def test_the_seeds_of_an_arm_go_to_one_worker_and_apart_where_that_died(tiny, tmp_path, pool):

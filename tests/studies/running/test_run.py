@@ -252,6 +252,48 @@ def test_a_run_whose_evaluation_finds_nothing_finite_has_diverged(configuration,
     assert found["figures"]["nll"]["mean"] > 0
 
 
+def test_a_run_that_diverged_in_its_evaluation_finishes_when_measured_in_another_way(
+    tiny, tmp_path, monkeypatch
+):
+    def refuse(*_, **__):
+        raise NonFiniteError("The NLL is infinite.")
+
+    few, more = (configuration_from({}, [*tiny, f"evaluation.num_importance_samples={k}"]) for k in (8, 20))
+    with monkeypatch.context() as patch:
+        patch.setattr(bounds_room, "evaluate_bounds", refuse)
+        assert run(few, tmp_path).status == "diverged"
+        with pytest.raises(ConfigurationError, match="is diverged; its length"):
+            run(
+                few.model_copy(update={"training": few.training.model_copy(update={"epochs": 9})}),
+                tmp_path,
+                resume=True,
+            )
+        again = run(
+            few.model_copy(update={"evaluation": more.evaluation.model_copy(update={"seed": 1})}),
+            tmp_path,
+            resume=True,
+        )
+        assert again.status == "diverged"  # by these settings too
+    lines = (tmp_path / "metrics.jsonl").read_text()
+    _, model = load_run(tmp_path)
+    found = evaluate(model, build_data(more), more.evaluation, tmp_path)
+    announced = []
+    result = run(more, tmp_path, resume=True, announce=announced.append)
+    assert (result.status, result.reason, result.figures) == ("finished", None, found["figures"])
+    assert announced == ["training", "pictures"]  # what is measured is not measured again
+    assert (tmp_path / "metrics.jsonl").read_text() == lines
+    assert read_configuration(tmp_path / "config.yaml") == more
+    with pytest.raises(ConfigurationError, match="holds a run of another configuration"):
+        run(few, tmp_path, resume=True)
+
+
+def test_other_settings_of_evaluation_mend_no_training_that_diverged(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_room, "fit", lambda *_, **__: History(status="diverged", reason="NaN"))
+    run(configuration_from({}, tiny), tmp_path)
+    with pytest.raises(ConfigurationError, match=r"differs in evaluation\.num_importance_samples"):
+        run(configuration_from({}, [*tiny, "evaluation.num_importance_samples=20"]), tmp_path, resume=True)
+
+
 def test_a_result_says_how_long_its_evaluation_took(configuration, tmp_path):
     assert run(configuration, tmp_path).evaluation_seconds is not None
     path = tmp_path / "evaluation.json"

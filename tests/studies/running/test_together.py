@@ -191,11 +191,15 @@ def test_a_run_whose_evaluation_finds_nothing_finite_has_diverged(configurations
             raise NonFiniteError("The NLL is infinite.")
         measure(model, data, configuration, out, announce)
 
-    monkeypatch.setattr(room, "measure_and_draw", measure_some)
-    results = run_together(configurations, folders(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "measure_and_draw", measure_some)
+        results = run_together(configurations, folders(tmp_path))
     assert [result.status for result in results] == ["finished", "diverged", "finished"]
     assert (results[1].reason, record_of(tmp_path / "s1")["status"]) == ("The NLL is infinite.", "diverged")
     assert run_together(configurations, folders(tmp_path)) == results
+    settings = configurations[1].evaluation.model_copy(update={"num_importance_samples": 20})
+    changed = configurations[1].model_copy(update={"evaluation": settings})
+    assert [result.status for result in run_together([changed], [tmp_path / "s1"])] == ["finished"]
 
 
 def assert_alone_to_the_bit(results, configurations, root):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from latentflows.core.errors import ConfigurationError
 from latentflows.studies.execution.engines import Engine, Event, LocalPool
 from latentflows.studies.execution.engines.local import GUARD
-from latentflows.studies.execution.job import Job, Outcome, run_job, unfinished
+from latentflows.studies.execution.job import Job, Outcome, outcome_of, run_job, unfinished
 from latentflows.studies.execution.locks import free_locks, locked
 from latentflows.studies.execution.progress import Estimate, Progress
 from latentflows.studies.execution.record import ENDED, append_line, read_lines
@@ -43,7 +43,8 @@ def compare(
     Sizes are settled and every arm is built before anything is written. Each run that ends adds one line to
     `study.jsonl`. A run that fails is recorded with its reason and the others go on; one whose process dies is taken
     up again by another process where its checkpoint left it, a bounded number of times. On resume, finished and
-    diverged runs are skipped, and all others go on where they were; the study may then have more seeds. Ctrl-C lets
+    diverged runs are skipped, and all others go on where they were; one that diverged in its evaluation and was made to
+    finish in its folder, by other settings of that, counts from then on; the study may have more seeds. Ctrl-C lets
     running ones write a checkpoint; a second one ends them at once.
 
     Where the budget holds seconds, seeds train one by one, as they were timed: those of seeds that train together are
@@ -87,7 +88,24 @@ def compare(
         check_folder(study, out, resume=resume, overwrite=overwrite)
         engine.check(out)
         prepare_folder(planned, out, command, overwrite=overwrite)
+        _add_finished_since(planned, out)
         return _Session(planned, out, engine, together, command, notify).go()
+
+
+def _add_finished_since(plan: Plan, out: Path) -> None:
+    """Add a line for every run that stands as diverged and has finished since, when it was measured in another way."""
+    from latentflows.studies.running.folder import changed_settings, result_of
+    from latentflows.studies.settings.overrides import read_whole_configuration
+
+    last = {(line["arm"], line["seed"]): line for line in read_lines(out)}
+    for run in plan.runs:
+        line, folder = last.get((run.arm, run.seed), {"status": None}), out / run.folder
+        result = result_of(folder) if line["status"] == "diverged" else None
+        if result is None or result.status != "finished":
+            continue
+        changed = changed_settings(read_whole_configuration(folder / "config.yaml"), run.configuration)
+        if all(key.startswith("evaluation.") for key in changed):  # else it was trained anew
+            append_line(out, line | outcome_of(result))
 
 
 class _Session:
@@ -103,12 +121,11 @@ class _Session:
         notify: Notify,
     ) -> None:
         self.out, self.engine, self.command, self.notify = out, engine, command, notify
-        lines = [line for line in read_lines(out) if line["status"] in ENDED]
-        ended = {(line["arm"], line["seed"]) for line in lines}
+        ended = {(line["arm"], line["seed"]): line for line in read_lines(out) if line["status"] in ENDED}
         self.left = [run for run in plan.runs if (run.arm, run.seed) not in ended]
         self.work = plan.work()
         self.before: dict[str, list[float]] = {}
-        for line in lines:
+        for line in ended.values():
             evaluated = line.get("evaluation_seconds") or 0.0  # which earlier versions did not write
             self.before.setdefault(line["arm"], []).append(line["seconds"] + evaluated)
         self.progress = Progress(total=len(plan.runs), done=len(plan.runs) - len(self.left))

@@ -32,6 +32,9 @@ FOLDERS = ("checkpoint", "samples", "figures", "tensorboard", "wandb")
 _MAY_DIFFER = {"data.root", "training.accelerator", "training.checkpoint_every", "training.trackers"}
 # What "together" of a run says that trained with others in an earlier session, and by itself since.
 WENT_ON: dict[str, Any] = {"together": False, "text": "It went on by itself."}
+_NOT_FINITE_BY = (
+    "not_finite_by"  # settings by which an evaluation met NaN or infinity; others may give figures
+)
 _LENGTHS = {"training.epochs", "training.prior_epochs", "training.joint_epochs"}
 
 
@@ -73,9 +76,10 @@ def check_folder(configuration: RunConfiguration, out: Path, *, resume: bool, ov
     if not (out / "config.yaml").is_file():
         raise ConfigurationError(f"{out} is not empty and holds no run. Choose another `out`.")
     before = read_whole_configuration(out / "config.yaml")
-    status = read_record(out).get("status", "unknown")
-    changed = [key for key in differences(before, configuration) if key not in _MAY_DIFFER]
-    if resume and status not in ("finished", "diverged"):  # not measured yet
+    record = read_record(out)
+    status = record.get("status", "unknown")
+    changed = changed_settings(before, configuration)
+    if resume and (status not in ("finished", "diverged") or _NOT_FINITE_BY in record):  # not measured yet
         changed = [key for key in changed if not key.startswith("evaluation.")]
     if changed and resume and _is_longer(before, configuration, changed):
         if status in ("finished", "diverged"):
@@ -96,6 +100,11 @@ def check_folder(configuration: RunConfiguration, out: Path, *, resume: bool, ov
         )
 
 
+def changed_settings(before: RunConfiguration, after: RunConfiguration) -> list[str]:
+    """Name the settings in which two runs differ in what they learn, or in how that is measured."""
+    return [key for key in differences(before, after) if key not in _MAY_DIFFER]
+
+
 def _is_longer(before: RunConfiguration, after: RunConfiguration, changed: Sequence[str]) -> bool:
     """Whether stages become longer, and nothing else changes."""
     names = [key.partition(".")[2] for key in changed if key in _LENGTHS]
@@ -114,16 +123,26 @@ def clear(out: Path) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
 
 
-def ended_result(out: Path) -> RunResult | None:
-    """Return the result of a run on which nothing is left to do: diverged, or evaluated and with all its files."""
+def ended_result(configuration: RunConfiguration, out: Path) -> RunResult | None:
+    """Return the result of a run on which nothing is left to do: evaluated and with all its files, or diverged.
+
+    One that diverged in its evaluation, and is asked to be evaluated in another way now, is left to do.
+    """
     result = result_of(out)
-    if result is None or result.status == "diverged":
-        return result
+    if result is None:
+        return None
+    if result.status == "diverged":  # run.json alone decides: several processes look here, and one writes
+        settings = _settings_of_evaluation(configuration)
+        return result if read_record(out).get(_NOT_FINITE_BY, settings) == settings else None
     if result.status != "finished" or result.figures is None:
         return None
     if lacks_nll(out, result.figures) and (out / "checkpoint" / "model.safetensors").is_file():
         return None
     return result if (out / "samples" / "index.json").is_file() else None
+
+
+def _settings_of_evaluation(configuration: RunConfiguration) -> dict[str, Any]:
+    return configuration.evaluation.model_dump(mode="json")
 
 
 def result_of(out: Path) -> RunResult | None:
@@ -216,11 +235,13 @@ def of_history(history: History, record: Mapping[str, Any], *, trained: bool) ->
     }
 
 
-def record_failure(out: Path, record: dict[str, Any], error: BaseException) -> None:
+def record_failure(
+    configuration: RunConfiguration, out: Path, record: dict[str, Any], error: BaseException
+) -> None:
     """Record why a run ended early; return for an interruption or a model that diverged, raise for everything else.
 
     A trained model whose evaluation meets NaN or infinity has diverged, as one whose training broke down: a mean
-    without it flatters the others, and to evaluate it once more gives the same.
+    without it flatters the others, and to evaluate it once more gives the same, unless by other settings.
     """
     if isinstance(error, KeyboardInterrupt):
         record |= {"status": "interrupted", "reason": "interrupted by a signal"}
@@ -228,6 +249,7 @@ def record_failure(out: Path, record: dict[str, Any], error: BaseException) -> N
     reason = reason_of(error)
     if isinstance(error, NonFiniteError) and record["status"] == "finished":  # training has ended well
         record |= {"status": "diverged", "reason": reason}
+        record[_NOT_FINITE_BY] = _settings_of_evaluation(configuration)
         return
     record |= {"status": "failed", "reason": reason}
     with suppress(OSError, LatentFlowsError):  # on a full disk the reason reaches the caller alone

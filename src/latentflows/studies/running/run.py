@@ -61,7 +61,7 @@ def run(
         configuration: What to run.
         out: Run folder.
         resume: Go on with a run of the same configuration, or start it where there is none. Stages that have not
-            ended may become longer.
+            ended may become longer, and what was not measured, or gave nothing finite, measured in another way.
         overwrite: Remove a run that is there.
         callbacks: Watch the training.
         command: The command that made the run, for its record.
@@ -77,7 +77,7 @@ def run(
     """
     if is_first():
         check_folder(configuration, out, resume=resume, overwrite=overwrite)
-    ended = None if overwrite else ended_result(out)
+    ended = None if overwrite else ended_result(configuration, out)
     if ended is not None:
         return ended
     parts = prepare(configuration, build_data(configuration))
@@ -100,7 +100,7 @@ def run(
             finish_weights(parts.model, configuration, out, record)
             measure_and_draw(parts.model, parts.data, configuration, out, announce)
     except BaseException as error:
-        record_failure(out, record, error)
+        record_failure(configuration, out, record, error)
     write_record(out, record)
     result = result_of(out)
     assert result is not None

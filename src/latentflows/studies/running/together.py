@@ -94,8 +94,8 @@ def run_together(
         results[position] = result
         ended(position, result)
 
-    for position, folder in enumerate(folders):
-        if (recorded := ended_result(folder)) is not None:
+    for position, (configuration, folder) in enumerate(zip(configurations, folders, strict=True)):
+        if (recorded := ended_result(configuration, folder)) is not None:
             end(position, recorded)
     left = [i for i in range(len(folders)) if i not in results]
     apart, stopped = _in_groups(
@@ -204,7 +204,7 @@ class _Run:
     def _failed(self, record: dict[str, Any], error: BaseException) -> RunResult:
         """Record an error or an interruption; on a full disk the result alone says so."""
         with suppress(Exception):
-            record_failure(self.out, record, error)
+            record_failure(self.configuration, self.out, record, error)
         with suppress(Exception):
             write_record(self.out, record)
         return RunResult(
