@@ -32,9 +32,8 @@ FOLDERS = ("checkpoint", "samples", "figures", "tensorboard", "wandb")
 _MAY_DIFFER = {"data.root", "training.accelerator", "training.checkpoint_every", "training.trackers"}
 # What "together" of a run says that trained with others in an earlier session, and by itself since.
 WENT_ON: dict[str, Any] = {"together": False, "text": "It went on by itself."}
-_NOT_FINITE_BY = (
-    "not_finite_by"  # settings by which an evaluation met NaN or infinity; others may give figures
-)
+# Settings by which the evaluation of a run met NaN or infinity; others may give figures.
+_NOT_FINITE_BY = "not_finite_by"
 _LENGTHS = {"training.epochs", "training.prior_epochs", "training.joint_epochs"}
 
 
