@@ -147,7 +147,7 @@ def show_table(folder: Path) -> None:
         console.print(f"{compared.verdict}\n")
     for difference in found.protocol_differences:
         console.print(f"The figures do not compare: {difference}\n")
-    console.print(f"What does not follow. {' '.join(limits(results))}\n")
+    console.print(f"What does not follow. {' '.join(limits(results, found))}\n")
 
 
 def _arm_table(found: StudyTable, part: Part) -> Table:

@@ -18,6 +18,10 @@ def study(fake, tmp_path):
     )
 
 
+def limits_of(results):
+    return limits(results, table_of(results))
+
+
 def lines_of(study):
     return [json.loads(line) for line in (study / "study.jsonl").read_text().splitlines()]
 
@@ -144,7 +148,7 @@ def test_an_exact_likelihood_compares_with_one_from_importance_samples(study, fa
     fake.edit_lines(study / "study.jsonl", exact)
     results = read_results(study)
     assert table_of(results).comparisons
-    assert any("one without importance samples is exact" in sentence for sentence in limits(results))
+    assert any("one without importance samples is exact" in sentence for sentence in limits_of(results))
 
 
 def test_a_study_without_any_nll_is_judged_by_its_bound(study, fake):
@@ -211,27 +215,27 @@ def test_figures_that_rest_on_fewer_seeds_say_so_in_the_terminal_and_in_the_fore
 def test_what_few_seeds_keep_the_tests_from_is_said_of_those_that_finished(fake, tmp_path):
     folder = fake.write_comparison(tmp_path / "study", gains={"a": 0.0, "b": 1.0})
     fake.edit_json(folder / "study.json", seeds=list(range(12)))
-    said = " ".join(limits(read_results(folder)))
+    said = " ".join(limits_of(read_results(folder)))
     assert "With so few seeds" in said
     assert (
         "cannot reach the level of 0.05 with 3 seeds, whatever they show: its smallest p-value is 0.25."
         in said
     )
     (folder / "study.jsonl").write_text("")
-    assert "seeds the" not in " ".join(limits(read_results(folder)))  # nothing is tested yet
+    assert "seeds the" not in " ".join(limits_of(read_results(folder)))  # nothing is tested yet
 
 
 def test_the_comparison_with_the_fewest_seeds_tells_what_the_sign_flip_test_cannot_reach(fake, tmp_path):
     gains = {"a": 0.0, "b": 1.0, "c": 1.0}
     folder = fake.write_comparison(tmp_path / "study", seeds=range(11), gains=gains)
-    assert "so few" not in " ".join(limits(read_results(folder)))
+    assert "so few" not in " ".join(limits_of(read_results(folder)))
 
     def without(seeds):
         fake.edit_lines(
             folder / "study.jsonl",
             lambda line: line | {"status": "failed"} if (line["arm"], line["seed"]) in seeds else line,
         )
-        return " ".join(limits(read_results(folder)))
+        return " ".join(limits_of(read_results(folder)))
 
     # Seven seeds reach 2 / 2^7 = 0.016, and the other comparison less: Holm's procedure lets it be.
     said = without([("c", seed) for seed in range(4)])
@@ -250,7 +254,7 @@ def test_how_loose_the_bound_is_at_least_is_said_of_the_tightest_and_the_loosest
         return line | {"figures": line["figures"] | {"nll": nll}}
 
     fake.edit_lines(study / "study.jsonl", noisier)
-    said = " ".join(limits(read_results(study)))
+    said = " ".join(limits_of(read_results(study)))
     assert (
         "by at least about 0.018 (“Flow”) to 0.072 nats (“Gaussian”)" in said
     )  # 360 images: 360 * 0.01^2 / 2
@@ -258,4 +262,4 @@ def test_how_loose_the_bound_is_at_least_is_said_of_the_tightest_and_the_loosest
         study / "study.jsonl",
         lambda line: line | {"figures": {"nll": {"mean": 1.0, "unit": "nats"}}},
     )
-    assert "fits badly." in " ".join(limits(read_results(study)))
+    assert "fits badly." in " ".join(limits_of(read_results(study)))

@@ -79,7 +79,7 @@ def write_comparison_report(folder: Path, *, run_pages: bool = False) -> Path:
         "table": table,
         "budgets": budget_table(results, table),
         "published": published_rows(results.study.published, table),
-        "limits": limits(results),
+        "limits": limits(results, table),
         "monte_carlo_error": _monte_carlo_error(results, table.metric),
         "sign_flips": any(found.comparison.sign_flip_can_find for found in table.comparisons),
         "uneven_seconds": _uneven_seconds(results),

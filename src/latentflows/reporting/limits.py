@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 
 from latentflows.reporting.standing import trouble
-from latentflows.reporting.table import METRICS, counted_runs, metric_of, protocols_of, quantity_of
+from latentflows.reporting.table import (
+    METRICS,
+    StudyTable,
+    counted_runs,
+    metric_of,
+    protocols_of,
+    quantity_of,
+)
 from latentflows.studies.results.cautions import of_owners
 from latentflows.studies.results.results import Results
 from latentflows.studies.statistics.resampling import smallest_sign_flip_p_value
@@ -14,8 +21,8 @@ from latentflows.studies.statistics.significance import holm
 FEW_SEEDS = 10
 
 
-def limits(results: Results) -> list[str]:
-    """What the figures of a study do not support, a sentence each."""
+def limits(results: Results, table: StudyTable) -> list[str]:
+    """What the figures of a study, whose table it is, do not support; a sentence each."""
     study = results.study
     points = quantity_of(results).replace(METRICS[metric_of(results)], "data points")
     sentences = [
@@ -37,7 +44,7 @@ def limits(results: Results) -> list[str]:
             f"p-values are corrected for the {num} comparisons of this study by one figure, not for looking at other "
             "figures or at other studies."
         )
-    sentences += _few_seeds(results)
+    sentences += _few_seeds(table)
     sentences += [*_seconds(results), *_troubles(results)]
     measured = {label: results.protocols(metric_of(results), arm) for arm, label in study.labels.items()}
     return [*sentences, *of_owners(measured)]
@@ -92,10 +99,10 @@ def _looseness(results: Results) -> str:
     return f": by at least about {found[low]:.2g} (“{low}”) to {found[high]:.2g} nats (“{high}”); a larger K is tighter"
 
 
-def _few_seeds(results: Results) -> list[str]:
+def _few_seeds(table: StudyTable) -> list[str]:
     """What few seeds keep the tests from, by those that finished: fewer than were asked for where runs are missing."""
-    shared = _shared_seeds(results)
-    arms = [len(counted_runs(results, arm)) for arm in results.study.labels]
+    shared = [len(found.comparison.by_seed) for found in table.tested]
+    arms = [row.num_finished for row in table.rows]
     fewest = min((num for num in shared or arms if num), default=0)
     if not fewest:
         return []
@@ -116,14 +123,3 @@ def _few_seeds(results: Results) -> list[str]:
             f"{smallest_sign_flip_p_value(fewest):.2g}{after}."
         )
     return sentences
-
-
-def _shared_seeds(results: Results) -> list[int]:
-    """How many seeds each comparison that is shown rests on, and the interaction: those that count in all its arms."""
-    if results.protocol_differences(metric_of(results)):
-        return []
-    crossed = results.study.interaction
-    groups: list[tuple[str, ...]] = list(results.study.pairs)
-    if crossed is not None:
-        groups.append((crossed.both, crossed.first, crossed.second, crossed.neither))
-    return [len(set.intersection(*(set(counted_runs(results, arm)) for arm in arms))) for arms in groups]

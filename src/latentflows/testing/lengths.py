@@ -121,9 +121,7 @@ def _rows_of_other_lengths(subject: Subject, direction: Direction) -> None:
     value = subject.values(alone, direction, 2, 3, context=context)
     contexts = [None] * 3 if context is None else list(context)
     together: Bijection = alone
-    if (
-        context is None
-    ):  # a layer that takes none meets K > 1 only beside one that takes one: here an identity
+    if context is None:  # such a layer meets K > 1 only beside one that takes a context: here an identity
         beside = Elementwise(subject.event_shape, Additive(), context_shape=1).to(value)
         together, context = Chain([alone, beside]), value.new_zeros(3, 1)
     results = run(together, direction, value, context, lengths=lengths)
