@@ -30,9 +30,14 @@ FAULTS: dict[str, list[Fault]] = {
             "stays = alternating_mask(dim, even=True)",
         ),
         (
+            "nsf: a permutation inside a pair",
+            "if i and i % 2 == 0:\n            layers += [Permutation",
+            "if i:\n            layers += [Permutation",
+        ),
+        (
             "nsf: no linear map at the end",
-            "chain += [layer, Permutation.random(dim, seed=i), LULinear(dim)]",
-            "chain += [layer]",
+            "return Chain([*layers, LULinear(dim)])",
+            "return Chain(layers)",
         ),
     ],
     "models/quantizer.py": [

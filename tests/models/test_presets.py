@@ -75,13 +75,30 @@ def test_layers_and_the_permutations_between_them(name, kind, between):
     assert sum(isinstance(module, Permutation) for module in modules) == between
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("nsf_coupling", SplineCoupling), ("nsf_autoregressive", InverseAutoregressive)]
-)
-def test_splines_stand_between_linear_maps(name, kind):
-    chain = getattr(presets, name)(4, num_layers=3, width=8)
+def test_autoregressive_splines_stand_between_linear_maps():
+    chain = presets.nsf_autoregressive(4, num_layers=3, width=8)
     kinds = [type(m.bijection if isinstance(m, Inverse) else m) for m in chain.members]
-    assert kinds == [Permutation, LULinear, *[kind, Permutation, LULinear] * 3]
+    assert kinds == [Permutation, LULinear, *[InverseAutoregressive, Permutation, LULinear] * 3]
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3, 4, 5])
+def test_linear_maps_stand_after_every_pair_of_spline_couplings_and_at_the_end(num_layers):
+    kinds = [type(m) for m in presets.nsf_coupling(4, num_layers=num_layers, width=8).members]
+    pair = [SplineCoupling, SplineCoupling, Permutation, LULinear]
+    assert kinds == [*(pair * 3)[: [0, 1, 2, 5, 6, 9][num_layers]], LULinear]
+
+
+@pytest.mark.parametrize("name", ["real_nvp", "nice", "nsf_coupling"])
+@pytest.mark.parametrize("dim", [5, 32])
+def test_every_two_couplings_move_every_variable(name, dim):
+    """A permutation inside a pair would leave some variables to the linear maps alone."""
+    flow = getattr(presets, name)(dim, num_layers=4, width=8)
+    members = [m for m in flow.members if not isinstance(m, LULinear)]
+    pairs = [members[:2], members[3:]]
+    assert isinstance(members[2], Permutation)
+    for pair in pairs:
+        moved = [set(range(dim)) - set(m.partition.stay.tolist()) for m in pair]
+        assert moved[0] | moved[1] == set(range(dim))
 
 
 def test_autoregressive_layers_alternate_in_order():

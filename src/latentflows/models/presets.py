@@ -142,10 +142,12 @@ def nsf_coupling(
     bound: float = 3.0,
     context: int | None = None,
 ) -> Bijection:
-    """Spline couplings with residual networks, each after a permutation and an LU linear map. Cheap both ways.
+    """Spline couplings with residual networks in pairs, a permutation and an LU map after every pair. Cheap both ways.
 
-    The defaults are those of the paper's VAE experiments, which also end in a linear map. Nothing beyond `bound`
-    moves: latents of a VAE are of unit scale, data must be standardized.
+    A pair moves one half of the variables, then the other. Splines and sizes are those of the paper's VAE
+    experiments, which also end in a linear map but permute at random before every coupling: of 32 variables 3 are
+    then moved by none of 5 couplings, and trained in posterior and prior they lag by ten nats (docs/published.md).
+    Nothing beyond `bound` moves: latents of a VAE are of unit scale, data must be standardized.
 
     Source: Durkan et al., Neural Spline Flows, 2019, arXiv 1906.04032, RQ-NSF (C), section 5.2 and appendix B.2.
 
@@ -160,13 +162,17 @@ def nsf_coupling(
             in_shape, out_shape, width=width, num_blocks=num_blocks, context=features, zero_last=True
         )
 
-    def layer(i: int) -> Bijection:
+    layers: list[Bijection] = []
+    for i in range(num_layers):
+        if i and i % 2 == 0:
+            layers += [Permutation.random(dim, seed=i), LULinear(dim)]
         stays = alternating_mask(dim, even=i % 2 == 0)
-        return SplineCoupling(
-            dim, mask=stays, network=network, num_bins=num_bins, bound=bound, context_shape=context
+        layers.append(
+            SplineCoupling(
+                dim, mask=stays, network=network, num_bins=num_bins, bound=bound, context_shape=context
+            )
         )
-
-    return Chain(_with_linear_maps(dim, [layer(i) for i in range(num_layers)]))
+    return Chain([*layers, LULinear(dim)])
 
 
 def iaf(
@@ -239,19 +245,13 @@ def nsf_autoregressive(
     check_sizes(num_layers=num_layers, width=width, depth=depth)
     spline = RationalQuadraticSpline(num_bins=num_bins, bound=bound)
 
-    def layer() -> Bijection:
-        return Inverse(
-            InverseAutoregressive(
-                dim,
-                transform=spline,
-                width=width,
-                depth=depth,
-                context_shape=context,
-                activation=activation,
-            )
+    layers: list[Bijection] = [Permutation.random(dim, seed=0), LULinear(dim)]
+    for i in range(1, num_layers + 1):
+        layer = InverseAutoregressive(
+            dim, transform=spline, width=width, depth=depth, context_shape=context, activation=activation
         )
-
-    return Chain(_with_linear_maps(dim, [layer() for _ in range(num_layers)]))
+        layers += [Inverse(layer), Permutation.random(dim, seed=i), LULinear(dim)]
+    return Chain(layers)
 
 
 def planar(dim: int, *, num_layers: int = 8, context: int | None = None) -> Bijection:
@@ -314,11 +314,3 @@ def _check_two(dim: int) -> None:
         )
     if dim < 2:
         raise CombinationError(f"A coupling flow needs two or more variables; got {dim}. Use `maf` or `iaf`.")
-
-
-def _with_linear_maps(dim: int, layers: list[Bijection]) -> list[Bijection]:
-    """Put a permutation and an LU map, which starts as the identity, before, between and after the layers."""
-    chain: list[Bijection] = [Permutation.random(dim, seed=0), LULinear(dim)]
-    for i, layer in enumerate(layers, 1):
-        chain += [layer, Permutation.random(dim, seed=i), LULinear(dim)]
-    return chain
