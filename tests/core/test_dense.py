@@ -38,9 +38,10 @@ def results(function, arguments):
 
 @needs_onednn
 @pytest.mark.parametrize("rows", [1, 6, 130])
+@pytest.mark.parametrize(("inputs", "outputs"), [(33, 17), (17, 33), (64, 65), (65, 66)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_values_and_gradients_are_those_of_linear(calls, rows, bias):
-    x, weight, offset = tensors(rows, 33, 17)
+def test_values_and_gradients_are_those_of_linear(calls, rows, inputs, outputs, bias):
+    x, weight, offset = tensors(rows, inputs, outputs)
     arguments = (x, weight, offset if bias else None)
     torch.testing.assert_close(results(dense.linear, arguments), results(functional.linear, arguments))
     assert len(calls) == 3

@@ -30,8 +30,13 @@ FAULTS: dict[str, list[Fault]] = {
         ("dense: the bias is forgotten", "_PRODUCT(a, b, bias,", "_PRODUCT(a, b, None,"),
         (
             "dense: gradient of the weight is transposed",
-            "_product(gradient.t(), x.contiguous().t())",
-            "_product(x.contiguous().t(), gradient.t())",
+            "return _product(gradient.t(), x.t())",
+            "return _product(x.t(), gradient.t())",
+        ),
+        (
+            "dense: gradient of the weight of few features is transposed",
+            "_product(x.t(), gradient.t()).t()",
+            "_product(x.t(), gradient.t())",
         ),
     ],
     "core/files.py": [
