@@ -246,9 +246,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="steps in a round")
     parser.add_argument("--warmup", type=int, default=5, help="steps before the first round")
     parser.add_argument("--only", nargs="+", choices=list(MODULES), help="libraries")
-    parser.add_argument(
-        "--compiled", action="store_true", help="also every contender through torch.compile"
-    )
+    parser.add_argument("--compiled", action="store_true", help="also every contender through torch.compile")
     parser.add_argument("--quick", action="store_true", help="few steps: does it run at all")
     parser.add_argument("--out", type=Path, default=measure.RESULTS, help="folder of the result files")
     arguments = parser.parse_args()
