@@ -35,8 +35,13 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "dense: gradient of the weight of few features is transposed",
-            "_product(x.t(), gradient.t()).t()",
+            "_product(x.t(), gradient.t()).t().contiguous()",
             "_product(x.t(), gradient.t())",
+        ),
+        (
+            "dense: gradient of the weight of few features lies across",
+            "_product(x.t(), gradient.t()).t().contiguous()",
+            "_product(x.t(), gradient.t()).t()",
         ),
     ],
     "core/files.py": [

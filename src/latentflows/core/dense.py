@@ -122,8 +122,8 @@ class _Linear(torch.autograd.Function):
 
 
 def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
-    """Return gradient^T x. The library first copies what lies across: that of few features, where they are few."""
+    """Return gradient^T x, without gaps. The library copies what lies across first: let that be few features."""
     features = x.shape[1]
     if features <= _FEW and features < gradient.shape[1]:
-        return _product(x.t(), gradient.t()).t()
+        return _product(x.t(), gradient.t()).t().contiguous()  # fused optimizers take its layout for the weight's
     return _product(gradient.t(), x.t())

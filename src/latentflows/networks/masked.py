@@ -40,7 +40,7 @@ class MaskedMLP(nn.Module):
     lost otherwise. Hidden units are sorted by degree.
 
     Activations whose derivative follows from what comes out (relu, elu) overwrite what a masked layer returns: a
-    forward hook that keeps its output must clone it.
+    forward hook that keeps its output must clone it, and PyTorch refuses full backward hooks on masked layers.
 
     Cost: 2 N (dim W + (depth - 1) W^2 + W dim outputs) FLOPs, masked entries included.
 

@@ -22,9 +22,6 @@ class MLP(nn.Module):
 
     .. math:: h_1 = a(W_1 x + V c + b_1), \quad h_l = a(W_l h_{l-1} + b_l), \quad y = W h_L + b
 
-    Activations whose derivative follows from what comes out (relu, elu) overwrite what a layer returns: a forward hook
-    that keeps its output must clone it.
-
     Cost: 2 N (in W + (depth - 1) W^2 + W out) FLOPs; the context costs 2 B C W, once for all samples.
 
     Args:
@@ -61,9 +58,9 @@ class MLP(nn.Module):
         self.first = Dense(size(self.in_shape), width)
         features = num_features(context)
         self.context = Dense(features, width, bias=False) if features else None
-        layers: list[nn.Module] = [activation(activation_name, overwrite=True)]
+        layers: list[nn.Module] = [activation(activation_name)]
         for _ in range(depth - 1):
-            layers += [Dense(width, width), activation(activation_name, overwrite=True)]
+            layers += [Dense(width, width), activation(activation_name)]
         self.hidden = nn.Sequential(*layers)
         self.last = LastLayer(width, out_shape, zero=zero_last)
         self.out_shape = self.last.out_shape
