@@ -1,10 +1,12 @@
 """Files are replaced as a whole, whatever happens on the way."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from latentflows.core import files
 from latentflows.core.errors import CheckpointError
 from latentflows.core.files import check_format, write_atomically
 
@@ -62,3 +64,14 @@ def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a", b"whole")
     assert os.listdir(tmp_path) == ["a"]
     assert (tmp_path / "a").read_bytes() == b"whole"
+
+
+def test_the_hash_of_the_code_follows_names_and_contents(tmp_path, monkeypatch):
+    assert re.fullmatch("[0-9a-f]{12}", files.source_hash())
+    (tmp_path / "core").mkdir()
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "core" / "files.py"))
+    found = set()
+    for name, content in [("one.py", b"1"), ("one.py", b"2"), ("two.py", b"2"), ("two.txt", b"2")]:
+        (tmp_path / name).write_bytes(content)
+        found.add(files.source_hash.__wrapped__())
+    assert len(found) == 3

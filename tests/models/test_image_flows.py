@@ -166,7 +166,6 @@ def test_likelihood_training_beats_independent_pixels(name):
     ("name", "shape", "num_levels", "times", "fit", "most", "multiple"),
     [
         ("glow", (1, 28, 28), 3, 3, 2, 2, 8),
-        ("glow", (1, 5, 4), 1, 1, 0, 0, 2),
         ("real_nvp_image", (1, 28, 28), 4, 3, 2, 3, 8),
         ("real_nvp_image", (3, 32, 24), 5, 4, 3, 4, 16),
     ],
@@ -178,6 +177,21 @@ def test_levels_must_fit(name, shape, num_levels, times, fit, most, multiple):
     )
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         make(name, shape, num_levels)
+
+
+def test_where_no_level_fits_the_error_says_what_would():
+    with pytest.raises(ConfigurationError, match=r"no level fits\. Pad the images to multiples of 2\."):
+        make("glow", (1, 5, 4), 1)
+
+
+@pytest.mark.parametrize(("shape", "num_levels"), [((1, 4, 4), 3), ((3, 2, 2), 2), ((3, 1, 1), 1)])
+def test_checkerboards_need_two_pixels(shape, num_levels):
+    last = (shape[0] * 2 ** (num_levels - 1), 1, 1)
+    message = (
+        f"The last of {num_levels} levels must have two pixels or more, for its checkerboards; got {last}"
+    )
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        make("real_nvp_image", shape, num_levels)
 
 
 @both

@@ -1,10 +1,12 @@
-"""Files that appear as a whole or not at all."""
+"""Files that appear as a whole or not at all; and what the files of this package are."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from latentflows.core.errors import CheckpointError
@@ -56,3 +58,12 @@ def check_format(path: Path, found: object, expected: int) -> None:
 def is_partial(path: Path) -> bool:
     """Whether a file is what a process that was killed inside `write_atomically` left."""
     return path.name.startswith(".") and path.name.endswith(".partial")
+
+
+@lru_cache
+def source_hash() -> str:
+    """Return the first digits of a hash over the code of this package, which tells states of one version apart."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]

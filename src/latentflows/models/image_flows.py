@@ -105,7 +105,7 @@ def real_nvp_image(
         context: Number of context features; every network hears them.
 
     Raises:
-        ConfigurationError: if so many levels do not fit.
+        ConfigurationError: if so many levels do not fit: the last one needs two pixels or more.
 
     References:
         Dinh et al., Density estimation using Real NVP, 2017, arXiv 1605.08803, section 3.6 and 4.1.
@@ -114,6 +114,11 @@ def real_nvp_image(
     shape = _image(event_shape, halvings=num_levels - 1, levels=num_levels)
     network: NetworkMaker = partial(_residual_network, width=width, num_blocks=num_blocks)
     last = _shape_at(shape, num_levels - 1)
+    if last[1:] == (1, 1):
+        raise ConfigurationError(
+            f"The last of {num_levels} levels must have two pixels or more, for its checkerboards; got {last} from "
+            f"images {shape}. Use fewer levels, or `real_nvp` if the images have one pixel."
+        )
     flow: Bijection = Chain([Reshape(size(last), last), *_checkerboards(last, 4, network, context)])
     for level in reversed(range(num_levels - 1)):
         fine = _shape_at(shape, level)
@@ -177,9 +182,10 @@ def _image(event_shape: Shape, *, halvings: int, levels: int) -> tuple[int, int,
         fit += 1
     if halvings > fit:
         most = fit + levels - halvings
+        fewer = f"at most {most} levels fit. Use fewer, or pad" if most else "no level fits. Pad"
         raise ConfigurationError(
-            f"`num_levels` {levels} halves images {halvings} times, but {shape} can be halved {fit} times: at most "
-            f"{most} levels fit. Use fewer, or pad the images to multiples of {2**halvings}."
+            f"`num_levels` {levels} halves images {halvings} times, but {shape} can be halved {fit} times: {fewer} the "
+            f"images to multiples of {2**halvings}."
         )
     return shape[0], shape[1], shape[2]
 

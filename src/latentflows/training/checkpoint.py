@@ -106,7 +106,8 @@ def set_weights(model: nn.Module, tensors: Tensors, source: str) -> None:
     if wrong:
         raise CheckpointError(
             f"{source} belongs to another model: {'; '.join(sorted(wrong)[:4])}"
-            f"{f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''}. Use the configuration it was trained with."
+            f"{f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''}. Use the configuration it was trained with, "
+            "and the version of latentflows: CHANGELOG.md says where weights of one no longer fit the next."
         )
     model.load_state_dict(tensors)
 

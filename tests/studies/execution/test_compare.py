@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from latentflows.core.errors import ConfigurationError
+from latentflows.core.files import source_hash
 from latentflows.objectives import ELBO
 from latentflows.studies.building.build import build_model, build_stages
 from latentflows.studies.demo import demo_study
@@ -294,6 +295,16 @@ def test_a_study_goes_on_with_more_seeds(tiny, tmp_path, pool):
     assert pool.jobs == [["plain-seed2"], ["flow-seed2"]]
     assert (progress.done, progress.total) == (6, 6)
     assert json.loads((tmp_path / "study.json").read_text())["seeds"] == [2, 0, 1]
+
+
+def test_runs_that_other_code_trained_are_told_of(tiny, tmp_path, pool):
+    compare(study_of(tiny), tmp_path, engine=pool)
+    for name, source in {"plain-seed0": "0" * 12, "plain-seed1": source_hash(), "flow-seed0": None}.items():
+        record = {"format": 1, "versions": {} if source is None else {"source": source}}
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").write_text(json.dumps(record))
+    (note,) = compare(study_of(tiny, seeds=[0, 1, 2]), tmp_path, engine=pool, resume=True).notes
+    assert note.startswith("1 of 4 runs that had finished were trained by other code of latentflows")
 
 
 def test_a_study_goes_on_under_other_titles_and_however_it_is_written(tiny, tmp_path, pool):

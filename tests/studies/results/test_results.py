@@ -167,6 +167,22 @@ def test_figures_by_different_protocols_do_not_compare(study, fake):
         read_results(study).compare("nll")
 
 
+def test_models_of_different_sizes_in_one_arm_do_not_compare(study, fake):
+    """Seeds added after a change of the code may be of another model."""
+
+    def larger(line):
+        added = 5 if (line["arm"], line["seed"]) == ("flow", 2) else 0
+        return line | {"parameters": line["parameters"] | {"total": line["parameters"]["total"] + added}}
+
+    fake.edit_lines(study / "study.jsonl", larger)
+    sizes = r"290,896 \(seed 0\), 290,896 \(seed 1\), 290,901 \(seed 2\)"
+    message = (
+        rf"compare: parameters of “Flow”: {sizes}, as the code changed between its runs; train them all again"
+    )
+    with pytest.raises(DataError, match=message):
+        read_results(study).compare("nll")
+
+
 def test_a_mass_and_a_density_do_not_compare(study, fake):
     kinds = {"gaussian": "density on gray levels without noise", "flow": "probability mass"}
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from latentflows.core.errors import ConfigurationError
+from latentflows.core.errors import CheckpointError, ConfigurationError
+from latentflows.core.files import source_hash
 from latentflows.studies.execution.engines import Engine, Event, LocalPool
 from latentflows.studies.execution.engines.local import GUARD
 from latentflows.studies.execution.job import Job, Outcome, outcome_of, run_job, unfinished
@@ -108,6 +109,18 @@ def _add_finished_since(plan: Plan, out: Path) -> None:
             append_line(out, line | outcome_of(result))
 
 
+def _of_other_code(out: Path, lines: Iterable[dict[str, Any]]) -> int:
+    """Count the runs whose folder says that the code of this package was another when they trained."""
+    from latentflows.studies.running.folder import read_record
+
+    found = 0
+    for line in lines:
+        with suppress(CheckpointError):  # a folder that cannot be read is told of where its figures are
+            source = read_record(out / line["run"]).get("versions", {}).get("source")
+            found += source is not None and source != source_hash()
+    return found
+
+
 class _Session:
     """The runs of a study that are left, and where they stand."""
 
@@ -135,6 +148,11 @@ class _Session:
         if together and timed:
             self.progress.notes.append(
                 "Seeds train one by one, as they were timed: the budget holds seconds."
+            )
+        if other := _of_other_code(out, ended.values()):
+            self.progress.notes.append(
+                f"{other} of {len(ended)} runs that had finished were trained by other code of latentflows than is "
+                "installed now, and are kept. To train them all by one, use --overwrite or a new folder."
             )
         self.most: dict[tuple[str, ...], float] = {}  # runs done of each job, by the names of its runs
         self.told: set[tuple[str, int]] = set()  # runs of which this session wrote a line

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from latentflows.studies.results.records import NO_LIKELIHOOD
+from latentflows.studies.results.records import NO_LIKELIHOOD, Parameters
 
 
 def level(protocols: Mapping[str, Sequence[dict[str, Any]]]) -> None:
@@ -50,6 +50,24 @@ def protocol_differences(protocols: Mapping[str, Mapping[str, Any]]) -> list[str
                 ]
                 said.setdefault(field, f"{field}: {values[0]} ({first_name}) and {values[1]} ({name})")
     return list(said.values())
+
+
+def model_differences(parameters: Mapping[str, Mapping[int, Parameters | None]]) -> list[str]:
+    """Say which arms join models of different sizes: those were built before and after a change of the code.
+
+    Args:
+        parameters: Of the runs of each arm, by its label, by seed; None where they are not known.
+    """
+    said = []
+    for label, by_seed in parameters.items():
+        sizes = {seed: found.total for seed, found in by_seed.items() if found is not None}
+        if len(set(sizes.values())) > 1:
+            listed = ", ".join(f"{size:,} (seed {seed})" for seed, size in sizes.items())
+            said.append(
+                f"parameters of “{label}”: {listed}, as the code changed between its runs; train them all again, in a "
+                "new folder or with --overwrite"
+            )
+    return said
 
 
 def shown(value: Any) -> str:

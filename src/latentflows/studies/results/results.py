@@ -13,7 +13,7 @@ from latentflows.core.errors import DataError
 from latentflows.studies.results.cautions import of_comparison
 from latentflows.studies.results.figures import BETTER_LOWER, OF_LIKELIHOOD, ON_DENSITY, WEIGHTED
 from latentflows.studies.results.images import error_over_images
-from latentflows.studies.results.protocols import level, protocol_differences
+from latentflows.studies.results.protocols import level, model_differences, protocol_differences
 from latentflows.studies.results.reading import RunFiles, read_record, read_records
 from latentflows.studies.results.records import Plan, PlannedArm, Protocol, Quantity, Study, StudyRun
 from latentflows.studies.results.rows import CURVE_COLUMNS, curve_rows, run_row
@@ -272,13 +272,20 @@ class Results:
         return next((quantity.unit for quantity in found if quantity is not None), "")
 
     def protocol_differences(self, metric: str) -> list[str]:
-        """In which fields of its protocol, other than the seed, the runs that count measured a figure differently."""
+        """In which fields of its protocol, other than the seed, the runs that count measured a figure differently.
+
+        And which arms hold models of several sizes: they were built before and after a change of the code.
+        """
         labels = self.study.labels
         found = {
             f"{labels[arm]}, seed {seed}": protocol
             for (arm, seed), protocol in self.compared_protocols(metric).items()
         }
-        return protocol_differences(found)
+        sizes = {
+            label: {seed: self.runs[arm, seed].parameters for seed in self.values(metric, arm)}
+            for arm, label in labels.items()
+        }
+        return protocol_differences(found) + model_differences(sizes)
 
     def compared_protocols(self, metric: str) -> dict[tuple[str, int], dict[str, Any]]:
         """How each run that counts, by arm and seed, measured a figure, without what makes no difference."""

@@ -16,7 +16,7 @@ import torch
 
 from latentflows._version import __version__
 from latentflows.core.errors import CheckpointError, ConfigurationError, LatentFlowsError, NonFiniteError
-from latentflows.core.files import check_format, is_partial, write_atomically
+from latentflows.core.files import check_format, is_partial, source_hash, write_atomically
 from latentflows.models.density import Model
 from latentflows.studies.building.build import RECORD_FORMAT
 from latentflows.studies.measuring.measure import lacks_nll
@@ -186,6 +186,7 @@ def first_record(
         "rollbacks": before.get("rollbacks", 0),
         "versions": {
             "latentflows": __version__,
+            "source": source_hash(),
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
