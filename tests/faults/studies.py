@@ -57,16 +57,6 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/execution/compare.py": [
         (
-            "study: a run that was trained in another way takes the place of one that diverged",
-            'if all(key.startswith("evaluation.") for key in changed):',
-            "if True:",
-        ),
-        (
-            "study: what diverged never counts, however it is measured later",
-            'if result is None or result.status != "finished":',
-            "if True:",
-        ),
-        (
             "study: a worker that imports a script starts the study anew",
             'current_process(), "_inheriting", False)',
             'current_process(), "", False)',
@@ -127,6 +117,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "studies/execution/engines/ray.py": [
         ("Ray: a job dies with its process", "        self.waiting.append(job)\n", ""),
+        (
+            "Ray: runs fail where the cluster is gone",
+            "        except errors.LocalRayletDiedError:",
+            "        except errors.CrossLanguageError:",
+        ),
         (
             "Ray: a machine without the folder is taken",
             "        if not (read and",
@@ -189,7 +184,32 @@ FAULTS: dict[str, list[Fault]] = {
             "            raise",
         ),
     ],
+    "studies/execution/ended.py": [
+        (
+            "study: a run that was trained in another way takes the place of one that diverged",
+            'if all(key.startswith("evaluation.") for key in changed):',
+            "if True:",
+        ),
+        (
+            "study: what diverged never counts, however it is measured later",
+            'if result is None or result.status != "finished":',
+            "if True:",
+        ),
+        ("study: runs by other settings are joined", "    if wrong:\n", "    if False:\n"),
+        (
+            "study: a run that was measured otherwise stops the study",
+            '[key for key in changed if not key.startswith("evaluation.")]',
+            "changed",
+        ),
+        ("study: nobody is told of other code", "not in (None, source_hash())", "is None"),
+        ("study: nobody is told of folders that are gone", "gone += [] if record else [run.folder]", "pass"),
+    ],
     "studies/execution/study_folder.py": [
+        (
+            "study: data that lie elsewhere make another study",
+            "if key not in MAY_DIFFER]",
+            "if key]",
+        ),
         (
             "study: other labels make another study",
             '"arms", "factors", *_WORDS}',

@@ -1,4 +1,4 @@
-"""Ray: two real workers, one of them killed in the middle; a machine that dies; stops; machines that do not fit."""
+"""Ray: two real workers, one of them killed in the middle; machines that die; stops; machines that do not fit."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from latentflows.core.errors import ConfigurationError
+from latentflows.core.errors import ConfigurationError, LatentFlowsError
 from latentflows.studies.execution.compare import compare
 from latentflows.studies.execution.engines import RayEngine
 from latentflows.studies.execution.engines import ray as ray_room
@@ -18,7 +18,7 @@ from latentflows.studies.planning.plan import plan
 from latentflows.studies.running.run import run
 from latentflows.training.checkpoint import load_tensors
 from tests.studies.execution.engines.test_local import task
-from tests.studies.execution.test_compare import study_of
+from tests.studies.execution.test_compare import FakePool, study_of
 
 ray = pytest.importorskip("ray")
 STORE = 80 * 2**20
@@ -166,6 +166,23 @@ def last(job, report):
     while ray.get_runtime_context().get_node_id() == doomed or not go.exists():
         time.sleep(0.1)
     return "done"
+
+
+def test_a_cluster_that_is_gone_stops_the_study(tiny, cluster, tmp_path, monkeypatch):
+    get, study, out = ray.get, study_of(tiny), tmp_path / "study"
+
+    def get_nothing_of_jobs(reference, *, timeout=None):
+        if timeout is None:  # a job, or the board: machines are asked with a timeout
+            raise ray.exceptions.LocalRayletDiedError
+        return get(reference, timeout=timeout)
+
+    monkeypatch.setattr(ray, "get", get_nothing_of_jobs)
+    monkeypatch.setattr(ray, "wait", lambda references, **_: (references, []))
+    message = r"^The Ray cluster at h:1 is gone, so the study stopped.* go on with --resume\.$"
+    with pytest.raises(LatentFlowsError, match=message):
+        compare(study, out, engine=RayEngine("h:1"))
+    assert read_lines(out) == []  # no run failed
+    assert compare(study, out, engine=FakePool(), resume=True).done == 4
 
 
 def look_at_another_folder(folder, token, node):

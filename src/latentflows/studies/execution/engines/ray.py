@@ -14,7 +14,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Literal
 
 from latentflows._version import __version__
-from latentflows.core.errors import ConfigurationError
+from latentflows.core.errors import ConfigurationError, LatentFlowsError
 from latentflows.studies.execution.engines.base import Engine, Event, Stop, Task, never
 from latentflows.studies.running.failures import reason_of
 
@@ -148,7 +148,20 @@ class RayEngine(Engine):
             return f"it does not share {folder}. Put the study on a file system that all machines mount at one path."
         return ""
 
+    def gone(self) -> str:
+        """Say that Ray ended under a study, and what to do."""
+        where = "" if self.address is None else f" at {self.address}"
+        return (
+            f"The Ray cluster{where} is gone, so the study stopped. Results so far are recorded, and runs that were "
+            "under way keep their last checkpoint. Start Ray again, then go on with --resume."
+        )
+
     def over_jobs(self, task: Task, jobs: Sequence[Any], stop: Stop = never) -> Iterator[Event]:
+        """Run the jobs, see `Engine`.
+
+        Raises:
+            LatentFlowsError: if Ray ends on this machine, and with it the way to all others.
+        """
         flight = _Flight(_ray(), self, task, jobs)
         told = 0
         try:
@@ -235,6 +248,10 @@ class _Flight:
             return Event(job, "lost", "It was ended at once.") if job in self.begun else None
         except errors.RayTaskError as error:  # it could not even be read on the other side
             return Event(job, "lost", _last_line(error))
+        except (
+            errors.LocalRayletDiedError
+        ):  # Ray beside this process: nothing can be given to any machine any more
+            raise LatentFlowsError(self.engine.gone()) from None
         except errors.RayError as error:
             return self._death(job, error)
 
