@@ -71,6 +71,18 @@ def test_plan_of_a_study_without_a_budget(capsys, tmp_path):
     assert "2 arms x 1 seed: 2 runs." in out
 
 
+def test_plan_says_what_a_prior_draws_through_and_does_not_count(capsys, tmp_path):
+    """Posterior of the VampPrior: 64 pixels to 16 units, those to mean and scale of 3 latents."""
+    vamp = "{name: vamp, overrides: [prior=vamp], solve: prior.num_components}"
+    text = STUDY.replace("{name: wide, label: Wide, solve: network.decoder_width}", vamp)
+    text = text.replace("tolerance: 0.1", "tolerance: 0.4")
+    said = f"as well, vamp {64 * 16 + 16 + 16 * 6 + 6:,}."
+    for hold, is_said in (("decoder_and_prior", True), ("prior", True), ("sampling_flops", False)):
+        (tmp_path / "vamp.yaml").write_text(text.replace("hold: decoder_and_prior", f"hold: {hold}"))
+        assert main(["study", "plan", "vamp.yaml"]) == 0
+        assert (said in capsys.readouterr().out) == is_said
+
+
 def test_plan_of_a_budget_of_nothing(capsys, tmp_path):
     """N(0, I) has no parameters: an arm without them meets a budget of none."""
     (tmp_path / "plain.yaml").write_text(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from latentflows.reporting.table import StudyTable
     from latentflows.studies.execution.compare import Progress
     from latentflows.studies.planning.plan import Plan, PlannedArm
-    from latentflows.studies.planning.study import Study
+    from latentflows.studies.planning.study import Budget, Study
 
 
 _INTERACTION = (
@@ -196,8 +196,6 @@ def _plain_table(first: str, headings: tuple[str, ...]) -> Table:
 
 def show_plan(plan: Plan) -> None:
     """Print what a study would run: sizes, parameters and FLOPs of each arm."""
-    from latentflows.studies.planning.budget import shown_amount
-
     budget, study = plan.study.budget, plan.study
     width = max(len("arm"), *(len(arm.name) for arm in plan.arms))
     typer.echo(f"{study.name}\n")
@@ -214,14 +212,7 @@ def show_plan(plan: Plan) -> None:
         "Matrix products and convolutions alone; an addition and a multiplication are two."
     )
     if budget is not None:
-        targets = dict.fromkeys(
-            shown_amount(arm.target, budget.hold) for arm in plan.arms if arm.target is not None
-        )
-        what = budget.hold.replace("_", " ").replace("flops", "FLOPs")
-        alone = " Seeds train one by one, as they were timed." if budget.hold == "seconds" else ""
-        typer.echo(
-            f"Held equal: {what}, at {' or '.join(targets)}, within {100 * budget.within:.3g}%.{alone}"
-        )
+        _show_budget(plan, budget)
     shown = "; ".join(f"{arm} with {other}" for arm, other in study.pairs())
     if crossed := study.interaction():
         both, *alone, neither = (crossed[arm] for arm in ("both", "first", "second", "neither"))
@@ -229,6 +220,23 @@ def show_plan(plan: Plan) -> None:
     typer.echo(f"Compared: {shown or 'nothing'}.")
     arms, seeds, runs = _number(plan.arms, "arm"), _number(study.seeds, "seed"), _number(plan.runs, "run")
     typer.echo(f"{arms} x {seeds}: {runs}.")
+
+
+def _show_budget(plan: Plan, budget: Budget) -> None:
+    """Print what is held equal, and what it leaves out."""
+    from latentflows.studies.planning.budget import shown_amount
+
+    targets = dict.fromkeys(
+        shown_amount(arm.target, budget.hold) for arm in plan.arms if arm.target is not None
+    )
+    what = budget.hold.replace("_", " ").replace("flops", "FLOPs")
+    alone = " Seeds train one by one, as they were timed." if budget.hold == "seconds" else ""
+    typer.echo(f"Held equal: {what}, at {' or '.join(targets)}, within {100 * budget.within:.3g}%.{alone}")
+    borrowed = [f"{arm.name} {arm.cost.borrowed:,}" for arm in plan.arms if arm.cost.borrowed]
+    if borrowed and budget.hold in ("decoder_and_prior", "prior"):
+        typer.echo(
+            f"Not counted: parameters of the posterior that draws go through as well, {', '.join(borrowed)}."
+        )
 
 
 def _number(what: Sequence[object], name: str) -> str:

@@ -290,6 +290,11 @@ FAULTS: dict[str, list[Fault]] = {
             'parts = ("prior",)',
         ),
         (
+            "budget: a prior borrows nothing of the posterior",
+            "return count_parameters(prior, *posteriors) - ",
+            "return count_parameters(prior) - ",
+        ),
+        (
             "budget: FLOPs of the forward pass alone",
             "        torch.autograd.grad(loss, learned, allow_unused=True)",
             "        pass",

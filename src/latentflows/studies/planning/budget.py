@@ -23,7 +23,9 @@ from latentflows.core import noise
 from latentflows.core.batches import DataSource
 from latentflows.core.errors import ConfigurationError, LatentFlowsError
 from latentflows.data import ImageData
+from latentflows.distributions.vamp import SharesPosterior
 from latentflows.models.density import Model
+from latentflows.models.vae import count_parameters
 from latentflows.objectives import Objective
 from latentflows.studies.building.build import build_data, build_options
 from latentflows.studies.running.run import Parts, prepare
@@ -46,6 +48,8 @@ class Cost:
         stage_flops: FLOPs of one data point in a training step of each stage.
         training_flops: FLOPs of all stages at their full length.
         sampling_flops: FLOPs of drawing one data point from the model; None where it cannot be drawn from.
+        borrowed: Parameters of the posterior that its prior draws through as well, such as a VampPrior; `parameters`
+            has them in the posterior alone.
     """
 
     parameters: dict[str, int]
@@ -53,6 +57,7 @@ class Cost:
     stage_flops: tuple[int, ...]
     training_flops: int
     sampling_flops: int | None
+    borrowed: int
 
 
 class Workshop:
@@ -99,6 +104,7 @@ class Workshop:
                 for each, stage in zip(flops, stages, strict=True)
             ),
             sampling_flops(model),
+            borrowed_parameters(model),
         )
 
     def amount(self, configuration: RunConfiguration, hold: str) -> float:
@@ -176,6 +182,15 @@ def held_parameters(parameters: dict[str, int], hold: str) -> int:
             "`model`."
         )
     return sum(parameters[part] for part in parts)
+
+
+def borrowed_parameters(model: Model) -> int:
+    """Return how many parameters of the posterior the prior of a model draws through; 0 for most priors."""
+    prior = getattr(model, "prior", None)
+    if prior is None:
+        return 0
+    posteriors = [part.posterior for part in prior.modules() if isinstance(part, SharesPosterior)]
+    return count_parameters(prior, *posteriors) - count_parameters(prior)
 
 
 def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
