@@ -430,6 +430,11 @@ FAULTS: dict[str, list[Fault]] = {
             "crossed[0][1] | (self.baseline or {})",
             "crossed[0][1]",
         ),
+        (
+            "study: a seed listed twice hides the rest in Python",
+            "seeds_listed_twice(self.seeds) + study_faults(self)",
+            "seeds_listed_twice(self.seeds) or study_faults(self)",
+        ),
         ("study: no arm has a counterpart", "(place | of).items()", "(of | place).items()"),
         (
             "study: what is changed for all wins over an arm",

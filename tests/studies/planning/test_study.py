@@ -92,6 +92,13 @@ def test_two_axes_of_two_levels_have_an_interaction_and_others_have_none():
     assert Study.model_validate(LISTED).interaction() is None
 
 
+def test_a_study_made_in_python_names_all_that_does_not_fit():
+    with pytest.raises(
+        ValueError, match=r"once; got 1 .*`baseline` must be one of a; .*`comparisons` names q"
+    ):
+        Study(name="s", arms=[Arm(name="a")], seeds=[0, 1, 1], baseline="zz", comparisons=[("a", "q")])
+
+
 def test_a_listed_baseline_is_compared_with_every_other_arm():
     study = Study.model_validate(LISTED | {"arms": [*LISTED["arms"], {"name": "c"}]})
     assert study.pairs() == [("b", "a"), ("c", "a")]

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from latentflows.core.errors import ConfigurationError
-from latentflows.studies.planning.faults import arm_faults, shared_faults, study_faults
+from latentflows.studies.planning.faults import arm_faults, seeds_listed_twice, shared_faults, study_faults
 from latentflows.studies.planning.study import PIECES_ALONE, Arm, Budget, Factor, Published, Study
 
 Place = tuple[int | str, ...]
@@ -65,6 +65,7 @@ def _all_faults(raw: dict[str, Any]) -> list[str]:
             if key in rest:
                 rest[key] = [item for item in rest[key] if item is not None]
         rest["seeds"] = rest["seeds"] or [0]
+    found += seeds_listed_twice(study.seeds)
     if _is_crossed(wrong):
         found += study_faults(study)
         if ("base",) not in wrong and (study.arms or study.factors):

@@ -29,7 +29,9 @@ class Faults(ValueError):
 def seeds_listed_twice(seeds: Sequence[int]) -> list[str]:
     """Name the seeds that a study lists more than once."""
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    return [f"a seed must be listed once; got {', '.join(map(str, twice))} more often"] if twice else []
+    if not twice:
+        return []
+    return [f"`seeds`: a seed must be listed once; got {', '.join(map(str, twice))} more often"]
 
 
 def study_faults(study: Study) -> list[str]:

@@ -9,7 +9,7 @@ import re
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from latentflows.core.errors import ConfigurationError, LatentFlowsError
 from latentflows.studies.planning.faults import NOT_HELD, Faults, seeds_listed_twice, study_faults
@@ -153,17 +153,11 @@ class Study(Settings):
         default=None, gt=0, description="Difference in nats worth detecting, for the number of seeds needed."
     )
 
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
-        faults = seeds_listed_twice(seeds)
-        if faults:
-            raise ValueError(faults[0])
-        return seeds
-
     @model_validator(mode="after")
     def _names_fit(self, info: ValidationInfo) -> Study:
-        faults = [] if info.context == PIECES_ALONE else study_faults(self)
+        if info.context == PIECES_ALONE:
+            return self
+        faults = seeds_listed_twice(self.seeds) + study_faults(self)
         if faults:
             raise Faults(faults)
         return self
