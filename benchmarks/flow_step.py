@@ -65,9 +65,9 @@ settings (learning rate 1e-3). Eight layers, each with a network of two hidden l
 8 bins on [-3, 3], the identity outside. `ms` is wall-clock time of a step, the median over rounds with the smallest and
 the largest; `CPU ms` is the processor time of it, which says more where the machine is busy. `x fastest peer` is the
 time over that of the peer with the lowest median, formed within a round, eager rows over eager peers and compiled rows
-over compiled ones: below 1 is quicker than every peer. The loss is -log p(x) in nats per row, over the first and the last
-round, to show that the same work is done. Float32, everything in memory. Compiled: log p(x) through `torch.compile`, with
-`fullgraph=True` for latentflows and with graph breaks allowed for the others.
+over compiled ones: below 1 is quicker than every peer. The loss is -log p(x) in nats per row, over the first and the
+last round, to show that the same work is done. Float32, everything in memory. Compiled: log p(x) through
+`torch.compile`, with `fullgraph=True` for latentflows and with graph breaks allowed for the others.
 
 Where the contenders differ:
 

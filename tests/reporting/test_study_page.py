@@ -343,6 +343,16 @@ def test_different_protocols_are_told(fake, tmp_path):
     assert "K = 5 importance samples" in text
 
 
+def test_folders_that_are_gone_are_named_and_nothing_is_made_up_of_their_timing(fake, tmp_path):
+    folder = fake.write_comparison(tmp_path / "study", seeds=(0, 1), gains={"a": 0.0, "b": 1.0})
+    before = Page(write_comparison_report(folder)).text
+    shutil.rmtree(folder / "runs" / "b-seed1")
+    text = Page(write_comparison_report(folder)).text
+    assert "gone" not in before
+    assert "Folders that are gone: runs/b-seed1. Figures of the bounds stand in study.jsonl" in text
+    assert "do not compare" not in text
+
+
 def test_the_protocol_is_that_of_the_figures_not_of_a_later_evaluation(fake, tmp_path):
     folder = fake.write_comparison(tmp_path / "study", seeds=(0, 1), gains={"a": 0.0, "b": 1.0})
     before = Page(write_comparison_report(folder)).text

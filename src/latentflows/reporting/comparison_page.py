@@ -95,6 +95,7 @@ def write_comparison_report(folder: Path, *, run_pages: bool = False) -> Path:
         "mark_words": MARK_WORDS,
         "facts": _facts(results),
         "torn_lines": results.torn_lines,
+        "gone": [run.run for run in results.runs.values() if results.files(run).record is None],
         "resume": None if under_way else resume_command(results),
         "groups": compared_groups(results),
         "runs": [

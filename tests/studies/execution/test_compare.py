@@ -19,14 +19,14 @@ from latentflows.studies.execution.job import unfinished
 from latentflows.studies.execution.locks import locked
 from latentflows.studies.execution.progress import Estimate
 from latentflows.studies.execution.record import read_lines
-from latentflows.studies.execution.study_folder import LOCK
+from latentflows.studies.execution.study_folder import LOCK, check_folder
 from latentflows.studies.planning import plan as planning
 from latentflows.studies.planning.budget import Workshop
 from latentflows.studies.planning.plan import PlannedRun
 from latentflows.studies.planning.study import Arm, Budget, Study
 from latentflows.studies.results.results import read_results
 from latentflows.studies.running.run import run
-from latentflows.studies.settings.overrides import configuration_from, read_configuration
+from latentflows.studies.settings.overrides import configuration_from, read_configuration, to_yaml
 
 
 def study_of(tiny, **changes):
@@ -297,14 +297,61 @@ def test_a_study_goes_on_with_more_seeds(tiny, tmp_path, pool):
     assert json.loads((tmp_path / "study.json").read_text())["seeds"] == [2, 0, 1]
 
 
-def test_runs_that_other_code_trained_are_told_of(tiny, tmp_path, pool):
+def leave(out, run, configuration, source=None):
+    """Write what a run that ended has in its folder."""
+    folder = out / "runs" / run
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(to_yaml(configuration))
+    record = {"format": 1, "versions": {} if source is None else {"source": source}}
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+def test_runs_that_other_code_trained_or_whose_folders_are_gone_are_told_of(tiny, tmp_path, pool):
+    study = study_of(tiny)
+    compare(study, tmp_path, engine=pool)
+    sources = {("plain", 0): "0" * 12, ("plain", 1): source_hash(), ("flow", 0): None}
+    for (arm, seed), source in sources.items():
+        leave(
+            tmp_path, f"{arm}-seed{seed}", study.configuration(study.all_arms()[arm == "flow"], seed), source
+        )
+    more = study_of(tiny, seeds=[0, 1, 2])
+    code, folders = compare(more, tmp_path, engine=pool, resume=True).notes
+    assert code.startswith("1 of 4 runs that had ended were trained by other code of latentflows")
+    assert folders.startswith(
+        "The folders of 1 of 4 runs that had ended are gone: runs/flow-seed1. Their figures"
+    )
+
+
+@pytest.mark.parametrize("key", ["training.epochs", "evaluation.num_importance_samples", "data.root"])
+def test_a_run_that_ended_by_other_settings_than_the_study_now_asks_for_is_refused(tiny, tmp_path, pool, key):
+    """A default may have changed in between: the study file does not say it, the folder of the run does."""
+    study = study_of(tiny)
+    compare(study, tmp_path, engine=pool)
+    before = configuration_from(
+        study.configuration(study.all_arms()[0], 1).model_dump(mode="json"), [f"{key}=77"]
+    )
+    leave(tmp_path, "plain-seed1", before)
+    more = study_of(tiny, seeds=[0, 1, 2])
+    if key != "training.epochs":
+        assert compare(more, tmp_path, engine=pool, resume=True).done == 6
+        return
+    with pytest.raises(
+        ConfigurationError, match=r"now asks for: runs/plain-seed1 differs in training\.epochs\. A def"
+    ):
+        compare(more, tmp_path, engine=pool, resume=True)
+    assert len(read_lines(tmp_path)) == 4
+    assert compare(more, tmp_path, engine=pool, overwrite=True).done == 6
+
+
+def test_a_study_goes_on_with_its_data_elsewhere(tiny, tmp_path, pool):
     compare(study_of(tiny), tmp_path, engine=pool)
-    for name, source in {"plain-seed0": "0" * 12, "plain-seed1": source_hash(), "flow-seed0": None}.items():
-        record = {"format": 1, "versions": {} if source is None else {"source": source}}
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        (tmp_path / "runs" / name / "run.json").write_text(json.dumps(record))
-    (note,) = compare(study_of(tiny, seeds=[0, 1, 2]), tmp_path, engine=pool, resume=True).notes
-    assert note.startswith("1 of 4 runs that had finished were trained by other code of latentflows")
+    after = study_of(tiny)
+    after.base["data"]["root"] = "elsewhere"
+    after.base["training"]["checkpoint_every"] = 7
+    check_folder(after, tmp_path, resume=True, overwrite=False)
+    after.base["training"]["epochs"] = 7
+    with pytest.raises(ConfigurationError, match=r"which differs in training\.epochs\. Choose"):
+        check_folder(after, tmp_path, resume=True, overwrite=False)
 
 
 def test_a_study_goes_on_under_other_titles_and_however_it_is_written(tiny, tmp_path, pool):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from latentflows.core.errors import CheckpointError, ConfigurationError
-from latentflows.core.files import source_hash
+from latentflows.core.errors import ConfigurationError
+from latentflows.studies.execution.ended import add_finished_since, check_ended, told_of_ended
 from latentflows.studies.execution.engines import Engine, Event, LocalPool
 from latentflows.studies.execution.engines.local import GUARD
-from latentflows.studies.execution.job import Job, Outcome, outcome_of, run_job, unfinished
+from latentflows.studies.execution.job import Job, Outcome, run_job, unfinished
 from latentflows.studies.execution.locks import free_locks, locked
 from latentflows.studies.execution.progress import Estimate, Progress
 from latentflows.studies.execution.record import ENDED, append_line, read_lines
@@ -88,37 +88,11 @@ def compare(
     with locked(out / LOCK, f"The study in {out}"), engine:
         check_folder(study, out, resume=resume, overwrite=overwrite)
         engine.check(out)
+        if not overwrite:
+            check_ended(planned, out)
         prepare_folder(planned, out, command, overwrite=overwrite)
-        _add_finished_since(planned, out)
+        add_finished_since(planned, out)
         return _Session(planned, out, engine, together, command, notify).go()
-
-
-def _add_finished_since(plan: Plan, out: Path) -> None:
-    """Add a line for every run that stands as diverged and has finished since, when it was measured in another way."""
-    from latentflows.studies.running.folder import changed_settings, result_of
-    from latentflows.studies.settings.overrides import read_whole_configuration
-
-    last = {(line["arm"], line["seed"]): line for line in read_lines(out)}
-    for run in plan.runs:
-        line, folder = last.get((run.arm, run.seed), {"status": None}), out / run.folder
-        result = result_of(folder) if line["status"] == "diverged" else None
-        if result is None or result.status != "finished":
-            continue
-        changed = changed_settings(read_whole_configuration(folder / "config.yaml"), run.configuration)
-        if all(key.startswith("evaluation.") for key in changed):  # else it was trained anew
-            append_line(out, line | outcome_of(result))
-
-
-def _of_other_code(out: Path, lines: Iterable[dict[str, Any]]) -> int:
-    """Count the runs whose folder says that the code of this package was another when they trained."""
-    from latentflows.studies.running.folder import read_record
-
-    found = 0
-    for line in lines:
-        with suppress(CheckpointError):  # a folder that cannot be read is told of where its figures are
-            source = read_record(out / line["run"]).get("versions", {}).get("source")
-            found += source is not None and source != source_hash()
-    return found
 
 
 class _Session:
@@ -149,11 +123,7 @@ class _Session:
             self.progress.notes.append(
                 "Seeds train one by one, as they were timed: the budget holds seconds."
             )
-        if other := _of_other_code(out, ended.values()):
-            self.progress.notes.append(
-                f"{other} of {len(ended)} runs that had finished were trained by other code of latentflows than is "
-                "installed now, and are kept. To train them all by one, use --overwrite or a new folder."
-            )
+        self.progress.notes += told_of_ended(plan, out)
         self.most: dict[tuple[str, ...], float] = {}  # runs done of each job, by the names of its runs
         self.told: set[tuple[str, int]] = set()  # runs of which this session wrote a line
 

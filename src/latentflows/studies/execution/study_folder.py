@@ -12,7 +12,7 @@ from latentflows.core.errors import ConfigurationError
 from latentflows.core.files import is_partial, write_atomically
 from latentflows.studies.planning.study import Study
 from latentflows.studies.planning.study_file import checked
-from latentflows.studies.settings.overrides import changed_keys, flat, read_mapping
+from latentflows.studies.settings.overrides import MAY_DIFFER, changed_keys, flat, read_mapping
 
 if TYPE_CHECKING:
     from latentflows.studies.planning.plan import Plan
@@ -58,7 +58,8 @@ def check_folder(study: Study, out: Path, *, resume: bool, overwrite: bool) -> N
 def _changed(before: Study, after: Study) -> list[str]:
     """Name the keys in which two studies differ in what they run and compare.
 
-    More seeds than before, titles and labels, and another way to write the same settings are no difference.
+    More seeds than before, titles and labels, another way to write the same settings, and where and how runs are
+    carried out are no difference.
     """
     written = {"seeds", "base", "arms", "factors", *_WORDS}
     one, two = (flat(study.model_dump(mode="json", exclude=written)) for study in (before, after))
@@ -70,7 +71,8 @@ def _changed(before: Study, after: Study) -> list[str]:
         one = {}
     if one.keys() != two.keys():
         return [*changed, "arms"]
-    return changed + list(dict.fromkeys(key for arm in one for key in changed_keys(one[arm], two[arm])))
+    keys = dict.fromkeys(key for arm in one for key in changed_keys(one[arm], two[arm]))
+    return changed + [key for key in keys if key not in MAY_DIFFER]
 
 
 def _arms(study: Study, seed: int) -> dict[str, dict[str, Any]]:

@@ -290,9 +290,12 @@ class Results:
     def compared_protocols(self, metric: str) -> dict[tuple[str, int], dict[str, Any]]:
         """How each run that counts, by arm and seed, measured a figure, without what makes no difference."""
         found = {
-            (arm, seed): self._protocol(self.runs[arm, seed], metric)
+            (arm, seed): protocol
             for arm in self.study.labels
             for seed in self.values(metric, arm)
+            if (
+                protocol := self._protocol(self.runs[arm, seed], metric)
+            )  # a run whose folder is gone has no timing
         }
         by_arm: dict[str, list[dict[str, Any]]] = {}
         for (arm, _), protocol in found.items():

@@ -22,14 +22,18 @@ from latentflows.studies.building.build import RECORD_FORMAT
 from latentflows.studies.measuring.measure import lacks_nll
 from latentflows.studies.running.failures import reason_of
 from latentflows.studies.settings.configuration import RunConfiguration
-from latentflows.studies.settings.overrides import differences, flat, read_whole_configuration, to_yaml
+from latentflows.studies.settings.overrides import (
+    MAY_DIFFER,
+    differences,
+    flat,
+    read_whole_configuration,
+    to_yaml,
+)
 from latentflows.training import History
 from latentflows.training.parallel import num_processes, on_gpu
 
 FILES = ("config.yaml", "run.json", "metrics.jsonl", "evaluation.json", "nll.npy", "report.html")
 FOLDERS = ("checkpoint", "samples", "figures", "tensorboard", "wandb")
-# Settings that may differ when a run goes on: they change where and how it runs, not what it learns.
-_MAY_DIFFER = {"data.root", "training.accelerator", "training.checkpoint_every", "training.trackers"}
 # What "together" of a run says that trained with others in an earlier session, and by itself since.
 WENT_ON: dict[str, Any] = {"together": False, "text": "It went on by itself."}
 # Settings by which the evaluation of a run met NaN or infinity; others may give figures.
@@ -101,7 +105,7 @@ def check_folder(configuration: RunConfiguration, out: Path, *, resume: bool, ov
 
 def changed_settings(before: RunConfiguration, after: RunConfiguration) -> list[str]:
     """Name the settings in which two runs differ in what they learn, or in how that is measured."""
-    return [key for key in differences(before, after) if key not in _MAY_DIFFER]
+    return [key for key in differences(before, after) if key not in MAY_DIFFER]
 
 
 def _is_longer(before: RunConfiguration, after: RunConfiguration, changed: Sequence[str]) -> bool:

@@ -23,6 +23,8 @@ from latentflows.studies.settings.options import LIST_OF, allowed_values, defaul
 _LAST = (
     "evaluation"  # what `config.yaml` ends with: a new section goes before it, or older runs seem cut short
 )
+# Settings that may differ when a run goes on: they change where and how it runs, not what it learns.
+MAY_DIFFER = {"data.root", "training.accelerator", "training.checkpoint_every", "training.trackers"}
 # Kinds that exist, but not in this place.
 _NO_INVERSE = "it has no inverse, so it cannot score a z that it did not draw; use it as the posterior"
 _MISPLACED = {
