@@ -248,9 +248,8 @@ class _Flight:
             return Event(job, "lost", "It was ended at once.") if job in self.begun else None
         except errors.RayTaskError as error:  # it could not even be read on the other side
             return Event(job, "lost", _last_line(error))
-        except (
-            errors.LocalRayletDiedError
-        ):  # Ray beside this process: nothing can be given to any machine any more
+        except errors.LocalRayletDiedError:
+            # Ray beside this process: nothing can be given to any machine any more.
             raise LatentFlowsError(self.engine.gone()) from None
         except errors.RayError as error:
             return self._death(job, error)
