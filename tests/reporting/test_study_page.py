@@ -107,9 +107,15 @@ def test_budgets_are_shown_with_what_was_solved_and_how_near_it_came(fake, tmp_p
         "Against FLOPs of training steps",
     ):
         assert words in page.text
-    fake.write_plan(folder, budget=budget, none={"amount": 1000}, flow={"amount": 1100, "target": 1000})
+    assert "Not counted" not in page.text
+    arms = {"none": {"amount": 1000}, "flow": {"amount": 1100, "target": 1000, "borrowed": 17_680}}
+    fake.write_plan(folder, budget=budget, **arms)
     page = Page(write_comparison_report(folder))
     assert "+10.0% ✗" in page.text
+    left_out = "Not counted: parameters of the posterior that draws go through as well, “Flow” 17,680."
+    assert left_out in page.text
+    fake.write_plan(folder, budget=budget | {"hold": "model"}, **arms)
+    assert left_out not in Page(write_comparison_report(folder)).text
     assert "at that of “None”, within 2%. Not held by “Flow” (+10%)." in page.text
     assert "the measure" in page.text
     assert "does not hold the number of parameters of decoder and prior equal" in page.text

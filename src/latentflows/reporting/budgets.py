@@ -88,7 +88,8 @@ def budget_table(results: Results, table: StudyTable) -> BudgetTable:
     budget = None if results.plan is None else results.plan.budget
     asked = _asked(results, budget)
     arms = [_arm(results, row, asked.get(row.arm), budget) for row in table.rows]
-    caption = _held_equal(results, budget) + ("" if budget is None else _exceptions(arms))
+    exceptions = "" if budget is None else _exceptions(arms) + _borrowed(results, budget)
+    caption = _held_equal(results, budget) + exceptions
     parts = dict.fromkeys(part for arm in arms for part in arm.parameters if part != "total")
     return BudgetTable(
         summary=f"{caption}{'' if budget is None else _SOLVED}",
@@ -191,3 +192,19 @@ def _held_equal(results: Results, budget: HeldEqual | None) -> str:
         at = "at that of the arm that differs in one factor alone"
     within = "" if budget.tolerance is None else f", within {100 * budget.tolerance:g}%"
     return f"Held equal: {name}, {at}{within}."
+
+
+def _borrowed(results: Results, budget: HeldEqual) -> str:
+    """What a budget of parameters that draw leaves out: those of the posterior that a VampPrior draws through."""
+    if budget.hold not in ("decoder_and_prior", "prior") or results.plan is None:
+        return ""
+    found = [
+        f"“{results.study.labels.get(arm.name, arm.name)}” {arm.borrowed:,}"
+        for arm in results.plan.arms
+        if arm.borrowed
+    ]
+    return (
+        f" Not counted: parameters of the posterior that draws go through as well, {', '.join(found)}."
+        if found
+        else ""
+    )

@@ -100,6 +100,7 @@ def _arm_json(arm: PlannedArm) -> dict[str, Any]:
         "stage_flops": dict(zip(arm.cost.stages, arm.cost.stage_flops, strict=True)),
         "training_flops": arm.cost.training_flops,
         "sampling_flops": arm.cost.sampling_flops,
+        "borrowed": arm.cost.borrowed,
         "target": arm.target,
         "amount": arm.amount,
     }

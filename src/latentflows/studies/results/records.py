@@ -329,7 +329,8 @@ class HeldEqual(Record):
 class PlannedArm(Record):
     """An arm of `plan.json`; FLOPs are of one data point, those of training by stage and for all of it.
 
-    `measure` is whether others are to spend as much as it does; None in a plan of an earlier version.
+    `borrowed` are parameters of the posterior that the prior draws through; `measure` is whether others are to spend as
+    much as it does, None in a plan of an earlier version.
     """
 
     name: str
@@ -339,6 +340,7 @@ class PlannedArm(Record):
     stage_flops: dict[str, float | None] = {}
     training_flops: float | None = None
     sampling_flops: float | None = None
+    borrowed: int = 0
     target: float | None = None
     amount: float | None = None
     measure: bool | None = None
