@@ -99,8 +99,8 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "budgets: the caption hides who does not hold them",
-            '("" if budget is None else _exceptions(arms))',
-            '""',
+            "_exceptions(arms) + _borrowed(results, budget)",
+            "_borrowed(results, budget)",
         ),
     ],
     "reporting/run_page.py": [

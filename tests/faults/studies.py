@@ -201,14 +201,19 @@ FAULTS: dict[str, list[Fault]] = {
             '[key for key in changed if not key.startswith("evaluation.")]',
             "changed",
         ),
-        ("study: nobody is told of other code", "not in (None, source_hash())", "is None"),
-        ("study: nobody is told of folders that are gone", "gone += [] if record else [run.folder]", "pass"),
+        ("study: nobody is told of other code", '.get("source") != source_hash()', '.get("source") is ()'),
+        ("study: nobody is told of folders that are gone", "gone.append(run.folder)", "pass"),
     ],
     "studies/execution/study_folder.py": [
         (
             "study: data that lie elsewhere make another study",
-            "if key not in MAY_DIFFER]",
-            "if key]",
+            'MAY_DIFFER - {"data.root"} if own_data else MAY_DIFFER',
+            "set()",
+        ),
+        (
+            "study: other arrays are joined with what was trained",
+            'MAY_DIFFER - {"data.root"} if own_data else MAY_DIFFER',
+            "MAY_DIFFER",
         ),
         (
             "study: other labels make another study",

@@ -160,8 +160,25 @@ def test_figures_of_different_protocols_share_no_column(fake, study):
         "num_real: 400 (Gaussian, seed 0) and 401 (Flow, seed 1)",
     ]
     text = Page(write_comparison_report(study)).text
-    assert "No table: these figures were measured by different protocols" in text
+    assert "No table: the runs differ in what must be equal" in text
     assert "3.25" not in text
+
+
+def test_models_of_different_sizes_in_one_arm_share_no_column(fake, study):
+    def change(arm, seed):
+        figures = {"frechet_distance": {"mean": 3.0, "standard_error": 0.5, "unit": "u"}}
+        return {"figures": figures, "protocol": {"split": "test", "data": "d"}, "model": {}}
+
+    def larger(line):
+        added = int((line["arm"], line["seed"]) == ("flow", 1))
+        return line | {"parameters": line["parameters"] | {"total": line["parameters"]["total"] + added}}
+
+    add_to_all(fake, study, "samples", change)
+    assert len(only_group(study).rows) == 2
+    fake.edit_lines(study / "study.jsonl", larger)
+    group = only_group(study)
+    assert group.rows == []
+    assert group.differences[0].startswith("parameters of “Flow”: ")
 
 
 def test_an_arm_without_a_group_has_a_dash_and_its_reason(fake, study):

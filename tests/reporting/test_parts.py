@@ -121,7 +121,7 @@ def test_the_terminal_lists_and_exports_keep_kinds_apart(fake, study, tmp_path, 
     arms = (tmp_path / "out" / "arms.csv").read_text(encoding="utf-8")
     assert f"nats,{MASS},exact" in arms
     compared = (tmp_path / "out" / "comparisons.csv").read_text(encoding="utf-8")
-    assert "'nll' was measured by protocols that differ" in compared
+    assert "their figures of 'nll' do not compare" in compared
     run = study / "runs" / "cat-seed0"
     evaluation = {
         "likelihood": MASS,

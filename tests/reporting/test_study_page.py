@@ -355,8 +355,10 @@ def test_folders_that_are_gone_are_named_and_nothing_is_made_up_of_their_timing(
     shutil.rmtree(folder / "runs" / "b-seed1")
     text = Page(write_comparison_report(folder)).text
     assert "gone" not in before
-    assert "Folders that are gone: runs/b-seed1. Figures of the bounds stand in study.jsonl" in text
+    assert "Folders that are gone: runs/b-seed1. What study.jsonl says of them stands" in text
     assert "do not compare" not in text
+    fake.edit_lines(folder / "study.jsonl", lambda line: line | {"status": "failed"})
+    assert "Folders that are gone" not in Page(write_comparison_report(folder)).text
 
 
 def test_the_protocol_is_that_of_the_figures_not_of_a_later_evaluation(fake, tmp_path):

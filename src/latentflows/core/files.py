@@ -62,8 +62,15 @@ def is_partial(path: Path) -> bool:
 
 @lru_cache
 def source_hash() -> str:
-    """Return the first digits of a hash over the code of this package, which tells states of one version apart."""
-    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    """Return the first digits of a hash over the code of this package, which tells states of one version apart.
+
+    "unknown" where it does not lie in files. What an editor leaves, with names that begin with a dot, is no part of it.
+    """
+    root, digest, any_file = Path(__file__).parents[1], hashlib.sha256(), False
     for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
+        name = path.relative_to(root)
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        digest.update(name.as_posix().encode() + b"\0" + path.read_bytes())
+        any_file = True
+    return digest.hexdigest()[:12] if any_file else "unknown"

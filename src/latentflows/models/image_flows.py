@@ -111,14 +111,9 @@ def real_nvp_image(
         Dinh et al., Density estimation using Real NVP, 2017, arXiv 1605.08803, section 3.6 and 4.1.
     """
     check_sizes(num_blocks=num_blocks, width=width)
-    shape = _image(event_shape, halvings=num_levels - 1, levels=num_levels)
+    shape = _image(event_shape, halvings=num_levels - 1, levels=num_levels, pixels=2)
     network: NetworkMaker = partial(_residual_network, width=width, num_blocks=num_blocks)
     last = _shape_at(shape, num_levels - 1)
-    if last[1:] == (1, 1):
-        raise ConfigurationError(
-            f"The last of {num_levels} levels must have two pixels or more, for its checkerboards; got {last} from "
-            f"images {shape}. Use fewer levels, or `real_nvp` if the images have one pixel."
-        )
     flow: Bijection = Chain([Reshape(size(last), last), *_checkerboards(last, 4, network, context)])
     for level in reversed(range(num_levels - 1)):
         fine = _shape_at(shape, level)
@@ -167,8 +162,8 @@ def to_pixels(event_shape: int | Shape, *, margin: float = 0.05) -> Bijection:
     return Sigmoid(event_shape, lower=-beyond, upper=1 + beyond)
 
 
-def _image(event_shape: Shape, *, halvings: int, levels: int) -> tuple[int, int, int]:
-    """Check that an image can be halved so often.
+def _image(event_shape: Shape, *, halvings: int, levels: int, pixels: int = 1) -> tuple[int, int, int]:
+    """Check that an image can be halved so often, with so many pixels left.
 
     Raises:
         ConfigurationError: naming how many levels fit.
@@ -177,9 +172,13 @@ def _image(event_shape: Shape, *, halvings: int, levels: int) -> tuple[int, int,
     shape = as_shape(event_shape, "event_shape")
     if len(shape) != 3:
         raise ConfigurationError(f"`event_shape` must be an image (C, H, W); got {shape}.")
-    fit = 0
-    while shape[1] % 2 ** (fit + 1) == 0 and shape[2] % 2 ** (fit + 1) == 0:
-        fit += 1
+    if shape[1] * shape[2] < pixels:
+        raise ConfigurationError(
+            f"A checkerboard needs two pixels or more; got images {shape}. Use `real_nvp`, for vectors."
+        )
+    fit, of = 0, (shape[1], shape[2])
+    while of[0] % 2 == of[1] % 2 == 0 and of[0] * of[1] >= 4 * pixels:
+        fit, of = fit + 1, (of[0] // 2, of[1] // 2)
     if halvings > fit:
         most = fit + levels - halvings
         fewer = f"at most {most} levels fit. Use fewer, or pad" if most else "no level fits. Pad"

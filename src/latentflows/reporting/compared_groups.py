@@ -9,7 +9,7 @@ from latentflows.reporting.groups import TOPICS, Words, protocol_in_words, title
 from latentflows.reporting.page import number
 from latentflows.reporting.parts import MARK
 from latentflows.studies.results.figures import OF_LIKELIHOOD, ON_DENSITY
-from latentflows.studies.results.protocols import level, protocol_differences
+from latentflows.studies.results.protocols import level, model_differences, protocol_differences
 from latentflows.studies.results.records import Group
 from latentflows.studies.results.results import Results
 from latentflows.studies.statistics.means import estimate
@@ -79,7 +79,15 @@ def _compared(results: Results, name: str, entries: list[_Entry]) -> ComparedGro
     for entry, protocol in zip(measured, protocols.values(), strict=True):
         by_arm.setdefault(entry.label, []).append(protocol)
     level(by_arm)
-    differences = protocol_differences(protocols)
+    sizes = {
+        arm.label: {
+            entry.seed: results.runs[arm.name, entry.seed].parameters
+            for entry in measured
+            if entry.label == arm.label
+        }
+        for arm in results.study.arms
+    }
+    differences = protocol_differences(protocols) + model_differences(sizes)
     labels = [arm.label for arm in results.study.arms]
     over_seeds = len(results.study.seeds) > 1
     rows = [(label, [_cell(name, key, label, measured, over_seeds) for key in keys]) for label in labels]

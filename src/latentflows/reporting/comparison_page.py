@@ -95,7 +95,11 @@ def write_comparison_report(folder: Path, *, run_pages: bool = False) -> Path:
         "mark_words": MARK_WORDS,
         "facts": _facts(results),
         "torn_lines": results.torn_lines,
-        "gone": [run.run for run in results.runs.values() if results.files(run).record is None],
+        "gone": [
+            run.run
+            for run in results.runs.values()
+            if run.status in ("finished", "diverged") and results.files(run).record is None
+        ],
         "resume": None if under_way else resume_command(results),
         "groups": compared_groups(results),
         "runs": [

@@ -211,7 +211,7 @@ def _caption(results: Results, table: StudyTable, budgets: BudgetTable, protocol
         sentences.append("≈: rests on a density of the prior, or of the model, that is not exact.")
     if table.protocol_differences:
         sentences.append(
-            "The runs were measured by different protocols; their figures do not compare, and stand apart."
+            "The runs differ in what must be equal; their figures do not compare, and stand apart."
         )
     sentences += [
         f"Of “{row.label}”, {_missing(row)}." for row in table.rows if row.num_finished < row.num_seeds

@@ -141,14 +141,15 @@ def test_a_failed_run_is_recorded_and_tried_again(tiny, tmp_path, pool):
 
 
 def test_a_run_that_stands_as_diverged_counts_once_it_finished_by_another_measure(tiny, tmp_path, pool):
-    """One that was trained in another way since is another run."""
+    """One that was trained in another way since is another run, beside which the study does not go on."""
     pool.ends = {"plain-seed0": "diverged", "plain-seed1": "diverged"}
     compare(study_of(tiny), tmp_path, engine=pool)
-    for seed, change in ((0, "evaluation.num_importance_samples=20"), (1, "latent_dim=3")):
-        run(
-            configuration_from({}, [*tiny, change, f"seed={seed}", f"name=plain-seed{seed}"]),
-            tmp_path / "runs" / f"plain-seed{seed}",
-        )
+
+    def again(seed, change):
+        configuration = configuration_from({}, [*tiny, change, f"seed={seed}", f"name=plain-seed{seed}"])
+        run(configuration, tmp_path / "runs" / f"plain-seed{seed}")
+
+    again(0, "evaluation.num_importance_samples=20")
     pool.jobs = []
     for _ in range(2):
         compare(study_of(tiny), tmp_path, engine=pool, resume=True)
@@ -159,6 +160,11 @@ def test_a_run_that_stands_as_diverged_counts_once_it_finished_by_another_measur
     assert lines[2]["figures"]["nll"]["mean"] > 0
     assert pool.jobs == []
     assert read_results(tmp_path).runs["plain", 0].protocol.num_importance_samples == 20
+    again(1, "latent_dim=3")
+    with pytest.raises(
+        ConfigurationError, match=r"asks for: runs/plain-seed1 differs in latent_dim\. A default"
+    ):
+        compare(study_of(tiny), tmp_path, engine=pool, resume=True)
 
 
 def test_the_seeds_of_an_arm_go_to_one_worker_and_apart_where_that_died(tiny, tmp_path, pool):
@@ -316,7 +322,7 @@ def test_runs_that_other_code_trained_or_whose_folders_are_gone_are_told_of(tiny
         )
     more = study_of(tiny, seeds=[0, 1, 2])
     code, folders = compare(more, tmp_path, engine=pool, resume=True).notes
-    assert code.startswith("1 of 4 runs that had ended were trained by other code of latentflows")
+    assert code.startswith("2 of 4 runs that had ended were trained by other code of latentflows")
     assert folders.startswith(
         "The folders of 1 of 4 runs that had ended are gone: runs/flow-seed1. Their figures"
     )
@@ -339,18 +345,35 @@ def test_a_run_that_ended_by_other_settings_than_the_study_now_asks_for_is_refus
         ConfigurationError, match=r"now asks for: runs/plain-seed1 differs in training\.epochs\. A def"
     ):
         compare(more, tmp_path, engine=pool, resume=True)
+    path = tmp_path / "runs" / "plain-seed1" / "config.yaml"
+    path.write_text(path.read_text().replace("epochs: 77", "epoch: 77"))
+    with pytest.raises(
+        ConfigurationError, match=r"plain-seed1/config\.yaml of a run that has ended cannot be read: .*epoch"
+    ):
+        compare(more, tmp_path, engine=pool, resume=True)
     assert len(read_lines(tmp_path)) == 4
     assert compare(more, tmp_path, engine=pool, overwrite=True).done == 6
 
 
-def test_a_study_goes_on_with_its_data_elsewhere(tiny, tmp_path, pool):
+def test_a_study_goes_on_with_data_that_have_a_name_elsewhere(tmp_path):
+    def study(root):
+        return Study(
+            name="s", base={"data": {"name": "mnist", "root": root}}, arms=[Arm(name="a")], seeds=[0]
+        )
+
+    content = {"study": study("here").model_dump(mode="json")}
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    check_folder(study("there"), tmp_path, resume=True, overwrite=False)
+
+
+def test_a_study_goes_on_where_it_runs_otherwise(tiny, tmp_path, pool):
     compare(study_of(tiny), tmp_path, engine=pool)
     after = study_of(tiny)
-    after.base["data"]["root"] = "elsewhere"
     after.base["training"]["checkpoint_every"] = 7
     check_folder(after, tmp_path, resume=True, overwrite=False)
+    after.base["data"]["root"] = "elsewhere"  # other arrays, for all that is known
     after.base["training"]["epochs"] = 7
-    with pytest.raises(ConfigurationError, match=r"which differs in training\.epochs\. Choose"):
+    with pytest.raises(ConfigurationError, match=r"which differs in data\.root, training\.epochs\. Choose"):
         check_folder(after, tmp_path, resume=True, overwrite=False)
 
 

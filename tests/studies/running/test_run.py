@@ -16,6 +16,7 @@ from latentflows.reporting.base import read_run
 from latentflows.studies.building.build import build_data, load_run
 from latentflows.studies.measuring import bounds as bounds_room
 from latentflows.studies.measuring.measure import evaluate, write_samples
+from latentflows.studies.running import folder as folder_room
 from latentflows.studies.running import run as run_room
 from latentflows.studies.running.run import FractionDone, run
 from latentflows.studies.settings.overrides import configuration_from, read_configuration
@@ -547,3 +548,14 @@ def test_a_prior_that_needs_more_data_than_there_are_is_refused_before_a_run_is_
     with pytest.raises(ConfigurationError, match=f"`{key}`=5000 starts from as many training data points"):
         run(greedy, tmp_path / "run", overwrite=True)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+
+
+def test_the_record_names_the_code_of_every_session(tiny, tmp_path, monkeypatch):
+    run(configuration_from({}, tiny), tmp_path)
+    configuration, model = load_run(tmp_path)
+    first = json.loads((tmp_path / "run.json").read_text())["versions"]["source"]
+    for source in ("b", "b", "c"):
+        monkeypatch.setattr(folder_room, "source_hash", lambda source=source: source)
+        record = folder_room.first_record(configuration, model, (), tmp_path, "")
+        folder_room.write_record(tmp_path, record)
+    assert record["versions"]["source"] == f"{first}, b, c"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ _SHOWN = 4  # runs that a message names
 
 
 def check_ended(plan: Plan, out: Path) -> None:
-    """Refuse to go on beside finished runs that were trained by other settings than the study asks for now.
+    """Refuse to go on beside runs that ended and were trained by other settings than the study asks for now.
 
     Each folder says by which settings its run was trained, those included that the study leaves to their defaults.
     How a run was measured may differ: its line in the record says that.
@@ -30,10 +29,17 @@ def check_ended(plan: Plan, out: Path) -> None:
     from latentflows.studies.settings.overrides import read_whole_configuration
 
     wrong = []
-    for run in _ended(plan, out, ("finished",)):
+    for run in _ended(plan, out):
         path = out / run.folder / "config.yaml"
         if path.is_file():
-            changed = changed_settings(read_whole_configuration(path), run.configuration)
+            try:
+                before = read_whole_configuration(path)
+            except ConfigurationError as error:
+                raise ConfigurationError(
+                    f"{path} of a run that has ended cannot be read: {error} Go on with the version of latentflows "
+                    "that trained it, or train the whole study again, with --overwrite or in a new folder."
+                ) from None
+            changed = changed_settings(before, run.configuration)
             learned = [key for key in changed if not key.startswith("evaluation.")]
             wrong += [f"{run.folder} differs in {', '.join(learned)}"] if learned else []
     if wrong:
@@ -66,14 +72,16 @@ def told_of_ended(plan: Plan, out: Path) -> list[str]:
     """Say how many runs are kept though other code trained them, and which have lost their folder."""
     from latentflows.studies.running.folder import read_record
 
-    runs, other, gone = _ended(plan, out, ENDED), 0, []
+    runs, other, gone = _ended(plan, out), 0, []
     for run in runs:
         try:
             record = read_record(out / run.folder)
         except CheckpointError:  # told where its figures are read
             continue
-        gone += [] if record else [run.folder]
-        other += record.get("versions", {}).get("source") not in (None, source_hash())
+        if not record:
+            gone.append(run.folder)
+        elif record.get("versions", {}).get("source") != source_hash():  # earlier versions wrote none
+            other += 1
     notes = []
     if other:
         notes.append(
@@ -89,7 +97,7 @@ def told_of_ended(plan: Plan, out: Path) -> list[str]:
     return notes
 
 
-def _ended(plan: Plan, out: Path, statuses: Collection[str]) -> list[PlannedRun]:
-    """Return the runs whose last line in the record has one of these statuses."""
+def _ended(plan: Plan, out: Path) -> list[PlannedRun]:
+    """Return the runs that finished or diverged, by their last lines in the record: those that are not run again."""
     last = {(line["arm"], line["seed"]): line["status"] for line in read_lines(out)}
-    return [run for run in plan.runs if last.get((run.arm, run.seed)) in statuses]
+    return [run for run in plan.runs if last.get((run.arm, run.seed)) in ENDED]

@@ -59,7 +59,7 @@ def _changed(before: Study, after: Study) -> list[str]:
     """Name the keys in which two studies differ in what they run and compare.
 
     More seeds than before, titles and labels, another way to write the same settings, and where and how runs are
-    carried out are no difference.
+    carried out are no difference; nor is where data lie that have a name.
     """
     written = {"seeds", "base", "arms", "factors", *_WORDS}
     one, two = (flat(study.model_dump(mode="json", exclude=written)) for study in (before, after))
@@ -71,8 +71,11 @@ def _changed(before: Study, after: Study) -> list[str]:
         one = {}
     if one.keys() != two.keys():
         return [*changed, "arms"]
-    keys = dict.fromkeys(key for arm in one for key in changed_keys(one[arm], two[arm]))
-    return changed + [key for key in keys if key not in MAY_DIFFER]
+    for arm, settings in one.items():
+        own_data = two[arm]["data.name"] in ("folder", "arrays")  # which nothing but their place tells apart
+        may_differ = MAY_DIFFER - {"data.root"} if own_data else MAY_DIFFER
+        changed += [key for key in changed_keys(settings, two[arm]) if key not in may_differ]
+    return list(dict.fromkeys(changed))
 
 
 def _arms(study: Study, seed: int) -> dict[str, dict[str, Any]]:

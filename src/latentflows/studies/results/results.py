@@ -183,7 +183,7 @@ class Results:
             factors of two levels; without figures where no seed is shared.
 
         Raises:
-            DataError: if no run has the figure, or runs measured it by protocols that differ in more than the seed.
+            DataError: if no run has the figure, or runs differ in how they measured it, or those of an arm in size.
         """
         values = {arm: self.values(metric, arm) for arm in self.study.labels}
         known = {
@@ -194,7 +194,7 @@ class Results:
         differences = self.protocol_differences(metric)
         if differences:
             raise DataError(
-                f"{metric!r} was measured by protocols that differ, so its figures do not compare: "
+                f"The runs differ in what must be equal, so their figures of {metric!r} do not compare: "
                 f"{'; '.join(differences)}."
             )
         if smallest_difference is None and metric == "nll":

@@ -172,6 +172,7 @@ def first_record(
 ) -> dict[str, Any]:
     """Return `run.json` as it is when training starts or goes on; what an earlier session counted is kept."""
     before = read_record(out)
+    sources = [*before.get("versions", {}).get("source", "").split(", "), source_hash()]
     return {
         "format": RECORD_FORMAT,
         "name": configuration.name,
@@ -190,7 +191,7 @@ def first_record(
         "rollbacks": before.get("rollbacks", 0),
         "versions": {
             "latentflows": __version__,
-            "source": source_hash(),
+            "source": ", ".join(dict.fromkeys(filter(None, sources))),  # of every session
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
