@@ -225,6 +225,7 @@ def show_plan(plan: Plan) -> None:
 def _show_budget(plan: Plan, budget: Budget) -> None:
     """Print what is held equal, and what it leaves out."""
     from latentflows.studies.planning.budget import shown_amount
+    from latentflows.studies.results.verdicts import not_counted
 
     targets = dict.fromkeys(
         shown_amount(arm.target, budget.hold) for arm in plan.arms if arm.target is not None
@@ -232,11 +233,8 @@ def _show_budget(plan: Plan, budget: Budget) -> None:
     what = budget.hold.replace("_", " ").replace("flops", "FLOPs")
     alone = " Seeds train one by one, as they were timed." if budget.hold == "seconds" else ""
     typer.echo(f"Held equal: {what}, at {' or '.join(targets)}, within {100 * budget.within:.3g}%.{alone}")
-    borrowed = [f"{arm.name} {arm.cost.borrowed:,}" for arm in plan.arms if arm.cost.borrowed]
-    if borrowed and budget.hold in ("decoder_and_prior", "prior"):
-        typer.echo(
-            f"Not counted: parameters of the posterior that draws go through as well, {', '.join(borrowed)}."
-        )
+    if left_out := not_counted(budget.hold, {arm.name: arm.cost.borrowed for arm in plan.arms}):
+        typer.echo(left_out)
 
 
 def _number(what: Sequence[object], name: str) -> str:

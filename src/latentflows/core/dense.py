@@ -125,7 +125,6 @@ def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
     """Return gradient^T x, without gaps. The library copies what lies across first: let that be few features."""
     features = x.shape[1]
     if features <= _FEW and features < gradient.shape[1]:
-        return (
-            _product(x.t(), gradient.t()).t().contiguous()
-        )  # fused optimizers take its layout for the weight's
+        turned = _product(x.t(), gradient.t())
+        return turned.t().contiguous()  # fused optimizers take its layout for the weight's
     return _product(gradient.t(), x.t())

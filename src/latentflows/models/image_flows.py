@@ -176,15 +176,17 @@ def _image(event_shape: Shape, *, halvings: int, levels: int, pixels: int = 1) -
         raise ConfigurationError(
             f"A checkerboard needs two pixels or more; got images {shape}. Use `real_nvp`, for vectors."
         )
-    fit, of = 0, (shape[1], shape[2])
-    while of[0] % 2 == of[1] % 2 == 0 and of[0] * of[1] >= 4 * pixels:
-        fit, of = fit + 1, (of[0] // 2, of[1] // 2)
+    fit, height, width = 0, shape[1], shape[2]
+    while height % 2 == width % 2 == 0 and height * width >= 4 * pixels:
+        fit, height, width = fit + 1, height // 2, width // 2
     if halvings > fit:
         most = fit + levels - halvings
         fewer = f"at most {most} levels fit. Use fewer, or pad" if most else "no level fits. Pad"
+        divides = shape[1] % 2**halvings == shape[2] % 2**halvings == 0  # but leaves too few pixels
+        left, larger = (f" with {pixels} pixels left", "larger ") if divides else ("", "")
         raise ConfigurationError(
-            f"`num_levels` {levels} halves images {halvings} times, but {shape} can be halved {fit} times: {fewer} the "
-            f"images to multiples of {2**halvings}."
+            f"`num_levels` {levels} halves images {halvings} times, but {shape} can be halved {fit} times{left}: "
+            f"{fewer} the images to {larger}multiples of {2**halvings}."
         )
     return shape[0], shape[1], shape[2]
 

@@ -13,7 +13,7 @@ from latentflows.reporting.table import StudyTable, counted_runs, spent_amount
 from latentflows.studies.execution.study_folder import read_back
 from latentflows.studies.results.records import HeldEqual, PlannedArm
 from latentflows.studies.results.results import Results
-from latentflows.studies.results.verdicts import HELD
+from latentflows.studies.results.verdicts import HELD, not_counted
 
 Role = Literal["measure", "held", "free"]
 _SOLVED = " Sizes were solved for before anything was trained."
@@ -195,16 +195,6 @@ def _held_equal(results: Results, budget: HeldEqual | None) -> str:
 
 
 def _borrowed(results: Results, budget: HeldEqual) -> str:
-    """What a budget of parameters that draw leaves out: those of the posterior that a VampPrior draws through."""
-    if budget.hold not in ("decoder_and_prior", "prior") or results.plan is None:
-        return ""
-    found = [
-        f"“{results.study.labels.get(arm.name, arm.name)}” {arm.borrowed:,}"
-        for arm in results.plan.arms
-        if arm.borrowed
-    ]
-    return (
-        f" Not counted: parameters of the posterior that draws go through as well, {', '.join(found)}."
-        if found
-        else ""
-    )
+    arms, labels = [] if results.plan is None else results.plan.arms, results.study.labels
+    said = not_counted(budget.hold, {f"“{labels.get(arm.name, arm.name)}”": arm.borrowed for arm in arms})
+    return f" {said}" if said else ""

@@ -10,7 +10,7 @@ from latentflows.reporting.page import number
 from latentflows.reporting.parts import MARK
 from latentflows.studies.results.figures import OF_LIKELIHOOD, ON_DENSITY
 from latentflows.studies.results.protocols import level, model_differences, protocol_differences
-from latentflows.studies.results.records import Group
+from latentflows.studies.results.records import Group, Parameters
 from latentflows.studies.results.results import Results
 from latentflows.studies.statistics.means import estimate
 
@@ -44,6 +44,7 @@ class _Entry:
     seed: int
     group: Group
     likelihood: str | None
+    parameters: Parameters | None
 
     def protocol(self, name: str, keys: Iterable[str]) -> dict[str, Any]:
         """How the figures were measured; of those that are a log p(x), with what that is."""
@@ -64,7 +65,7 @@ def compared_groups(results: Results) -> list[ComparedGroup]:
             if run is None or run.status != "finished":
                 continue
             for name, group in results.files(run).groups.items():
-                entry = _Entry(arm.label, seed, group, run.likelihood)
+                entry = _Entry(arm.label, seed, group, run.likelihood, run.parameters)
                 found.setdefault(name, []).append(entry)
     return [_compared(results, name, entries) for name, entries in found.items() if entries]
 
@@ -76,17 +77,11 @@ def _compared(results: Results, name: str, entries: list[_Entry]) -> ComparedGro
         keys = [key for key in TOPICS[name].compared if key in keys]
     protocols = {f"{entry.label}, seed {entry.seed}": entry.protocol(name, keys) for entry in measured}
     by_arm: dict[str, list[dict[str, Any]]] = {}
+    sizes: dict[str, dict[int, Parameters | None]] = {}
     for entry, protocol in zip(measured, protocols.values(), strict=True):
         by_arm.setdefault(entry.label, []).append(protocol)
+        sizes.setdefault(entry.label, {})[entry.seed] = entry.parameters
     level(by_arm)
-    sizes = {
-        arm.label: {
-            entry.seed: results.runs[arm.name, entry.seed].parameters
-            for entry in measured
-            if entry.label == arm.label
-        }
-        for arm in results.study.arms
-    }
     differences = protocol_differences(protocols) + model_differences(sizes)
     labels = [arm.label for arm in results.study.arms]
     over_seeds = len(results.study.seeds) > 1

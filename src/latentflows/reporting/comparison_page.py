@@ -38,6 +38,7 @@ from latentflows.reporting.table import (
     protocols_of,
     table_of,
 )
+from latentflows.studies.execution.record import ENDED
 from latentflows.studies.results.reading import AS_ONE_PROGRAM
 from latentflows.studies.results.records import Epoch, StudyRun
 from latentflows.studies.results.results import Results, read_results
@@ -98,7 +99,7 @@ def write_comparison_report(folder: Path, *, run_pages: bool = False) -> Path:
         "gone": [
             run.run
             for run in results.runs.values()
-            if run.status in ("finished", "diverged") and results.files(run).record is None
+            if run.status in ENDED and results.files(run).record is None
         ],
         "resume": None if under_way else resume_command(results),
         "groups": compared_groups(results),

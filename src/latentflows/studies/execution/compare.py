@@ -68,9 +68,9 @@ def compare(
         The last progress; `done < total` after an interruption.
 
     Raises:
-        ConfigurationError: if an arm is wrong, if `out` holds something else or another process works on it, or if
-            the engine cannot start; nothing was run. Also for a script that calls it outside of
-            `if __name__ == "__main__":`.
+        ConfigurationError: if an arm is wrong, if `out` holds something else, also runs by other settings, or another
+            process works on it, or if the engine cannot start; nothing was run. Also for a script that calls it outside
+            of `if __name__ == "__main__":`.
         CheckpointError: if the record cannot be read, or the disk is too full to go on with it.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # a worker, as it imports the script

@@ -53,18 +53,17 @@ def check_ended(plan: Plan, out: Path) -> None:
 
 
 def add_finished_since(plan: Plan, out: Path) -> None:
-    """Add a line for every run that stands as diverged and has finished since, when it was measured in another way."""
-    from latentflows.studies.running.folder import changed_settings, result_of
-    from latentflows.studies.settings.overrides import read_whole_configuration
+    """Add a line for every run that stands as diverged and has finished since, when it was measured in another way.
+
+    One that was trained in another way is refused before, by `check_ended`.
+    """
+    from latentflows.studies.running.folder import result_of
 
     last = {(line["arm"], line["seed"]): line for line in read_lines(out)}
     for run in plan.runs:
         line, folder = last.get((run.arm, run.seed), {"status": None}), out / run.folder
         result = result_of(folder) if line["status"] == "diverged" else None
-        if result is None or result.status != "finished":
-            continue
-        changed = changed_settings(read_whole_configuration(folder / "config.yaml"), run.configuration)
-        if all(key.startswith("evaluation.") for key in changed):  # else it was trained anew
+        if result is not None and result.status == "finished":
             append_line(out, line | outcome_of(result))
 
 

@@ -293,9 +293,8 @@ class Results:
             (arm, seed): protocol
             for arm in self.study.labels
             for seed in self.values(metric, arm)
-            if (
-                protocol := self._protocol(self.runs[arm, seed], metric)
-            )  # a run whose folder is gone has no timing
+            # none of a run whose folder is gone, and with it the timing
+            if (protocol := self._protocol(self.runs[arm, seed], metric))
         }
         by_arm: dict[str, list[dict[str, Any]]] = {}
         for (arm, _), protocol in found.items():

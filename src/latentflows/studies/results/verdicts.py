@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from latentflows.studies.results.records import HeldEqual
@@ -25,6 +25,19 @@ HELD = {
     "seconds": "the seconds of training",
 }
 _COUNTS_PARAMETERS = ("decoder_and_prior", "prior", "model")
+
+
+def not_counted(hold: str, borrowed: Mapping[str, int]) -> str:
+    """Say what a budget of parameters that draw leaves out; empty for nothing.
+
+    Args:
+        hold: What the budget holds.
+        borrowed: By arm, parameters of the posterior that its prior draws through, such as a VampPrior.
+    """
+    found = ", ".join(f"{arm} {number:,}" for arm, number in borrowed.items() if number)
+    if not found or hold not in ("decoder_and_prior", "prior"):
+        return ""
+    return f"Not counted: parameters of the posterior that draws go through as well, {found}."
 
 
 @dataclass(frozen=True)
