@@ -3,6 +3,10 @@
 from tests.faults.base import Fault
 
 FAULTS: dict[str, list[Fault]] = {
+    "core/batches.py": [
+        ("data: what is drawn changes the hash", "with noise.centered():", "if True:"),
+        ("data: the last points are not looked at", "len(source) - 1, count", "count - 1, count"),
+    ],
     "core/checks.py": [
         (
             "checks: a look breaks the capture of a CUDA graph",

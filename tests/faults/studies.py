@@ -263,8 +263,13 @@ FAULTS: dict[str, list[Fault]] = {
             'if before and old.keys() != after["protocol"].keys():',
         ),
         (
+            "evaluation: groups on other data are kept",
+            'group.get("protocol", {}).get("data_hash", found) == found',
+            "True",
+        ),
+        (
             "evaluation: what is there is measured again",
-            'if asked is None or (before.get("asked") == asked and "reason" not in before):',
+            'if asked is None or (_is_measured(before, asked, source) and "reason" not in before):',
             "if asked is None:",
         ),
         (
@@ -477,12 +482,22 @@ FAULTS: dict[str, list[Fault]] = {
             'field != "seed" and one != two',
             'field == "split" and one != two',
         ),
+        (
+            "comparison: runs of earlier versions compare with none",
+            '_fill("data_hash", every)',
+            "pass",
+        ),
     ],
     "studies/results/records.py": [
         (
             "comparison: masses and densities are of one kind",
-            '"num_importance_samples", "data", "likelihood", "given"',
-            '"num_importance_samples", "data", "given"',
+            '"data_hash", "likelihood", "given"',
+            '"data_hash", "given"',
+        ),
+        (
+            "comparison: other data in the same place are the same",
+            '"data", "data_hash", "likelihood"',
+            '"data", "likelihood"',
         ),
     ],
     "studies/results/rows.py": [

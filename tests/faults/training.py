@@ -77,6 +77,11 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "training/record.py": [
         ("resume: each process from a checkpoint of its own", "if len(set(steps)) > 1:", "if False:"),
+        (
+            "resume: on other data of the same number",
+            '"training_data": data_hash(train),',
+            '"training_data": "",',
+        ),
     ],
     "training/session.py": [
         ("diagnostics: judged from the first step on", "if learns and settled else {}", "if learns else {}"),

@@ -67,7 +67,7 @@ def test_the_auxiliary_module_learns_is_saved_and_resumes_bit_by_bit(objective, 
     assert any(name.startswith("auxiliary") for name in moved)
     saved, _ = load_tensors(whole / "checkpoint" / "model.safetensors")
     assert {name for name in before if name.startswith("auxiliary")} <= saved.keys()
-    options, dying = Options(checkpoint_every=1), Images(on_read=crash_at(10))
+    options, dying = Options(checkpoint_every=1), Images(on_read=crash_at(11))
     with pytest.raises(Crash):
         fit(ready(objective), one_stage(objective), dying, out=parts, options=options)
     fit(ready(objective), one_stage(objective), Images(), out=parts, resume=True)

@@ -11,9 +11,9 @@ from latentflows.core.errors import CheckpointError
 from latentflows.training.base import Progress
 from latentflows.training.checkpoint import save_tensors, save_weights
 from latentflows.training.record import Record, identity, lengths
-from tests.training.tiny import one_stage, vae
+from tests.training.tiny import Images, one_stage, vae
 
-RUN = identity(one_stage(), 0, 32)
+RUN = identity(one_stage(), 0, Images())
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
@@ -50,13 +50,14 @@ def test_progress_that_is_missing_is_an_error_with_a_name(tmp_path: Path) -> Non
 
 
 def test_identity_forgets_length_and_nothing_else() -> None:
-    assert identity(one_stage(max_epochs=9, max_steps=3), 0, 32) == RUN
+    assert identity(one_stage(max_epochs=9, max_steps=3), 0, Images()) == RUN
     for other in (
-        identity(one_stage(), 1, 32),
-        identity(one_stage(), 0, 33),
-        identity(one_stage(batch_size=4), 0, 32),
-        identity(one_stage(ema_decay=0.5), 0, 32),
-        identity(one_stage(patience=3), 0, 32),
+        identity(one_stage(), 1, Images()),
+        identity(one_stage(), 0, Images(33)),
+        identity(one_stage(), 0, Images(seed=1)),
+        identity(one_stage(batch_size=4), 0, Images()),
+        identity(one_stage(ema_decay=0.5), 0, Images()),
+        identity(one_stage(patience=3), 0, Images()),
     ):
         assert other != RUN
 

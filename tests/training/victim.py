@@ -21,13 +21,14 @@ from latentflows.training.record import Record
 from tests.training.tiny import Images, two_stages, vae
 
 OPTIONS = Options(checkpoint_every=3)
-# Two stages of 12 and 8 steps; the sources are read once each for the check of the data, and held out once per epoch.
-READS = {"early": 2, "mid-epoch": 8, "second stage": 17, "last step": 21}
+# Two stages of 12 and 8 steps; the sources are read once each for the check of the data, the training
+# data once more for their hash, and held out once per epoch.
+READS = {"early": 3, "mid-epoch": 9, "second stage": 18, "last step": 22}
 SIGNALS = {
     **{f"kill {name}": (signal.SIGKILL, read) for name, read in READS.items()},
-    "terminate": (signal.SIGTERM, 9),
-    "interrupt": (signal.SIGINT, 9),
-    "terminate last step of the stage": (signal.SIGTERM, 13),
+    "terminate": (signal.SIGTERM, 10),
+    "interrupt": (signal.SIGINT, 10),
+    "terminate last step of the stage": (signal.SIGTERM, 14),
 }
 PLACES = (
     "kill before the checkpoint between stages",

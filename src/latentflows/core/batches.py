@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from latentflows.core.shapes import Shape
+from latentflows.core import noise
+from latentflows.core.shapes import Shape, size
 
 Values = Literal["binary", "unit", "continuous"]
 
@@ -46,3 +48,22 @@ class DataSource(Protocol):
     def batch(self, indices: Tensor) -> Batch:
         """Return the data points at `indices` (B,); noise, if any, comes from `latentflows.core.noise`."""
         ...
+
+
+_LOOKED_AT = 64  # data points that tell one source from another,
+_VALUES = 1 << 24  # fewer where they hold more values than this: 64 MiB
+
+
+def data_hash(source: DataSource) -> str:
+    """Return the first digits of a hash that tells data from other data.
+
+    It is of number, shape and 64 data points, evenly spread; data that differ in others alone have the same. Noise that
+    a batch is made with stands at its middle, and contexts are left out: with and without labels, on any device, it
+    is one hash.
+    """
+    count = min(len(source), _LOOKED_AT, max(1, _VALUES // size(source.event_shape)))
+    with noise.centered():
+        x = source.batch(torch.linspace(0, len(source) - 1, count, dtype=torch.float64).long()).x
+    digest = hashlib.sha256(f"{len(source)} {source.event_shape} {x.dtype}".encode())
+    digest.update(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]

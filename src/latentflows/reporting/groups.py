@@ -257,7 +257,7 @@ _SPACES = {
     "pixels_pca": "components of the data",
     "latents_pca": "components of latents",
 }
-_PLAIN_NAMES = {"data", "split"}
+_PLAIN_NAMES = {"data", "data_hash", "split"}
 
 
 def words_of(group: str, figure: str) -> Words:

@@ -87,7 +87,7 @@ def open_session(job: Job, options: Options, world: World, stop: list[int]) -> S
     check_data(job.model, (job.train, job.validation), world.device)
     record = None
     if job.out is not None:
-        run = identity(job.stages, job.seed, len(job.train))
+        run = identity(job.stages, job.seed, job.train)
         record = Record(Path(job.out), run, lengths(job.stages))
     return Session(job, record, options, world, stop)
 

@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from latentflows.core.batches import DataSource, data_hash
 from latentflows.core.errors import CheckpointError
 from latentflows.training.base import Progress, Stage
 from latentflows.training.checkpoint import (
@@ -25,9 +26,14 @@ from latentflows.training.parallel import World
 Saved = tuple[Tensors, Progress, list[dict[str, Any]]]
 
 
-def identity(stages: Sequence[Stage], seed: int, points: int) -> dict[str, Any]:
+def identity(stages: Sequence[Stage], seed: int, train: DataSource) -> dict[str, Any]:
     """Describe a run as far as resuming must not change it; a stage's length may be extended."""
-    return {"stages": [described(stage) for stage in stages], "seed": seed, "training_points": points}
+    return {
+        "stages": [described(stage) for stage in stages],
+        "seed": seed,
+        "training_points": len(train),
+        "training_data": data_hash(train),
+    }
 
 
 def described(stage: Stage) -> str:
@@ -84,13 +90,16 @@ class Record:
             return None
         tensors, state = load_tensors(self.last)
         saved = state.get("run")
+        if isinstance(saved, dict):  # earlier versions wrote no hash of the data
+            saved = {"training_data": self.run["training_data"], **saved}
         if saved != self.run:
             wrong = [
                 key for key in self.run if not isinstance(saved, dict) or saved.get(key) != self.run[key]
             ]
             raise CheckpointError(
-                f"{self.last} was written with other {', '.join(wrong)}. Resume with the settings it was started with "
-                "(only the length of a stage that has not ended may change), or train into another folder."
+                f"{self.last} was written with other {', '.join(wrong)}. Resume with the settings and data it "
+                "was started with (only the length of a stage that has not ended may change), or train into another "
+                "folder."
             )
         try:
             names = {field.name for field in fields(Progress)}

@@ -183,6 +183,24 @@ def test_models_of_different_sizes_in_one_arm_do_not_compare(study, fake):
         read_results(study).compare("nll")
 
 
+@pytest.mark.parametrize("known", [None, "a" * 12])
+def test_figures_on_other_data_in_the_same_place_do_not_compare(study, fake, known):
+    """Earlier versions wrote no hash of the data: their runs count beside others."""
+
+    def hashed(line, found):
+        return line | {"protocol": line["protocol"] | {"data_hash": found}}
+
+    fake.edit_lines(
+        study / "study.jsonl", lambda line: hashed(line, known if line["seed"] == 1 else "a" * 12)
+    )
+    assert read_results(study).compare("nll")
+    fake.edit_lines(study / "study.jsonl", lambda line: hashed(line, "b" * 12) if line["seed"] == 2 else line)
+    with pytest.raises(
+        DataError, match=r"data_hash: a{12} \(Gaussian, seed 0\) and b{12} \(Gaussian, seed 2\)"
+    ):
+        read_results(study).compare("nll")
+
+
 def test_a_mass_and_a_density_do_not_compare(study, fake):
     kinds = {"gaussian": "density on gray levels without noise", "flow": "probability mass"}
 

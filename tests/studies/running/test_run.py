@@ -97,6 +97,48 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(configuration, tmp_path)
     assert resumed.figures == run(configuration, tmp_path / "b").figures
 
 
+def _other_data(tiny, root):
+    """The same settings, and other images at the place that they name."""
+    (name,) = (item for item in tiny if item.startswith("data.root="))
+    images = np.load(name.partition("=")[2])
+    np.save(root, 255 - images)
+    return configuration_from({}, [*tiny, f"data.root={root}"])
+
+
+def test_a_run_goes_on_with_no_other_data_of_the_same_number(configuration, tiny, tmp_path):
+    run(configuration, tmp_path / "a", callbacks=[Interrupt()])
+    with pytest.raises(CheckpointError, match="written with other training_data"):
+        run(_other_data(tiny, tmp_path / "other.npy"), tmp_path / "a", resume=True)
+    assert record_of(tmp_path / "a")["status"] == "interrupted"
+    assert run(configuration, tmp_path / "a", resume=True).status == "finished"
+
+
+def test_what_was_measured_on_other_data_is_measured_anew(tiny, tmp_path):
+    asked = ["evaluation.neighbors=3"]
+    configuration = configuration_from({}, [*tiny, *asked])
+    run(configuration, tmp_path / "a")
+    model = load_run(tmp_path / "a")[1]
+    path = tmp_path / "a" / "evaluation.json"
+    first = json.loads(path.read_text())
+
+    def measured(data):
+        parts = []
+        content = evaluate(model, data, configuration.evaluation, tmp_path / "a", announce=parts.append)
+        return parts, content
+
+    assert measured(build_data(configuration)) == ([], first)
+    other = build_data(_other_data([*tiny, *asked], tmp_path / "other.npy"))
+    parts, content = measured(other)
+    assert parts == ["evaluation", "evaluation: neighbors"]
+    assert content["figures"]["nll"] != first["figures"]["nll"]
+    hashes = {each["protocol"]["data_hash"] for each in (content, content["groups"]["neighbors"])}
+    assert hashes == {content["protocol"]["data_hash"]} != {first["protocol"]["data_hash"]}
+    for each in (content, content["groups"]["neighbors"]):  # of an earlier version
+        del each["protocol"]["data_hash"]
+    path.write_text(json.dumps(content))
+    assert measured(other) == ([], content)
+
+
 def test_what_was_measured_of_unfinished_weights_is_not_taken_for_the_run(tiny, tmp_path):
     stages = ["prior=real_nvp", "prior.width=4", "training.plan=two_stage", "training.prior_epochs=3"]
     configuration = configuration_from({}, [*tiny, *stages])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentflows.core.batches import DataSource
+from latentflows.core.batches import DataSource, data_hash
 from latentflows.data import ImageData
 from latentflows.distributions.base import Conditional
 from latentflows.distributions.normalizer import EstimatedNormalizer
@@ -88,6 +88,7 @@ def asked_of_bounds(subject: Subject) -> dict[str, Any]:
         "num_importance_samples": weighted if bounds_missing(model) is None else 1,
         "seed": settings.seed,
         "data": subject.data.description,
+        "data_hash": data_hash(subject.source),
     }
 
 

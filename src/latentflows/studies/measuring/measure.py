@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from latentflows.core import noise
-from latentflows.core.batches import DataSource
+from latentflows.core.batches import DataSource, data_hash
 from latentflows.core.errors import (
     CheckpointError,
     ConfigurationError,
@@ -116,7 +116,7 @@ def evaluate(
         _write(content, out)
     for name, group in GROUPS.items():
         asked, before = group.asked(settings, model, source), content["groups"].get(name, {})
-        if asked is None or (before.get("asked") == asked and "reason" not in before):
+        if asked is None or (_is_measured(before, asked, source) and "reason" not in before):
             continue
         announce(f"evaluation: {name}")
         found = _measured(group, subject)
@@ -134,7 +134,7 @@ def is_evaluated(out: Path, settings: EvaluationSettings, model: Model, data: Im
     groups = content["groups"]
     asked = {name: group.asked(settings, model, source) for name, group in GROUPS.items()}
     return all(
-        wanted is None or groups.get(name, {}).get("asked") == wanted for name, wanted in asked.items()
+        wanted is None or _is_measured(groups.get(name, {}), wanted, source) for name, wanted in asked.items()
     )
 
 
@@ -198,7 +198,14 @@ def _has_bounds(content: dict[str, Any], subject: Subject) -> bool:
     """Whether the figures of the bounds are there, with the NLL of every image, by the protocol that is asked for."""
     if not content or (subject.folder is not None and lacks_nll(subject.folder, content["figures"])):
         return False
-    return content["protocol"].items() >= asked_of_bounds(subject).items()
+    asked = asked_of_bounds(subject)
+    return {"data_hash": asked["data_hash"], **content["protocol"]}.items() >= asked.items()
+
+
+def _is_measured(group: Mapping[str, Any], asked: Mapping[str, Any], source: DataSource) -> bool:
+    """Whether a group was measured as asked, or refused, on these data; earlier versions wrote no hash of them."""
+    found = data_hash(source)
+    return group.get("asked") == asked and group.get("protocol", {}).get("data_hash", found) == found
 
 
 def _measured(group: Group, subject: Subject) -> dict[str, Any]:
@@ -211,7 +218,11 @@ def _measured(group: Group, subject: Subject) -> dict[str, Any]:
         return {"reason": str(error) if known else f"{type(error).__name__}: {error}"}
     model = {key: value for key, value in found.protocol.items() if key in OF_THE_MODEL}
     protocol = {key: value for key, value in found.protocol.items() if key not in OF_THE_MODEL}
-    where = {"split": subject.settings.split, "data": subject.data.description}
+    where = {
+        "split": subject.settings.split,
+        "data": subject.data.description,
+        "data_hash": data_hash(subject.source),
+    }
     return {
         "protocol": where | protocol,
         "model": model,

@@ -10,14 +10,18 @@ from latentflows.studies.results.records import NO_LIKELIHOOD, Parameters
 
 
 def level(protocols: Mapping[str, Sequence[dict[str, Any]]]) -> None:
-    """Fill in, in place, what makes no difference: an exact figure has no K, and earlier versions named no likelihood.
+    """Fill in, in place, what makes no difference: an exact figure has no K, and earlier versions wrote less.
 
-    The likelihood is known from other runs of the same arm alone.
+    They named no likelihood, which is known from other runs of the same arm alone, and wrote no hash of the data.
 
     Args:
         protocols: Of one figure, of the runs of each arm.
     """
-    _fill("num_importance_samples", [each for found in protocols.values() for each in found])
+    every = [each for found in protocols.values() for each in found]
+    for each in every:
+        each.setdefault("data_hash", None)
+    _fill("num_importance_samples", every)
+    _fill("data_hash", every)
     for found in protocols.values():
         _fill("likelihood", found)
 

@@ -130,6 +130,7 @@ class Protocol(Record):
     num_importance_samples: int | None
     seed: int
     data: str
+    data_hash: str | None = None
     likelihood: str | None = None
     posterior: str | None = None
     prior_density: str = "exact"
@@ -152,7 +153,7 @@ class Protocol(Record):
     @property
     def compared(self) -> dict[str, Any]:
         """The fields that must be equal for two figures to compare."""
-        fields = {"split", "num_images", "num_importance_samples", "data", "likelihood", "given"}
+        fields = {"split", "num_images", "num_importance_samples", "data", "data_hash", "likelihood", "given"}
         return self.model_dump(include=fields)
 
     @property

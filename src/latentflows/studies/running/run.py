@@ -146,7 +146,7 @@ def _check_points(configuration: RunConfiguration, available: int) -> None:
 
 def is_trained(configuration: RunConfiguration, parts: Parts, out: Path) -> bool:
     """Whether training in `out` has ended; raises where its checkpoint is damaged or does not fit."""
-    key = identity(parts.stages, configuration.seed, len(parts.data.train))
+    key = identity(parts.stages, configuration.seed, parts.data.train)
     saved = Record(out, key, lengths(parts.stages)).load()
     return saved is not None and saved[1].finished
 
