@@ -182,15 +182,22 @@ def test_a_cluster_that_is_gone_stops_the_study(tiny, cluster, tmp_path, monkeyp
     with pytest.raises(LatentFlowsError, match=message):
         compare(study, out, engine=RayEngine("h:1"))
     assert read_lines(out) == []  # no run failed
+
+    def get_nothing(reference, *, timeout=None):
+        raise ray.exceptions.LocalRayletDiedError
+
+    monkeypatch.setattr(ray, "get", get_nothing)
+    with RayEngine("h:1") as engine, pytest.raises(LatentFlowsError, match=message):
+        engine.check(out)
     assert compare(study, out, engine=FakePool(), resume=True).done == 4
 
 
 def look_at_another_folder(folder, token, node):
-    return ray_room.__version__, False
+    return ray_room._code(), False
 
 
-def look_with_another_version(folder, token, node):
-    return "0.0.0", True
+def look_with_other_code(folder, token, node):
+    return f"{ray_room.__version__} (code 0123)", True
 
 
 def look_without_the_package(folder, token, node):
@@ -201,7 +208,7 @@ def look_without_the_package(folder, token, node):
     ("look", "message"),
     [
         (look_at_another_folder, "it does not share .* Put the study on a file system"),
-        (look_with_another_version, "it has latentflows 0.0.0; this is .* Install the same version"),
+        (look_with_other_code, r"it has latentflows .* \(code 0123\); this is .* Install the same on both"),
         (look_without_the_package, "it cannot run this package .*No module named 'latentflows'"),
     ],
 )

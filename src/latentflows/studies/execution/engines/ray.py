@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from latentflows._version import __version__
 from latentflows.core.errors import ConfigurationError, LatentFlowsError
+from latentflows.core.files import source_hash
 from latentflows.studies.execution.engines.base import Engine, Event, Stop, Task, never
 from latentflows.studies.running.failures import reason_of
 
@@ -28,7 +29,7 @@ _DATA = "LATENTFLOWS_DATA"
 class RayEngine(Engine):
     """Jobs as Ray tasks, a bounded number in flight.
 
-    Every machine needs this package in the same version, and the study folder (and the data) at the same path. A job
+    Every machine needs this package with the same code, and the study folder (and the data) at the same path. A job
     whose process or machine dies is given to another one up to three times.
 
     Memory: 1.2 GiB for Ray itself where it is started here, and about 500 MiB a process.
@@ -134,16 +135,18 @@ class RayEngine(Engine):
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         task = ray.remote(_look).options(num_cpus=0, max_retries=1, scheduling_strategy=strategy)
         try:
-            version, read = ray.get(task.remote(str(folder), token, node), timeout=_TIMEOUT)
+            code, read = ray.get(task.remote(str(folder), token, node), timeout=_TIMEOUT)
         except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
             return ""  # it has left the cluster meanwhile
+        except ray.exceptions.LocalRayletDiedError:
+            raise LatentFlowsError(self.gone()) from None
         except ray.exceptions.RayError as error:
             return (
                 f"it cannot run this package ({type(error).__name__}: {_last_line(error)}). Install latentflows "
                 f"{__version__} there, in the environment that Ray runs in."
             )
-        if version != __version__:
-            return f"it has latentflows {version}; this is {__version__}. Install the same version."
+        if code != _code():
+            return f"it has latentflows {code}; this is {_code()}. Install the same on both."
         if not (read and (folder / f".probe-{token}-{node}").exists()):
             return f"it does not share {folder}. Put the study on a file system that all machines mount at one path."
         return ""
@@ -311,14 +314,19 @@ def _serve(task: Task, job: Any, key: tuple[int, int], board: Any, surroundings:
 
 
 def _look(folder: str, token: str, node: str) -> tuple[str, bool]:
-    """Read the probe on another machine and leave an answer beside it; return the version there."""
+    """Read the probe on another machine and leave an answer beside it; return the code there."""
     probe = Path(folder) / f".probe-{token}"
     try:
         read = probe.read_text() == token
         probe.with_name(f"{probe.name}-{node}").write_text(socket.gethostname())
     except OSError:
         read = False
-    return __version__, read
+    return _code(), read
+
+
+def _code() -> str:
+    """Name the version of this package and the state of its code, which may differ within one version."""
+    return f"{__version__} (code {source_hash()})"
 
 
 def _surroundings(threads: int) -> dict[str, Any]:
