@@ -1,5 +1,6 @@
 """The page of a study: every arm, run and difference, budgets, and honesty where something is missing or differs."""
 
+import csv
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import pytest
 from latentflows.reporting import write_comparison_report, write_run_report
 from latentflows.reporting.base import resume_command
 from latentflows.reporting.comparison_page import study_drawings
+from latentflows.reporting.export import export_study
 from latentflows.reporting.published import published_rows
 from latentflows.reporting.table import table_of
 from latentflows.studies.execution.locks import locked
@@ -172,6 +174,7 @@ def _edit_study(folder, like):
 
 
 def test_seconds_are_those_that_were_taken(fake, tmp_path):
+    """An estimate of the plan is not what was held: not in a verdict, the Budgets section, a caption or a file."""
     folder = fake.write_comparison(tmp_path / "study", gains={"none": 0.0, "flow": 2.0})
     budget = {"hold": "seconds", "target": None, "like": "none", "tolerance": 0.1}
     fake.write_plan(folder, budget=budget, none={"amount": 50}, flow={"amount": 50, "target": 50})
@@ -180,19 +183,37 @@ def test_seconds_are_those_that_were_taken(fake, tmp_path):
     )
     page = Page(write_comparison_report(folder))
     assert "does not hold the seconds of training equal (80 against 50)" in page.text
+    assert "at that of “None”, within 10%. Not held by “Flow” (+60%). Sizes were" in page.text
+    assert "None – 50 the measure" in page.text
+    assert "Flow – 80 +60.0% ✗" in page.text
+    caption, held = _exported(folder, tmp_path / "longer")
+    assert r"Not held by ``Flow'' (+60\%)." in caption
+    assert held == {"none": ("50.0", "", ""), "flow": ("80.0", "0.6000000000000001", "False")}
     fake.edit_lines(
         folder / "study.jsonl", lambda line: line | {"seconds": 2.21 + 0.125 * (line["arm"] == "flow")}
     )
-    assert (
-        "holds the seconds of training equal (2.33 against 2.21)"
-        in Page(write_comparison_report(folder)).text
-    )
+    page = Page(write_comparison_report(folder))
+    assert "holds the seconds of training equal (2.33 against 2.21)" in page.text
+    assert "Flow – 2.33 +5.7% ✓" in page.text  # of what the measure took, not of its 50 s in the plan
+    assert "Not held by" not in page.text
     stage = {"stage": "joint", "runs": 2, "together": True, "text": ""}
     fake.edit_json(folder / "runs" / "flow-seed0" / "run.json", together=[stage])
     page = Page(write_comparison_report(folder))
     assert "seconds of training equal (" not in page.text
     assert "Whether seconds are held equal is not known" in page.text
     assert "Seconds do not compare, as runs that train as one program share them" in page.text
+    assert "✓" not in page.text[page.text.index("Budgets") :].replace("(✓ within its tolerance)", "")
+    caption, held = _exported(folder, tmp_path / "shared")
+    assert "What was spent is not known of ``None'', ``Flow''." in caption
+    assert held == {"none": ("", "", ""), "flow": ("", "", "")}
+
+
+def _exported(folder, out):
+    """Return the caption of the exported table, and amount, distance and whether it is within, by arm."""
+    export_study(folder, out)
+    with (out / "budgets.csv").open(encoding="utf-8") as lines:
+        held = {row["arm"]: (row["amount"], row["off"], row["within"]) for row in csv.DictReader(lines)}
+    return (out / "table.tex").read_text(encoding="utf-8"), held
 
 
 def test_the_smallest_difference_of_interest_is_answered(fake, tmp_path):

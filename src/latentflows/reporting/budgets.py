@@ -28,9 +28,9 @@ class ArmBudget:
         label: Name to show.
         solved: Sizes that the budget decided, such as "latent_dim=12"; empty for none.
         parameters: By part, and in total.
-        amount: Of what is held equal; FLOPs of training as the runs took them.
-        off: Relative difference from what the budget asks for, of FLOPs of training from those that the measure spent;
-            None for an arm that it does not ask of.
+        amount: Of what is held equal; FLOPs and seconds of training as the runs took them.
+        off: Relative difference from what the budget asks for, of FLOPs and seconds of training from those that the
+            measure spent; None for an arm that it does not ask of, and where either is not known.
         within: Whether that is within the tolerance; None likewise.
         role: "measure" for one that others are to take as much as, "held" for those, "free" for the rest.
         stage_flops: FLOPs of one data point in a training step, by stage.
@@ -102,14 +102,14 @@ def budget_table(results: Results, table: StudyTable) -> BudgetTable:
 
 
 def _asked(results: Results, budget: HeldEqual | None) -> dict[str, float | None]:
-    """What the budget asks of every arm: FLOPs of training as its measure spent them, which may have stopped early."""
+    """What the budget asks of every arm: FLOPs and seconds of training as its measure spent them, else as planned."""
     plan = [] if results.plan is None else results.plan.arms
     asked = {arm.name: arm.target for arm in plan}
-    if budget is None or budget.hold != "training_flops" or budget.like is None:
+    if budget is None or budget.like is None:
         return asked
     for arm, measure in _measures(results, budget).items():
         if asked.get(arm) is not None:
-            asked[arm] = spent_amount(results, measure) or asked[arm]
+            asked[arm] = spent_amount(results, measure)
     return asked
 
 
@@ -165,14 +165,16 @@ def _role(arm: str, planned: PlannedArm, budget: HeldEqual | None) -> Role:
 
 
 def _exceptions(arms: Sequence[ArmBudget]) -> str:
-    """Name the arms that do not hold the budget: it was not asked of them, or they took another amount."""
+    """Name the arms that do not hold the budget, not asked or by another amount, and those of which it is not known."""
     found = [f"“{arm.label}” (not asked of it)" for arm in arms if arm.role == "free"]
     found += [
         f"“{arm.label}” ({100 * arm.off:+.0f}%)"
         for arm in arms
         if arm.off is not None and arm.within is False
     ]
-    return f" Not held by {', '.join(found)}." if found else ""
+    unknown = [f"“{arm.label}”" for arm in arms if arm.role != "free" and arm.amount is None]
+    said = f" Not held by {', '.join(found)}." if found else ""
+    return said + (f" What was spent is not known of {', '.join(unknown)}." if unknown else "")
 
 
 def _held_equal(results: Results, budget: HeldEqual | None) -> str:

@@ -155,17 +155,12 @@ def _in_words(
 
 def _spent(results: Results, arm: str, epochs: Estimate | None) -> Spent:
     runs = counted_runs(results, arm)
-    parameters, amount = _parameters(runs), spent_amount(results, arm)
-    if results.plan is not None and results.plan.budget is not None and results.plan.budget.hold == "seconds":
-        took = _over_runs(runs, lambda run: run.seconds)
-        amount = amount if took is None else took.mean
-        if results.protocol_differences("seconds"):  # of other hardware, or shared by seeds: equal to nothing
-            amount = None
+    parameters = _parameters(runs)
     return Spent(
         results.study.labels[arm],
         None if parameters is None else parameters.total,
         None if epochs is None else epochs.mean,
-        amount,
+        spent_amount(results, arm),
         _num_diverged(results, arm),
     )
 
@@ -175,18 +170,22 @@ def _num_diverged(results: Results, arm: str) -> int:
 
 
 def spent_amount(results: Results, arm: str) -> float | None:
-    """What an arm spent of what is held equal: FLOPs of training as its runs took them, else what the plan counted.
+    """What an arm spent of what is held equal: seconds and FLOPs of training as its runs took them, else as planned.
 
-    Runs that stop early take fewer FLOPs than the plan holds equal. None where neither is known.
+    Runs that stop early take less than the plan holds equal. FLOPs are those of the plan where no run counts; seconds
+    are not, as a plan has estimates of them. None for those, for seconds that do not compare (of other hardware, or
+    shared by seeds), and where there is no plan.
     """
     planned, budget = results.planned(arm), None if results.plan is None else results.plan.budget
     if planned is None:
         return None
+    runs = counted_runs(results, arm)
+    if budget is not None and budget.hold == "seconds":
+        took = _over_runs(runs, lambda run: run.seconds)
+        return None if took is None or results.protocol_differences("seconds") else took.mean
     if budget is None or budget.hold != "training_flops":
         return planned.amount
-    taken = [
-        cumulative_flops(results.files(run).epochs, planned) for run in counted_runs(results, arm).values()
-    ]
+    taken = [cumulative_flops(results.files(run).epochs, planned) for run in runs.values()]
     ends = [flops[-1] for flops in taken if flops and flops[-1] is not None]
     return math.fsum(ends) / len(ends) if ends else planned.amount
 
