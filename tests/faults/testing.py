@@ -3,6 +3,13 @@
 from tests.faults.base import Fault
 
 FAULTS: dict[str, list[Fault]] = {
+    "testing/check.py": [
+        (
+            "check: what has one direction is never initialized",
+            "Property(state.initialization)",
+            "Property(state.initialization, _both)",
+        ),
+    ],
     "testing/density.py": [
         (
             "check: the Jacobian is not compared",
@@ -35,6 +42,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "testing/interface.py": [
+        ("check: a point has one sample", "        if context is None:\n", "        if False:\n"),
         ("check: calls are not counted", "module.register_forward_hook(lambda *_: calls.append(1))", "pass"),
         (
             "check: more passes than needed may be declared",
@@ -68,9 +76,15 @@ FAULTS: dict[str, list[Fault]] = {
         ("check: loaded into a copy", "other = subject.build(0.5, draw=draw)", "other = subject.build(0.5)"),
         (
             "check: initialized once is not checked after load",
-            'set_once, "after load and another `initialize`")',
-            '_tensors(other), "after load and another `initialize`")',
+            "_expect_equal_tensors(_tensors(other), set_once, when)",
+            "_expect_equal_tensors(_tensors(other), _tensors(other), when)",
         ),
+        (
+            "check: noise never initializes",
+            "bijection.initialize(value, context, direction=direction)",
+            "bijection.initialize(value, context)",
+        ),
+        ("check: a layer may wait on", "expect(not waiting,", "expect(True,"),
         (
             "check: evaluation may change state",
             '_tensors(bijection), before, f"after use',

@@ -29,6 +29,16 @@ PLANTED = {
         "after load and another `initialize`: expected parameters",
     ),
     "actnorm_starts_in_evaluation": Planted(wrong.EagerNormalizing, ("purity",), "but shift, done changed"),
+    "posterior_forgets_after_load": Planted(
+        wrong.ForgetfulPosterior,
+        ("initialization",),
+        "forward after load and another `initialize`: expected parameters",
+    ),
+    "starts_one_way_only": Planted(
+        lambda: wrong.NormalizingOneWay(3),
+        ("initialization",),
+        "forward: expected `initialize` to set every layer; ['NormalizingOneWay'] still wait",
+    ),
     "narrow_made": Planted(
         lambda: MADE(width=3),
         ("dependencies",),
@@ -94,6 +104,12 @@ PLANTED = {
         wrong.Counted, ("shapes",), "raised RuntimeError: cannot reshape tensor of 0 elements"
     ),
     "mean_of_the_batch": Planted(wrong.Mixing, ("rows",), "within a batch, against that row alone"),
+    "sample_before": Planted(
+        wrong.MixingSamples, ("rows",), "within 2 samples of 5 points, against that row alone: value"
+    ),
+    "average_of_samples": Planted(
+        wrong.AverageOfSamples, ("rows",), "within 2 samples of 5 points, against that row alone: log-det"
+    ),
     "deaf": Planted(wrong.Deaf, ("context", "gradients"), "with another context, got changes"),
     "not_the_identity": Planted(
         wrong.Displaced, ("identity",), "against the identity: expected", {"identity_at_start": True}

@@ -105,10 +105,11 @@ class Normalizing(Bijection):
     @torch.no_grad()
     def initialize(self, value, context=None, *, direction="inverse", lengths=None):
         if not self.done:
-            self.shift.copy_(value.mean(0))
-            self.log_scale.copy_(value.std(0).log())
+            mean, log_scale = value.mean(0), value.std(0).log()
+            self.log_scale.copy_(log_scale if direction == "inverse" else -log_scale)
+            self.shift.copy_(mean if direction == "inverse" else -mean * (-log_scale).exp())
             self._remember(True)
-        return self.inverse(value)[0]
+        return (self.inverse if direction == "inverse" else self)(value)[0]
 
     def _forward(self, u, context):
         return u * self.log_scale.exp() + self.shift, self.log_scale.sum()

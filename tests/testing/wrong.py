@@ -7,7 +7,8 @@ norm, a flag that is not saved, a masked network that is too narrow, sums in hal
 import torch
 from torch import nn
 
-from latentflows.bijections import InverseAutoregressive
+from latentflows.bijections import ActNorm, InverseAutoregressive
+from latentflows.bijections.base import DataDependent
 from latentflows.core.errors import ShapeError
 from tests.testing.right import MADE, Halves, Normalizing, OneWay, Radial, Sequences, Sylvester
 
@@ -48,6 +49,35 @@ class EagerNormalizing(Normalizing):
             self._remember(True)
             self.shift.data.copy_(x.mean((0, 1)))
         return super()._inverse(x, context)
+
+
+class ForgetfulPosterior(DataDependent):
+    """It has no inverse, and its flag is no buffer, so that one that was loaded starts from data again."""
+
+    def __init__(self, dim=3):
+        super().__init__(dim, passes=(0, None))
+        self.log_scale, self.shift = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
+        del self.initialized
+        self.initialized = torch.tensor(False)
+
+    def _measure(self, value, valid, *, forward):
+        self.log_scale.copy_(-value.std((0, 1)).log())
+        self.shift.copy_(-value.mean((0, 1)) * self.log_scale.exp())
+
+    def _forward(self, u, context):
+        self._start(u, None, forward=True)
+        return u * self.log_scale.exp() + self.shift, self.log_scale.sum()
+
+    def _inverse(self, x, context):
+        raise NotImplementedError
+
+
+class NormalizingOneWay(ActNorm):
+    """Noise that passes forward does not start it."""
+
+    def _start(self, value, valid, *, forward):
+        if not forward:
+            super()._start(value, valid, forward=forward)
 
 
 class PartlyDeaf(MADE):
@@ -297,6 +327,21 @@ class Mixing(Halves):
 
     def _forward(self, u, context):
         return super()._forward(u - u.mean((0, 1)), context)
+
+
+class MixingSamples(Halves):
+    """The network reads the sample before, which shows only where a point has more than one."""
+
+    def _coefficients(self, value, context):
+        return super()._coefficients(value.roll(1, 0), context)
+
+
+class AverageOfSamples(Halves):
+    """The log-determinant is averaged over the samples of a point."""
+
+    def _forward(self, u, context):
+        x, log_det = super()._forward(u, context)
+        return x, log_det.mean(0, keepdim=True)
 
 
 class Deaf(Halves):

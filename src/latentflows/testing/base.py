@@ -12,12 +12,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from latentflows.bijections import Bijection
+from latentflows.bijections import Bijection, Chain, Elementwise
 from latentflows.core.errors import ConfigurationError
 from latentflows.core.noise import stream
 from latentflows.core.precision import check_positive
 from latentflows.core.shapes import Shape
 from latentflows.networks.base import check_sizes
+from latentflows.transforms import Additive
 
 Direction = Literal["forward", "inverse"]
 Support = tuple[float, float]
@@ -144,6 +145,15 @@ class Subject:
         if self.context_shape is None:
             return None
         return torch.randn(*batch, *self.context_shape, dtype=dtype, device=self.device)
+
+    def beside_a_context(self, bijection: Bijection, points: int) -> tuple[Bijection, Tensor]:
+        """Put one that takes no context beside an identity that does; return the chain, and contexts for its points.
+
+        Alone it meets every batch as (1, K * B); beside a layer with a context it meets (K, B), as in many a flow.
+        """
+        like = torch.zeros((), dtype=torch.float64, device=self.device)
+        identity = Elementwise(self.event_shape, Additive(), context_shape=1).to(like)
+        return Chain([bijection, identity]), like.new_zeros(points, 1)
 
     def values(
         self,

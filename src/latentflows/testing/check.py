@@ -108,7 +108,7 @@ PROPERTIES: dict[str, Property] = {
     "purity": Property(state.purity),
     "copies": Property(state.copies),
     "saving": Property(state.saving),
-    "initialization": Property(state.initialization, _both),
+    "initialization": Property(state.initialization),
     "dtypes": Property(precision.dtypes),
     "autocast": Property(precision.autocast),
     "device": Property(precision.device),

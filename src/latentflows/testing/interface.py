@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -33,22 +34,21 @@ def shapes(subject: Subject) -> None:
 
 
 def rows(subject: Subject) -> None:
-    """A batch is mapped as each of its rows alone."""
+    """A batch, also one of several samples of each point, is mapped as each of its rows alone."""
     bijection = subject.build()
     for direction in subject.directions:
         context = subject.context(5)
         value = subject.values(bijection, direction, 2, 5, context=context)
-        out, log_det = run(bijection, direction, value, context)
-        for k in range(2):
-            for b in range(5):
-                one, one_log_det = run(
-                    bijection, direction, value[k, b], None if context is None else context[b]
-                )
-                where = f"{direction} of row {(k, b)} within a batch, against that row alone"
-                expect_close(out[k, b], one, subject.settings.tolerance, f"{where}: value")
-                expect_close(
-                    log_det[k, b], one_log_det, subject.settings.tolerance, f"{where}: log-determinant"
-                )
+        together = {"a batch": run(bijection, direction, value, context)}
+        if context is None:
+            beside, contexts = subject.beside_a_context(bijection, 5)
+            together["2 samples of 5 points"] = run(beside, direction, value, contexts)
+        for k, b in itertools.product(range(2), range(5)):
+            alone = run(bijection, direction, value[k, b], None if context is None else context[b])
+            for what, results in together.items():
+                where = f"{direction} of row {(k, b)} within {what}, against that row alone"
+                for name, got, one in zip(RESULTS, results, alone, strict=True):
+                    expect_close(got[k, b], one, subject.settings.tolerance, f"{where}: {name}")
 
 
 def strides(subject: Subject) -> None:

@@ -8,11 +8,9 @@ import math
 import torch
 from torch import Tensor
 
-from latentflows.bijections import Bijection, Chain, Elementwise
 from latentflows.bijections.inputs import fit_frames
 from latentflows.core.shapes import Shape
 from latentflows.testing.base import RESULTS, Direction, Subject, expect, expect_close, jacobian_of, run
-from latentflows.transforms import Additive
 
 
 def padding(subject: Subject) -> None:
@@ -120,10 +118,9 @@ def _rows_of_other_lengths(subject: Subject, direction: Direction) -> None:
     alone, context = subject.build(), subject.context(3)
     value = subject.values(alone, direction, 2, 3, context=context)
     contexts = [None] * 3 if context is None else list(context)
-    together: Bijection = alone
-    if context is None:  # such a layer meets K > 1 only beside one that takes a context: here an identity
-        beside = Elementwise(subject.event_shape, Additive(), context_shape=1).to(value)
-        together, context = Chain([alone, beside]), value.new_zeros(3, 1)
+    together = alone
+    if context is None:
+        together, context = subject.beside_a_context(alone, 3)
     results = run(together, direction, value, context, lengths=lengths)
     for k, b in itertools.product(range(2), range(3)):
         expected = run(alone, direction, value[k, b], contexts[b], lengths=lengths[k, b])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from latentflows.bijections import Bijection
+from latentflows.bijections.base import waiting_layers
 from latentflows.testing.base import RESULTS, Subject, expect, expect_close, run
 
 
@@ -85,27 +86,28 @@ def _loaded(subject: Subject, bijection: Bijection, draw: int) -> Bijection:
 
 
 def initialization(subject: Subject) -> None:
-    """`initialize` returns what the batch maps to; a second call, also after save and load, changes nothing."""
-    bijection = subject.start()
-    context = subject.context(64)
-    x = 1.5 * subject.values(bijection, "inverse", 64, context=context)
-    x = x.clamp(*subject.settings.event_support)
-    u = bijection.initialize(x, context)
-    expect_close(
-        u,
-        bijection.inverse(x, context)[0],
-        subject.settings.tolerance,
-        "what `initialize` returns, against inverse",
-    )
-    set_once = _tensors(bijection)
-    again = subject.values(bijection, "inverse", 64, context=context)
-    bijection.initialize(again, context)
-    _expect_equal_tensors(_tensors(bijection), set_once, "after a second `initialize`")
-    other = _loaded(subject, bijection, draw=2)
-    for mode in (True, False):
-        other.train(mode).initialize(again, context)
-        other(subject.values(other, "forward", 4, context=subject.context(4)), subject.context(4))
-        _expect_equal_tensors(_tensors(other), set_once, "after load and another `initialize`")
+    """`initialize` sets all layers and returns what the batch maps to; again, or after a load, it changes nothing."""
+    for direction in subject.directions:
+        bijection, context = subject.start(), subject.context(64)
+        value = 1.5 * subject.values(bijection, direction, 64, context=context)
+        value = value.clamp(*subject.support_in(direction))
+        out = bijection.initialize(value, context, direction=direction)
+        waiting = sorted({type(layer).__name__ for layer in waiting_layers(bijection)})
+        what = f"{direction}: expected `initialize` to set every layer; {waiting} still wait"
+        expect(not waiting, f"{what}. Call `_start` first thing in `_forward` and in `_inverse`.")
+        expected, _ = run(bijection, direction, value, context)
+        what = f"what `initialize` returns, against {direction}"
+        expect_close(out, expected, subject.settings.tolerance, what)
+        set_once = _tensors(bijection)
+        again = subject.values(bijection, direction, 64, context=context)
+        bijection.initialize(again, context, direction=direction)
+        _expect_equal_tensors(_tensors(bijection), set_once, f"{direction} after a second `initialize`")
+        other = _loaded(subject, bijection, draw=2)
+        for mode in (True, False):
+            other.train(mode).initialize(again, context, direction=direction)
+            run(other, direction, again, context)
+            when = f"{direction} after load and another `initialize`"
+            _expect_equal_tensors(_tensors(other), set_once, when)
 
 
 def _tensors(bijection: Bijection) -> dict[str, Tensor]:
