@@ -315,6 +315,7 @@ CASES = {
     "transformer_sequence": Case(transformer((2, 3)), settings=steps(2)),
     "transformer_image": Case(transformer((1, 2, 4), patch=2), settings=steps(4)),
     "transformer_reversed": Case(transformer((2, 2), reverse=True), settings=steps(2)),
+    "transformer_jacobi": Case(transformer((2, 2), inversion="jacobi"), settings=steps(2)),
     "transformer_spline": Case(transformer((2, 2), transform=RationalQuadraticSpline(3)), settings=steps(2)),
     "transformer_inverse": Case(lambda c: Inverse(transformer(3)(c)), settings=steps(1)),
     "planar": Case(lambda c: Planar(4, context_shape=c)),

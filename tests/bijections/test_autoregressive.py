@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
 from latentflows.bijections import Inverse, InverseAutoregressive
@@ -212,6 +214,36 @@ def test_a_gradient_taken_under_autocast_is_that_of_float32():
             (u.sum() + log_det.sum()).backward()
         found.append([parameter.grad.clone() for parameter in made.parameters()])
     torch.testing.assert_close(*found)
+
+
+def pruned(layer):
+    prune.random_unstructured(layer, "weight", 0.3)
+
+
+def normalized(layer):
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        nn.utils.weight_norm(layer)
+
+
+def doubled(layer):
+    layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+@pytest.mark.parametrize("change", [pruned, normalized, doubled])
+def test_the_inverse_is_that_of_weights_that_a_call_makes_anew(change):
+    made = layer()
+    for masked in made.network.layers():
+        change(masked)
+    x = torch.randn(4, 6).double()
+    for _ in range(2):  # a second backward pass: nothing may hold on to the graph of the first
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        u, log_det = made.inverse(x)  # the first call with these parameters
+        log_det.sum().backward()
+        again, opposite = made(u.detach())
+        torch.testing.assert_close(again, x)
+        torch.testing.assert_close(opposite, -log_det)
 
 
 def test_the_gradient_is_that_of_the_weights_at_the_time_of_the_inverse():

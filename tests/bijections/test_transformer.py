@@ -8,7 +8,13 @@ from torch.distributions import Normal
 
 from latentflows.bijections import Chain, Inverse, TransformerAutoregressive
 from latentflows.core.checks import values_unchecked
-from latentflows.core.errors import CombinationError, ConfigurationError, NonFiniteError, ShapeError
+from latentflows.core.errors import (
+    CombinationError,
+    ConfigurationError,
+    DataError,
+    NonFiniteError,
+    ShapeError,
+)
 from latentflows.networks.tokens import cut
 from latentflows.transforms import Additive, RationalQuadraticSpline
 from tests.bijections.cases import randomize
@@ -211,8 +217,9 @@ def test_a_context_that_overflows_on_padding_is_not_heard(reverse):
         close(run(x, spoiled, lengths=lengths), run(x, context, lengths=lengths), 1e-12)
 
 
-def test_stacked_weights_draw_from_noise_that_they_share():
-    members = [layer((2, 4)) for _ in range(3)]
+@pytest.mark.parametrize("inversion", ["cached", "jacobi"])
+def test_stacked_weights_draw_from_noise_that_they_share(inversion):
+    members = [layer((2, 4), inversion=inversion) for _ in range(3)]
     parameters, buffers = torch.func.stack_module_state(members)
     u = torch.randn(5, 2, 4).double()
 
@@ -311,6 +318,13 @@ def test_guidance_of_weight_zero_or_towards_the_same_context_is_forward(rule, co
     assert (guided - made(u, context)[0]).abs().amax((2, 3)).min() > 1e-4
 
 
+def test_no_samples_are_guided_to_none():
+    made = layer((2, 4), context_shape=3)
+    for batch in ((0, 5), (0,)):
+        u, context = draws(made, *batch)
+        assert made.sample_guided(u, context, 0 * context, weight=1.0).shape == u.shape
+
+
 def test_guided_gaussians_match_the_closed_form():
     """Each guided token, given those before, follows p(x | c)^(1 + w) / p(x)^w as the layer has them."""
     made, weight = layer((3,), scale=0.6, context_shape=2), 1.5
@@ -349,6 +363,14 @@ def test_what_cannot_be_guided_is_refused():
         made.sample_guided(u, context, context, weight=-1.0)
     with pytest.raises(ShapeError, match=re.escape("`unconditional` must end in (3,); got shape (2,)")):
         made.sample_guided(u, context, torch.zeros(2).double(), weight=1.0)
+    with pytest.raises(ShapeError, match=re.escape("needs a context ending in (3,); got none")):
+        made.sample_guided(u, None, context, weight=1.0)
+    with pytest.raises(
+        DataError, match=re.escape("tensor ending in (3,); got a NoneType. Give what stood for")
+    ):
+        made.sample_guided(u, context, None, weight=1.0)
+    with pytest.raises(ShapeError, match=re.escape("context and unconditional must broadcast")):
+        made.sample_guided(u, context, torch.zeros(3, 3).double(), weight=1.0)
     with pytest.raises(NonFiniteError):
         made.sample_guided(u + float("nan"), context, context, weight=1.0)
 

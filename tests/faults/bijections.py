@@ -139,8 +139,13 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "inversion: fast paths under torch.func",
-            'if self.inversion == "loop" or is_traced():',
-            'if self.inversion == "loop":',
+            'if self.inversion == "loop" or is_traced() or',
+            'if self.inversion == "loop" or',
+        ),
+        (
+            "inversion: hooks of the layers are passed by",
+            "is_traced() or self.network.has_hooks():",
+            "is_traced():",
         ),
         (
             "inversion: every transform is taken for an affine one",
@@ -313,6 +318,16 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "bijections/inputs.py": [
+        (
+            "guidance: anything may stand for no context",
+            "if not isinstance(unconditional, Tensor):",
+            "if False:",
+        ),
+        (
+            "guidance: contexts that do not broadcast",
+            'broadcast_shape(*batches, "context and unconditional")',
+            "torch.broadcast_shapes(*batches)",
+        ),
         (
             "align: context rows out of step with values",
             "if suffix != rows:",
@@ -516,5 +531,17 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         ("sylvester: no layer is reversed", "return y.flip(-1) if layer % 2 else y", "return y"),
         ("sylvester: a new layer cannot learn", "torch.ones(num_layers, m)", "torch.zeros(num_layers, m)"),
+    ],
+    "bijections/transformer.py": [
+        (
+            "transformer: Jacobi iteration under torch.compile and torch.func",
+            "torch.is_grad_enabled() or is_traced():",
+            "torch.is_grad_enabled():",
+        ),
+        (
+            "guidance: a size that no samples leave open",
+            "(len(value), 2, value.shape[1])",
+            "(len(value), 2, -1)",
+        ),
     ],
 }

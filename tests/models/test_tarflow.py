@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from latentflows import Flow, StandardGaussian
-from latentflows.bijections import Chain, Inverse, Permutation, TransformerAutoregressive
-from latentflows.core.errors import CombinationError, ConfigurationError
+from latentflows.bijections import ActNorm, Chain, Inverse, Permutation, TransformerAutoregressive
+from latentflows.core.errors import CombinationError, ConfigurationError, DataError, ShapeError
 from latentflows.models.tarflow import sample_guided, tarflow
 from latentflows.transforms import Additive
 from tests.bijections.cases import randomize
@@ -150,6 +150,34 @@ def test_guided_draws_have_no_part_of_the_padding():
     close(
         sample_guided(made, noisy, context, 0 * context, weight=1.0, lengths=lengths)[~padding], x[~padding]
     )
+
+
+def test_guidance_refuses_what_does_not_fit_and_names_it():
+    made = stack(context=3)
+    u, context, none = torch.zeros(4, 2, 4).double(), torch.zeros(4, 3).double(), torch.zeros(3).double()
+    with pytest.raises(ShapeError, match=r"`Chain` needs a context ending in \(3,\); got none"):
+        sample_guided(made, u, None, none, weight=1.0)
+    with pytest.raises(DataError, match=r"`unconditional` must be a tensor ending in \(3,\); got a NoneType"):
+        sample_guided(made, u, context, None, weight=1.0)
+    with pytest.raises(
+        ShapeError, match=r"context and unconditional must broadcast .*; got \(4,\) and \(2,\)"
+    ):
+        sample_guided(made, u, context, torch.zeros(2, 3).double(), weight=1.0)
+    with pytest.raises(
+        ShapeError, match=r"`lengths` must be integers of the batch shape \(4,\).* got a list"
+    ):
+        sample_guided(made, u, context, none, weight=1.0, lengths=[1, 2, 3, 4])
+    with pytest.raises(ShapeError, match=r"`lengths` must lie in 0 ... 4, .*; got 1 to 5"):
+        sample_guided(made, u, context, none, weight=1.0, lengths=torch.tensor([1, 2, 3, 5]))
+    assert sample_guided(made, u[None, :0], context[:0], none, weight=1.0).shape == (1, 0, 2, 4)
+
+
+def test_one_noise_is_guided_by_many_contexts_and_lengths():
+    made = Chain([ActNorm((2, 4)).double(), stack(context=3)])  # the first layer hears no context
+    u, context, none = torch.randn(2, 4).double(), torch.randn(4, 3).double(), torch.zeros(3).double()
+    lengths = torch.tensor([4, 3, 2, 0])
+    x = sample_guided(made, u, context, none, weight=1.0, lengths=lengths)
+    close(x, sample_guided(made, u.expand(4, 2, 4), context, none, weight=1.0, lengths=lengths))
 
 
 def test_two_stacks_of_one_seed_are_equal():

@@ -39,7 +39,8 @@ class InverseAutoregressive(Bijection):
     - "auto": Jacobi where steps are bound by the calls they take (few rows on a CPU, a GPU), else incremental.
 
     The first two keep u alone for the gradient, which solves one triangular system in a sweep over the variables, at
-    the price of three passes. Under `torch.compile`, `torch.func` and forward-mode differentiation the loop runs.
+    the price of three passes. Under `torch.compile`, `torch.func` and forward-mode differentiation the loop runs, and
+    where a masked layer has forward hooks, as those of `torch.nn.utils.prune`.
 
     Args:
         event_shape: Shape of one event; it is flattened into D variables.
@@ -133,7 +134,7 @@ class InverseAutoregressive(Bijection):
         order = self.network.order
         flat = flat if order is None else flat[:, order]
         with full_precision(x):
-            if self.inversion == "loop" or is_traced():
+            if self.inversion == "loop" or is_traced() or self.network.has_hooks():
                 u, log_det = self._one_by_one(flat, features)
             else:
                 with torch.inference_mode(not torch.is_grad_enabled()):

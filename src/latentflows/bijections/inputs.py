@@ -41,6 +41,27 @@ def checked(
     return value, context, batch
 
 
+def both_contexts(
+    owner: str, context: Tensor, unconditional: Tensor, shape: Shape | None
+) -> tuple[Tensor, Tensor]:
+    """Return the context and the one that stands for none with the batch axes of both.
+
+    Raises:
+        ShapeError: if one is missing or not of the declared shape, or batch axes do not broadcast.
+        DataError: for what is no tensor.
+    """
+    check_context(context, shape, owner)
+    assert shape is not None
+    if not isinstance(unconditional, Tensor):
+        raise DataError(
+            f"`unconditional` must be a tensor ending in {shape}; got a {type(unconditional).__name__}. Give what "
+            "stood for no context in training, such as the mean of all label embeddings."
+        )
+    batches = batch_shape(context, shape, "context"), batch_shape(unconditional, shape, "unconditional")
+    batch = broadcast_shape(*batches, "context and unconditional")
+    return context.expand(*batch, *shape), unconditional.expand(*batch, *shape)
+
+
 def align(
     value: Tensor, value_shape: Shape, context: Tensor | None, context_shape: Shape | None
 ) -> tuple[Tensor, Tensor | None, Shape]:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from latentflows.bijections.base import Bijection
-from latentflows.bijections.inputs import checked, fit_frames, other_type
+from latentflows.bijections.inputs import both_contexts, checked, fit_frames, other_type
 from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.core.precision import check_positive, full_precision
-from latentflows.core.shapes import Shape, as_shape, batch_shape, size
+from latentflows.core.shapes import Shape, as_shape, size
+from latentflows.core.tracing import is_traced
 from latentflows.networks.base import check_sizes
 from latentflows.networks.tokens import cut, join, num_tokens
 from latentflows.networks.transformer import CausalTransformer
@@ -73,7 +74,8 @@ class TransformerAutoregressive(Bijection):
       get there are solved by the cached loop. Fewer launches, more FLOPs; see `jacobi`.
 
     Where gradients are recorded, forward is an ordinary cached loop whose graph keeps a copy of the cache per step,
-    2 L T^2 W numbers per row ("jacobi" takes the same loop); call it under `torch.no_grad()` to sample only.
+    2 L T^2 W numbers per row; call it under `torch.no_grad()` to sample only. With gradients, and under
+    `torch.compile`, `torch.func` and forward-mode differentiation, "jacobi" takes the cached loop.
 
     Padded sequences (`lengths`): a token that holds any padding stays as it is and adds nothing to the
     log-determinant. A reversed layer reverses the valid tokens only, so padding stays behind them and causal attention
@@ -167,7 +169,7 @@ class TransformerAutoregressive(Bijection):
         with full_precision(u):
             if self.inversion == "loop":
                 x, log_derivative = self._loop(tokens, piece)
-            elif self.inversion == "cached" or torch.is_grad_enabled():
+            elif self.inversion == "cached" or torch.is_grad_enabled() or is_traced():
                 x, log_derivative = self._stepwise(tokens, piece)
             else:
                 x, log_derivative, *_ = self._jacobi(tokens, piece, keep, None, MAX_PASSES)
@@ -258,8 +260,8 @@ class TransformerAutoregressive(Bijection):
         Raises:
             CombinationError: without a context, or for a map that is neither affine nor additive.
             ConfigurationError: for a negative weight or an unknown rule.
-            ShapeError: if a shape is not the declared one.
-            NonFiniteError: if a value is NaN or infinite.
+            ShapeError: if a shape is not the declared one, or batch axes do not broadcast.
+            DataError: for what is no tensor; a NonFiniteError if a value is NaN or infinite.
         """
         shape = self.context_shape
         if shape is None or type(self.transform) not in (Affine, Additive):
@@ -268,9 +270,7 @@ class TransformerAutoregressive(Bijection):
                 f"{shape} and {type(self.transform).__name__}."
             )
         check_guidance(weight, rule)
-        batch_shape(context, shape, "context")
-        batch_shape(unconditional, shape, "unconditional")
-        pair = torch.cat(torch.broadcast_tensors(context, unconditional), -len(shape))
+        pair = torch.cat(both_contexts(type(self).__name__, context, unconditional, shape), -len(shape))
         value, pair, valid, batch = self._aligned(u, pair, (2 * shape[0], *shape[1:]), lengths)
         assert pair is not None
         twice = None if valid is None else torch.cat([valid, valid], 1)
@@ -281,7 +281,8 @@ class TransformerAutoregressive(Bijection):
         def move(u_token: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
             shift, log_scale = self.transform.forward(torch.zeros_like(u_token), raw)
             shifts, log_scales, noises = (
-                v.expand_as(u_token).unflatten(0, (len(value), 2, -1)) for v in (shift, log_scale, u_token)
+                v.expand_as(u_token).unflatten(0, (len(value), 2, value.shape[1]))
+                for v in (shift, log_scale, u_token)
             )
             shift, log_scale = guided(
                 shifts[:, 0], shifts[:, 1], log_scales[:, 0], log_scales[:, 1], weight, rule

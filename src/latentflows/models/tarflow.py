@@ -16,6 +16,7 @@ from latentflows.bijections import (
     Permutation,
     TransformerAutoregressive,
 )
+from latentflows.bijections.inputs import both_contexts, checked
 from latentflows.bijections.multiscale import Squeeze
 from latentflows.core.errors import CombinationError, ConfigurationError
 from latentflows.core.shapes import Shape, as_shape
@@ -143,14 +144,20 @@ def sample_guided(
         CombinationError: if no layer can be guided, or one that can stands where it cannot be reached, as in an
             `Inverse`.
         ConfigurationError: for a negative weight, or an unknown rule or choice of blocks.
-        ShapeError: if a shape is not the declared one.
+        ShapeError: if a shape is not the declared one, batch axes do not broadcast, or `lengths` do not fit.
+        DataError: for what is no tensor.
     """
     check_guidance(weight, rule)
     _check_blocks("blocks", blocks)
     members = _flat(bijection)
     able = _able(bijection, members)
     guided = able if blocks == "all" else able[:1]
-    value, frames = u, bijection.event_shape[-1]
+    name, frames = type(bijection).__name__, bijection.event_shape[-1]
+    context, unconditional = both_contexts(name, context, unconditional, bijection.context_shape)
+    value, _, batch = checked(name, u, bijection.base_shape, context, bijection.context_shape)
+    if lengths is not None:  # a member would speak of its own frames
+        bijection._valid(lengths, value, batch)
+    value = value.reshape(*batch, *bijection.base_shape)
     for member in members:
         left = (
             None if lengths is None else lengths * member.event_shape[-1] // frames

@@ -102,6 +102,13 @@ class MaskedMLP(nn.Module):
         """Return the masked layers from the first to the last."""
         return [self.first, *(layer for layer in self.rest if isinstance(layer, MaskedLinear))]
 
+    def has_hooks(self) -> bool:
+        """Return whether a call of a masked layer may do more than its weights say.
+
+        `torch.nn.utils.prune` and the old `weight_norm` make the weight anew in such a hook, at every call.
+        """
+        return any(layer._forward_pre_hooks or layer._forward_hooks for layer in self.layers())
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         features = self.first(x)
         if self.context is not None and context is not None:
@@ -110,6 +117,8 @@ class MaskedMLP(nn.Module):
 
     def sorted_tensors(self, context: Tensor | None, rows: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return masked weights and biases with the variables in their order, for code that solves by degree.
+
+        Where `has_hooks`, they are not what a call computes with.
 
         Shape:
             context: (B, context) with rows = K * B; weights: (W, dim), (W, W) ..., (dim, outputs, W);
