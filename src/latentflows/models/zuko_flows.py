@@ -42,7 +42,8 @@ def cnf(
     """Continuous flow: an ODE with a free-form velocity, solved adaptively. Both directions cost the same.
 
     Each takes as many passes as the tolerance asks for (60 to 90 for a new flow), and more as training goes on. The
-    solver steps for the whole batch at once, so a row's result changes within the tolerance with the rows beside it.
+    solver steps for the whole batch at once, so a row's result changes with the rows beside it: by about 1e-4, and 1e-3
+    nats, at these tolerances, which bound the error of one step.
 
     Args:
         dim: Number of variables.
