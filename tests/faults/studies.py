@@ -290,6 +290,21 @@ FAULTS: dict[str, list[Fault]] = {
             "    torch.set_num_threads(before)",
         ),
         (
+            "budget: each length is timed anew",
+            "        if key not in self._step_seconds:",
+            "        if True:",
+        ),
+        (
+            "budget: steps of other sizes take as long",
+            'exclude={"training": _LENGTHS}',
+            'exclude={"training"}',
+        ),
+        (
+            "budget: the machine's other work is timed too",
+            '    clock = clock_of("cuda" if on_gpu(options.accelerator) else "cpu")',
+            '    clock = clock_of("cuda")',
+        ),
+        (
             "budget: decoder and prior leave the decoder out",
             'parts = ("prior",) if hold == "prior" else ("prior", "likelihood")',
             'parts = ("prior",)',
@@ -380,6 +395,11 @@ FAULTS: dict[str, list[Fault]] = {
             "budget: of a key that changes nothing any value is right",
             "    if len(sizes.known()) == 1 and not sizes.limit:",
             "    if False:",
+        ),
+        (
+            "budget: timings that vary speak for every value",
+            '    timed = budget.hold == "seconds"',
+            "    timed = False",
         ),
         (
             "budget: the first size that is tried is taken",

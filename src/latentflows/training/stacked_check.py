@@ -128,13 +128,18 @@ def lone_step(session: Session, ask: Ask) -> Callable[[], None]:
     return step
 
 
-def fastest(device: torch.device, *works: Callable[[], object]) -> list[float]:
-    """Time works in turns, so that a slow moment falls on all; seconds of each one's best, the first left out.
+def clock_of(device_type: str) -> Callable[[], float]:
+    """Return the clock that times work on a device, in seconds.
 
-    On a CPU with one thread processor time is taken, to which the machine's other processes do less.
+    On a CPU with one thread it is that of processor time, to which the machine's other processes do less.
     """
-    lone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if lone else time.perf_counter
+    lone = device_type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if lone else time.perf_counter
+
+
+def fastest(device: torch.device, *works: Callable[[], object]) -> list[float]:
+    """Time works in turns, so that a slow moment falls on all; seconds of each one's best, the first left out."""
+    clock = clock_of(device.type)
     seconds = [math.inf] * len(works)
     started = time.perf_counter()
     for number in range(_ROUNDS + 1):

@@ -1,6 +1,8 @@
 """Sizes settled before training: counts against the built model, budgets met or refused, every fault at once."""
 
 import json
+import time
+from itertools import cycle
 
 import pytest
 import torch
@@ -259,6 +261,67 @@ def test_seconds_are_measured_and_held(monkeypatch):
     base = {"base": BASE | {"training": {"epochs": 30, "batch_size": 50}}}
     planned = plan(study(arms, {"hold": "seconds", "like": "flow", "solve": "training.epochs"}, **base))
     assert planned.arms[1].solved["training.epochs"] in range(58, 66)  # half as many steps an epoch
+
+
+def test_a_length_is_multiplied_not_timed_again(monkeypatch):
+    """Or what else the machine does would choose among lengths: timings of one arm differ twofold here."""
+    timings, timed = cycle([1e-3, 2e-3, 1.4e-3, 0.9e-3]), []
+
+    def seconds_per_step(_model, stage, _data, configuration):
+        timed.append((configuration.prior.kind, configuration.training.batch_size, stage.name))
+        return next(timings)
+
+    monkeypatch.setattr(budget_room, "_seconds_per_step", seconds_per_step)
+    two = [*FLOW["overrides"], "training.plan=two_stage", "training.epochs=20"]
+    arms = [
+        FLOW,
+        {"name": "none", "solve": "training.epochs"},
+        {"name": "two", "solve": "training.prior_epochs", "overrides": two},
+    ]
+    base = {"base": BASE | {"training": {"epochs": 60, "batch_size": 50}}}
+    planned = plan(study(arms, {"hold": "seconds", "like": "flow", "tolerance": 0.02}, **base))
+    assert timed == [("real_nvp", 50, "joint"), ("standard", 50, "joint")] + [
+        ("real_nvp", 50, stage) for stage in ("vae", "prior")
+    ]
+    flow, none, two = planned.arms
+    steps = flow.amount / 60 / 1e-3
+    assert none.amount == pytest.approx(none.solved["training.epochs"] * steps * 2e-3)
+    assert two.amount == pytest.approx(steps * (20 * 1.4e-3 + two.solved["training.prior_epochs"] * 0.9e-3))
+    workshop = Workshop()
+    for size in (50, 25):  # what else is solved for changes the steps
+        workshop.seconds(
+            planned.study.configuration(planned.study.arms[1], 0, [f"training.batch_size={size}"])
+        )
+    assert timed[-2:] == [("standard", 50, "joint"), ("standard", 25, "joint")]
+
+
+def test_of_timings_that_vary_no_value_is_said_to_miss():
+    class Disturbed(Workshop):
+        def amount(self, configuration, hold):
+            found = {192: 2.85, 199: 2.84}.get(configuration, 0.0141 * configuration)
+            return found if configuration < 200 else 1.4 * found
+
+    def error_of(hold):
+        budget = Budget(hold=hold, target=3.25, tolerance=0.1)
+        with pytest.raises(ConfigurationError) as error:
+            solve(lambda size: size, "network.width", budget, 3.25, Disturbed())
+        return str(error.value)
+
+    timings = "no timing of `network.width` meets 3.25 s within 10%: 192 gives 2.85 s, 199 gives 2.84 s."
+    assert f"{timings} Timings vary where the machine has other work: plan on a quiet one." in error_of(
+        "seconds"
+    )
+    assert "no value of `network.width` meets" in error_of("model")
+    assert "imings" not in error_of("model")
+
+
+def test_the_work_of_others_is_not_timed_on_one_thread(monkeypatch):
+    monkeypatch.setattr(budget_room, "fit", lambda *_, **__: time.sleep(0.02))
+    one = study([FLOW], None, base=BASE | {"training": BASE["training"] | {"accelerator": "cpu"}})
+    configuration = one.configuration(one.arms[0], 0)
+    waited = 2 * 0.02  # two epochs, of one round each here, as they have fewer steps than are timed
+    assert Workshop(threads=1).seconds(configuration) < waited / 4
+    assert Workshop(threads=2).seconds(configuration) >= waited
 
 
 def test_a_step_is_timed_for_real():

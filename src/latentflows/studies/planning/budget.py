@@ -2,13 +2,12 @@
 
 Parameters are counted in the built model. FLOPs are those of the matrix products and convolutions of one training
 step, forward and backward, as PyTorch's own counter sees them: a multiplication and an addition are two, and
-elementwise work is not in them. Seconds are measured.
+elementwise work is not in them. Seconds are those of steps that are timed.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,11 +30,14 @@ from latentflows.studies.building.build import build_data, build_options
 from latentflows.studies.running.run import Parts, prepare
 from latentflows.studies.settings.configuration import RunConfiguration
 from latentflows.training import Stage, fit
+from latentflows.training.parallel import on_gpu
+from latentflows.training.stacked_check import clock_of
 
 _TURNS = 840  # steps over which the turns of an objective are averaged; a multiple of every cycle up to 8
 _DRAWN = 64  # draws whose FLOPs are counted together; some priors have work that all draws share
 _TIMED_STEPS = 30
 _TIMED_ROUNDS = 3
+_LENGTHS = {"epochs", "prior_epochs", "joint_epochs"}  # settings of training that no step depends on
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Workshop:
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
         self._data: dict[str, ImageData] = {}
+        self._step_seconds: dict[str, list[float]] = {}  # of every stage, by all but the lengths
 
     def data(self, configuration: RunConfiguration) -> ImageData:
         """Return the data of a configuration.
@@ -120,14 +123,21 @@ class Workshop:
         return held_parameters(self.built(configuration).model.num_parameters(), hold)
 
     def seconds(self, configuration: RunConfiguration) -> float:
-        """Measure the seconds of training at its full length, without validation: steps of each stage are timed."""
+        """Measure the seconds of training at its full length, without validation: steps of each stage are timed.
+
+        Once for configurations that differ in lengths alone: their seconds are multiples of the same timing.
+        """
         data, model, stages = self.built(configuration)
-        total = 0.0
-        with _threads(self.threads):
-            for stage in stages:
-                steps = _steps_per_epoch(stage, len(data.train))
-                total += _seconds_per_step(model, stage, data, configuration) * steps * stage.max_epochs
-        return total
+        key = configuration.model_dump_json(exclude={"training": _LENGTHS})
+        if key not in self._step_seconds:
+            with _threads(self.threads):
+                self._step_seconds[key] = [
+                    _seconds_per_step(model, stage, data, configuration) for stage in stages
+                ]
+        return sum(
+            seconds * _steps_per_epoch(stage, len(data.train)) * stage.max_epochs
+            for seconds, stage in zip(self._step_seconds[key], stages, strict=True)
+        )
 
 
 @contextmanager
@@ -298,11 +308,12 @@ def _seconds_per_step(model: Model, stage: Stage, data: ImageData, configuration
     steps = min(_TIMED_STEPS, _steps_per_epoch(stage, len(data.train)))
     timed = replace(stage, max_steps=steps, max_epochs=1, patience=None)
     options = replace(build_options(configuration), diagnose=0)
+    clock = clock_of("cuda" if on_gpu(options.accelerator) else "cpu")
     rounds = []
     for _ in range(_TIMED_ROUNDS + 1):
-        start = time.perf_counter()
+        start = clock()
         fit(model, [timed], data.train, options=options, seed=configuration.seed)
-        rounds.append((time.perf_counter() - start) / steps)
+        rounds.append((clock() - start) / steps)
     return statistics.median(rounds[1:])
 
 

@@ -110,7 +110,8 @@ def plan(study: Study, settled: Mapping[str, Settled] | None = None, *, threads:
     """Settle the sizes of a study's arms, and count what they cost; every arm is built once, nothing is trained.
 
     Cost: a build, a step of a few data points and a draw for each arm, and about 2 log2(n) builds where a size n is
-    solved for; a budget of seconds times a hundred steps for each of those.
+    solved for; a budget of seconds times a hundred steps of each stage for each of those that differ in more than
+    lengths.
 
     Args:
         study: What to plan.

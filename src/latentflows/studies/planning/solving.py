@@ -191,14 +191,20 @@ def solve(
 
 
 def _unmet(key: str, budget: Budget, target: float, sizes: _Sizes) -> str:
-    """Say that no size meets the target, which come nearest, and why no larger one was tried."""
+    """Say that no size meets the target, which come nearest, and why no larger one was tried.
+
+    Of seconds it is said of the timings alone: another value, or the same one timed again, may meet the target.
+    """
     built = sizes.known()
     near = sorted(built, key=lambda size: (abs(built[size] - target), -built[size]))[:2]
     found = ", ".join(f"{size} gives {shown_amount(built[size], budget.hold)}" for size in sorted(near))
     larger = f" No larger one was tried: {sizes.limit}." if sizes.limit else ""
+    timed = budget.hold == "seconds"
+    varies = " Timings vary where the machine has other work: plan on a quiet one." if timed else ""
     return (
-        f"no value of `{key}` meets {shown_amount(target, budget.hold)} within {100 * budget.within:.3g}%: "
-        f"{found}.{larger} Solve for another key, change a fixed size, or raise `budget.tolerance`."
+        f"no {'timing' if timed else 'value'} of `{key}` meets {shown_amount(target, budget.hold)} within "
+        f"{100 * budget.within:.3g}%: {found}.{larger}{varies} Solve for another key, change a fixed size, or raise "
+        "`budget.tolerance`."
     )
 
 
