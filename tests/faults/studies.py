@@ -647,6 +647,11 @@ FAULTS: dict[str, list[Fault]] = {
         ("settings: Gaussians of classes learn from their draws", "return not labels", "return True"),
     ],
     "studies/statistics/differences.py": [
+        (
+            "power: a smallest difference of any sign",
+            "if smallest_difference is not None and not 0 < smallest_difference < math.inf:",
+            "if False:",
+        ),
         ("interaction: rounding passes for one", "if abs(total) > ROUNDING *", "if abs(total) >= 0 *"),
         ("interaction: its fourth arm has the wrong sign", "of.neither: 1}", "of.neither: -1}"),
         (

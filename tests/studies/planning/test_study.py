@@ -382,7 +382,7 @@ def test_overrides_reach_every_arm_and_the_studys_own_keys(tmp_path):
         "name: s\nbase: {latent_dim: 3, training: {epochs: 9, batch_size: 10}}\narms: [{name: a}, {name: b, overrides: "
         "[training.epochs=2]}]\nseeds: [0]\nbaseline: a\nbudget: {hold: model, like: a}\n"
     )
-    study = read_study(path, ["seeds=4, 5", "training.epochs=7", "data=mnist", "budget.tolerance=0.5"])
+    study = read_study(str(path), ["seeds=4, 5", "training.epochs=7", "data=mnist", "budget.tolerance=0.5"])
     assert study.seeds == [4, 5]
     assert study.budget.tolerance == 0.5
     a, b = (study.configuration(arm, 4) for arm in study.all_arms())

@@ -52,7 +52,7 @@ def test_a_run_leaves_a_complete_folder(configuration, tmp_path):
     assert nll.mean() == pytest.approx(result.figures["nll"]["mean"], rel=1e-12)
     assert len(read.pictures) == 7  # two latents: latents.png too
     assert read_configuration(folder / "config.yaml") == configuration
-    assert load_run(folder)[1].event_shape == (1, 4, 4)
+    assert load_run(str(folder))[1].event_shape == (1, 4, 4)
 
 
 def test_two_stages_train_the_prior_last(tiny, tmp_path):

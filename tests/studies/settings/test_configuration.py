@@ -290,7 +290,7 @@ def test_a_bad_file_is_named(name, tmp_path):
 def test_the_key_on_of_a_condition_is_read_as_it_stands(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("condition: {on: labels}\nprior: maf\n")
-    assert read_configuration(path).condition.on == "labels"
+    assert read_configuration(str(path)).condition.on == "labels"
     with pytest.raises(ConfigurationError, match="`condition` must hold keys that are text; got true"):
         configuration_from({"condition": {True: "labels"}})
 

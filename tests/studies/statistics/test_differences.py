@@ -2,6 +2,7 @@
 
 import pytest
 
+from latentflows.core.errors import DataError
 from latentflows.studies.results.records import HeldEqual
 from latentflows.studies.results.verdicts import Spent, interaction_verdict, verdict
 from latentflows.studies.statistics.differences import Interaction, compare_pairs
@@ -90,6 +91,14 @@ def test_power_is_that_of_the_corrected_level():
     assert f"5 seeds find a true difference of {none.power.detectable:.2f} nats or more in 80%" in text
     assert f"the smallest of interest, 0.25 nats, {none.power.seeds_for_smallest} seeds" in text
     assert "no evidence that they are equal" in text
+
+
+@pytest.mark.parametrize("size", [-1, 0, float("inf"), float("nan")])
+def test_a_smallest_difference_is_a_size(size):
+    with pytest.raises(
+        DataError, match=rf"`smallest_difference` must be .* above 0; got {size}\. Give its size"
+    ):
+        compared(smallest_difference=size)
 
 
 def test_the_sign_flip_test_says_when_it_has_too_few_seeds():

@@ -306,7 +306,7 @@ def build_trackers(configuration: RunConfiguration, out: Path) -> list[Tracker]:
     return [makers[name]() for name in dict.fromkeys(names)]
 
 
-def load_run(folder: Path) -> tuple[RunConfiguration, Model]:
+def load_run(folder: Path | str) -> tuple[RunConfiguration, Model]:
     """Rebuild the model of a run folder with its selected weights, in eval mode; nothing in the folder is executed.
 
     Raises:
@@ -314,6 +314,7 @@ def load_run(folder: Path) -> tuple[RunConfiguration, Model]:
             the run's, and figures or pictures of them would pass for those of the run.
         ConfigurationError: if its configuration was damaged.
     """
+    folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise CheckpointError(
             f"{folder} is no run folder: it has no config.yaml. Name a folder that `train` made."

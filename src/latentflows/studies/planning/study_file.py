@@ -14,7 +14,7 @@ from latentflows.studies.settings.configuration import RunConfiguration, items_o
 from latentflows.studies.settings.overrides import flat, read_mapping, with_overrides
 
 
-def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+def read_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
     """Read a study from a YAML or TOML file with the keys of `Study`.
 
     Args:

@@ -174,8 +174,8 @@ class Results:
         Args:
             metric: A figure as `rows` names it, such as "nll" or "holes.mmd_rbf".
             lower_is_better: For the words; None for what is known of the figure.
-            smallest_difference: Smallest difference of interest, in the unit of the figure; None for the study's, which
-                is one of the NLL.
+            smallest_difference: Smallest difference of interest, above 0 and in the unit of the figure; None for the
+                study's, which is one of the NLL.
             level: Probability of the intervals; the tests have one minus it as their level.
 
         Returns:
@@ -183,7 +183,8 @@ class Results:
             factors of two levels; without figures where no seed is shared.
 
         Raises:
-            DataError: if no run has the figure, or runs differ in how they measured it, or those of an arm in size.
+            DataError: if no run has the figure, or runs differ in how they measured it, or those of an arm in size; if
+                `smallest_difference` is no finite number above 0.
         """
         values = {arm: self.values(metric, arm) for arm in self.study.labels}
         known = {

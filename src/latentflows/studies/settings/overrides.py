@@ -39,7 +39,7 @@ _MISPLACED = {
 }
 
 
-def read_configuration(path: Path | None, overrides: Sequence[str] = ()) -> RunConfiguration:
+def read_configuration(path: Path | str | None, overrides: Sequence[str] = ()) -> RunConfiguration:
     """Read a YAML or TOML file (by its suffix), or the defaults, and apply overrides.
 
     Args:
@@ -101,12 +101,13 @@ def _settings_of(record: Path) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path | str) -> dict[str, Any]:
     """Return what a YAML or TOML file holds.
 
     Raises:
         ConfigurationError: if the file is missing, malformed, or no mapping.
     """
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text) if path.suffix == ".toml" else yaml.load(text, Loader=_StrictLoader)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from latentflows.core.errors import DataError
 from latentflows.studies.statistics.means import Estimate, estimate
 from latentflows.studies.statistics.resampling import sign_flip_p_value, smallest_sign_flip_p_value
 from latentflows.studies.statistics.significance import (
@@ -162,13 +163,21 @@ def compare_pairs(
         pairs: Arm and the one that it is compared with. All count in the correction, also those without values.
         metric: Name of the figure.
         lower_is_better: Whether a smaller value is better; None where it is not known.
-        smallest_difference: Smallest difference of interest.
+        smallest_difference: Smallest difference of interest, above 0; None where none is stated.
         level: Probability of the intervals; one minus it is the level of the tests together.
         interaction: Of four of the arms, tested as one comparison more; None for none.
 
     Returns:
         One comparison for each pair, and the interaction last.
+
+    Raises:
+        DataError: if `smallest_difference` is no finite number above 0.
     """
+    if smallest_difference is not None and not 0 < smallest_difference < math.inf:
+        raise DataError(
+            f"`smallest_difference` must be a finite number above 0; got {smallest_difference}. Give its size without "
+            "a sign, or None."
+        )
     asked = [*pairs, *([] if interaction is None else [interaction])]
     alone = [_by_seed(values, _weights(each)) for each in asked]
     tests = [paired_t_p_value(list(by_seed.values())) for by_seed in alone]
