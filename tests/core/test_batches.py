@@ -2,9 +2,9 @@
 
 import torch
 
-from latentflows.core.batches import data_hash
+from latentflows.core.batches import Batch, data_hash
 from latentflows.core.noise import Purpose, stream
-from latentflows.data import ArraySplit, ImageSplit
+from latentflows.data import ArraySplit, EnergySplit, ImageSplit, PlaneEnergy
 from latentflows.data.unlabeled import SomeUnlabeled
 
 PIXELS = torch.randint(0, 256, (200, 1, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -17,6 +17,43 @@ def test_the_same_data_have_one_hash_whatever_is_drawn():
         with stream(2, Purpose.DATA):
             assert data_hash(ImageSplit(PIXELS, drawing)) == one
     assert len(one) == 12
+
+
+def test_draws_of_any_generator_are_the_same_and_leave_it_as_it_was():
+    class Flipped(ArraySplit):
+        """Pictures that torch's own generator turns around, as libraries of transforms do."""
+
+        def batch(self, indices):
+            x = super().batch(indices).x
+            return Batch(torch.where(torch.rand(len(x), 1) < 0.5, x, x.flip(1)))
+
+    source = Flipped(torch.randn(50, 3), values="continuous")
+    before = torch.get_rng_state()
+    first = data_hash(source)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert data_hash(source) == first
+
+
+def test_a_source_that_draws_until_a_draw_is_accepted_has_a_hash():
+    class Drawn(EnergySplit):
+        def batch(self, indices):
+            return Batch(self.energy.sample(len(indices)))
+
+    hashes = set()
+    for name in ("ring", "wave", "parting_wave", "forked_wave"):
+        energy = PlaneEnergy(name)
+        source = Drawn(torch.zeros(100, 2), energy)
+        hashes.add(data_hash(source))
+        assert data_hash(source) in hashes
+    assert len(hashes) == 4
+
+
+def test_pictures_that_gray_values_alone_tell_apart_have_two_hashes():
+    """Also where they are made black and white as they are drawn."""
+    thresholded = (PIXELS > 127).to(torch.uint8) * 255
+    for drawing in ("dynamic_binary", "dequantized", "unit"):
+        assert data_hash(ImageSplit(PIXELS, drawing)) != data_hash(ImageSplit(thresholded, drawing))
 
 
 def test_labels_make_no_difference():

@@ -4,7 +4,11 @@ from tests.faults.base import Fault
 
 FAULTS: dict[str, list[Fault]] = {
     "core/batches.py": [
-        ("data: what is drawn changes the hash", "with noise.centered():", "if True:"),
+        (
+            "data: what is drawn changes the hash",
+            "with noise.stream_on_cpu(0, noise.Purpose.DATA):",
+            "if True:",
+        ),
         ("data: the last points are not looked at", "len(source) - 1, count", "count - 1, count"),
     ],
     "core/checks.py": [

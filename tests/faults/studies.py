@@ -259,8 +259,8 @@ FAULTS: dict[str, list[Fault]] = {
     "studies/measuring/measure.py": [
         (
             "evaluation: figures are replaced in silence",
-            'if before and old != after["protocol"]:',
-            'if before and old.keys() != after["protocol"].keys():',
+            'if before and {"data_hash": new.get("data_hash"), **old} != new:',
+            "if before and old.keys() != new.keys():",
         ),
         (
             "evaluation: groups on other data are kept",

@@ -73,6 +73,11 @@ FAULTS: dict[str, list[Fault]] = {
         ("check: tensors of two devices may meet", "if len(devices) > 1:", "if len(devices) > 2:"),
     ],
     "testing/state.py": [
+        (
+            "check: `initialize` is tried outside of an interval",
+            "if subject.support_in(direction) == EVERYWHERE:",
+            "if True:",
+        ),
         ("check: loaded into a copy", "other = subject.build(0.5, draw=draw)", "other = subject.build(0.5)"),
         (
             "check: initialized once is not checked after load",

@@ -2,8 +2,9 @@
 
 import torch
 from torch import nn
+from torch.nn.functional import logsigmoid
 
-from latentflows.bijections import Bijection
+from latentflows.bijections import ActNorm, Bijection, Chain
 from latentflows.core.precision import at_least_float32
 
 
@@ -201,6 +202,20 @@ class Sequences(Bijection):
         return torch.cat([x[..., :1, :], moved], -2), -log_scale.sum((-1, -2))
 
 
+class Logit(Bijection):
+    """From (0, 1), whose ends it maps to infinity, to all numbers."""
+
+    def __init__(self):
+        super().__init__(3, passes=(0, 0))
+
+    def _forward(self, u, context):
+        x = u.log() - (-u).log1p()
+        return x, -(logsigmoid(x) + logsigmoid(-x)).sum(-1)
+
+    def _inverse(self, x, context):
+        return x.sigmoid(), (logsigmoid(x) + logsigmoid(-x)).sum(-1)
+
+
 RIGHT = {
     "halves": (Halves, {}),
     "halves_with_context": (lambda: Halves(context_shape=(3,)), {}),
@@ -210,6 +225,10 @@ RIGHT = {
     "normalizing": (Normalizing, {}),
     "made": (MADE, {"autoregressive_block": 1}),
     "made_with_context": (lambda: MADE(context_shape=(3,)), {"autoregressive_block": 1}),
+    "normalizing_from_the_unit_interval": (
+        lambda: Chain([Logit(), ActNorm(3)]),
+        {"base_support": (0.0, 1.0)},
+    ),
     "sequences": (Sequences, {}),
     "sequences_with_context": (lambda: Sequences(context=True), {}),
 }

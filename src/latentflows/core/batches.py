@@ -58,11 +58,11 @@ def data_hash(source: DataSource) -> str:
     """Return the first digits of a hash that tells data from other data.
 
     It is of number, shape and 64 data points, evenly spread; data that differ in others alone have the same. Noise that
-    a batch is made with stands at its middle, and contexts are left out: with and without labels, on any device, it
-    is one hash.
+    they are made with is always the same, and contexts are left out: with and without labels, on any device, it is one
+    hash.
     """
     count = min(len(source), _LOOKED_AT, max(1, _VALUES // size(source.event_shape)))
-    with noise.centered():
+    with noise.stream_on_cpu(0, noise.Purpose.DATA):
         x = source.batch(torch.linspace(0, len(source) - 1, count, dtype=torch.float64).long()).x
     digest = hashlib.sha256(f"{len(source)} {source.event_shape} {x.dtype}".encode())
     digest.update(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

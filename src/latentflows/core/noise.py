@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Literal
 
@@ -75,6 +75,16 @@ def stream(*key: int) -> Iterator[None]:
     """Make every draw inside a pure function of `key`; afterwards the generators are as before."""
     with preserved():
         reseed(*key)
+        yield
+
+
+@contextmanager
+def stream_on_cpu(*key: int) -> Iterator[None]:
+    """As `stream`, with draws of the CPU's generator for every device, which then are the same on all."""
+    with (
+        stream(*key),
+        _watched(lambda draw: replace(draw, device=torch.device("cpu")).take().to(draw.device)),
+    ):
         yield
 
 
@@ -145,20 +155,6 @@ def given(draws: Sequence[Draw], values: Sequence[Tensor]) -> Iterator[None]:
         yield
     if next(rest, None) is not None:
         raise _differs("fewer draws")
-
-
-@contextmanager
-def centered() -> Iterator[None]:
-    """Answer every draw with the middle of what it may be, on any device: 0 of a normal one, 1/2 of a uniform one."""
-    middle = {"normal": 0.0, "uniform": 0.5, "uint16": 32768}
-
-    def answer(draw: Draw) -> Tensor:
-        if draw.kind == "permutation":
-            return torch.arange(draw.shape[0])
-        return torch.full(draw.shape, middle[draw.kind], dtype=draw.dtype, device=draw.device)
-
-    with _watched(answer):
-        yield
 
 
 def _differs(found: str) -> CombinationError:

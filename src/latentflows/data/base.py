@@ -166,10 +166,10 @@ class ImageSplit:
 
     def _draw(self, pixels: Tensor) -> Tensor:
         if self.drawing == "unit":
-            return pixels.to(torch.float32).div_(self.levels - 1)
+            return _divided(pixels.to(torch.float32), self.levels - 1)
         noise = random_uint16(tuple(pixels.shape), pixels.device)
         if self.drawing == "dequantized":
-            return pixels.to(torch.float32).add_(noise, alpha=1 / 65536).div_(self.levels)
+            return _divided(pixels.to(torch.float32).add_(noise, alpha=1 / 65536), self.levels)
         # 65536 v is exact in float32 and no quotient is close to a half: rounded correctly for every level.
         threshold = pixels.to(torch.float32).mul_(65536).div_(self.levels - 1).round_().to(torch.int32)
         return torch.lt(noise, threshold).to(torch.float32)
@@ -259,6 +259,11 @@ def from_tensors(
     return ImageData(
         name, *splits, description=f"{name}: {sizes} (train, validation, test), {values} values as given"
     )
+
+
+def _divided(x: Tensor, by: int) -> Tensor:
+    """Divide in place: by a number, CUDA would multiply with its reciprocal, one bit off what a CPU gives."""
+    return x.div_(torch.tensor(float(by), device=x.device))
 
 
 def _moved(split: DataSource, device: torch.device | str) -> DataSource:

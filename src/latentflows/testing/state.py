@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latentflows.bijections import Bijection
 from latentflows.bijections.base import waiting_layers
-from latentflows.testing.base import RESULTS, Subject, expect, expect_close, run
+from latentflows.testing.base import EVERYWHERE, RESULTS, Subject, expect, expect_close, run
 
 
 def purity(subject: Subject) -> None:
@@ -89,8 +89,9 @@ def initialization(subject: Subject) -> None:
     """`initialize` sets all layers and returns what the batch maps to; again, or after a load, it changes nothing."""
     for direction in subject.directions:
         bijection, context = subject.start(), subject.context(64)
-        value = 1.5 * subject.values(bijection, direction, 64, context=context)
-        value = value.clamp(*subject.support_in(direction))
+        value = subject.values(bijection, direction, 64, context=context)
+        if subject.support_in(direction) == EVERYWHERE:
+            value = 1.5 * value
         out = bijection.initialize(value, context, direction=direction)
         waiting = sorted({type(layer).__name__ for layer in waiting_layers(bijection)})
         what = f"{direction}: expected `initialize` to set every layer; {waiting} still wait"

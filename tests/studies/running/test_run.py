@@ -15,7 +15,7 @@ from latentflows.core.errors import CheckpointError, ConfigurationError, LatentF
 from latentflows.reporting.base import read_run
 from latentflows.studies.building.build import build_data, load_run
 from latentflows.studies.measuring import bounds as bounds_room
-from latentflows.studies.measuring.measure import evaluate, write_samples
+from latentflows.studies.measuring.measure import evaluate, replaced, write_samples
 from latentflows.studies.running import folder as folder_room
 from latentflows.studies.running import run as run_room
 from latentflows.studies.running.run import FractionDone, run
@@ -97,25 +97,32 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(configuration, tmp_path)
     assert resumed.figures == run(configuration, tmp_path / "b").figures
 
 
-def _other_data(tiny, root):
-    """The same settings, and other images at the place that they name."""
+def _on_own_data(tiny, root, *overrides):
+    """The tiny configuration on a copy of its data, which `_replace_data` may replace."""
     (name,) = (item for item in tiny if item.startswith("data.root="))
-    images = np.load(name.partition("=")[2])
-    np.save(root, 255 - images)
-    return configuration_from({}, [*tiny, f"data.root={root}"])
+    np.save(root, np.load(name.partition("=")[2]))
+    return configuration_from({}, [*tiny, f"data.root={root}", *overrides])
 
 
-def test_a_run_goes_on_with_no_other_data_of_the_same_number(configuration, tiny, tmp_path):
+def _replace_data(root):
+    np.save(root, 255 - np.load(root))
+
+
+def test_a_run_goes_on_with_no_other_data_of_the_same_number(tiny, tmp_path):
+    root = tmp_path / "images.npy"
+    configuration = _on_own_data(tiny, root)
     run(configuration, tmp_path / "a", callbacks=[Interrupt()])
+    _replace_data(root)
     with pytest.raises(CheckpointError, match="written with other training_data"):
-        run(_other_data(tiny, tmp_path / "other.npy"), tmp_path / "a", resume=True)
+        run(configuration, tmp_path / "a", resume=True)
     assert record_of(tmp_path / "a")["status"] == "interrupted"
+    _replace_data(root)
     assert run(configuration, tmp_path / "a", resume=True).status == "finished"
 
 
 def test_what_was_measured_on_other_data_is_measured_anew(tiny, tmp_path):
-    asked = ["evaluation.neighbors=3"]
-    configuration = configuration_from({}, [*tiny, *asked])
+    root = tmp_path / "images.npy"
+    configuration = _on_own_data(tiny, root, "evaluation.neighbors=3")
     run(configuration, tmp_path / "a")
     model = load_run(tmp_path / "a")[1]
     path = tmp_path / "a" / "evaluation.json"
@@ -127,16 +134,29 @@ def test_what_was_measured_on_other_data_is_measured_anew(tiny, tmp_path):
         return parts, content
 
     assert measured(build_data(configuration)) == ([], first)
-    other = build_data(_other_data([*tiny, *asked], tmp_path / "other.npy"))
+    _replace_data(root)
+    other = build_data(configuration)
     parts, content = measured(other)
     assert parts == ["evaluation", "evaluation: neighbors"]
     assert content["figures"]["nll"] != first["figures"]["nll"]
+    place = "other data in the same place"
+    bounds = (
+        f"figures on the test split, {first['protocol']['num_images']} data points, K = 8, seed 0, {place}"
+    )
+    told = replaced(first, content)
+    assert told[0] == bounds
+    assert told[1].startswith("figures of neighbors (")
+    assert told[1].endswith(f", {place})")
     hashes = {each["protocol"]["data_hash"] for each in (content, content["groups"]["neighbors"])}
     assert hashes == {content["protocol"]["data_hash"]} != {first["protocol"]["data_hash"]}
     for each in (content, content["groups"]["neighbors"]):  # of an earlier version
         del each["protocol"]["data_hash"]
     path.write_text(json.dumps(content))
     assert measured(other) == ([], content)
+    (tmp_path / "a" / "nll.npy").unlink()
+    parts, again = measured(other)
+    assert parts == ["evaluation"]
+    assert replaced(content, again) == []
 
 
 def test_what_was_measured_of_unfinished_weights_is_not_taken_for_the_run(tiny, tmp_path):

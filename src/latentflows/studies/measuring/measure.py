@@ -45,6 +45,7 @@ from latentflows.studies.settings.evaluation import EvaluationSettings
 from latentflows.studies.settings.overrides import read_configuration
 from latentflows.transforms.guidance import check_guidance
 
+_OTHER_DATA = ", other data in the same place"
 _PICTURES = 8  # that a model of masks is drawn from for
 
 
@@ -156,20 +157,28 @@ def recorded(out: Path) -> dict[str, Any]:
 
 def replaced(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Say which figures of one `evaluation.json` are no more in a later one, each by what it was measured by."""
-    found, old = [], before.get("protocol", {})
-    if before and old != after["protocol"]:
+    found, old, new = [], before.get("protocol", {}), after["protocol"]
+    if before and {"data_hash": new.get("data_hash"), **old} != new:  # earlier versions wrote no hash
         k = old.get("num_importance_samples")
         weights = "" if k is None else f", K = {k:,}"
         found.append(
             f"figures on the {old.get('split')} split, {old.get('num_images')} data points{weights}, "
-            f"seed {old.get('seed')}"
+            f"seed {old.get('seed')}{_OTHER_DATA if _on_other_data(before, after) else ''}"
         )
     for name, group in before.get("groups", {}).items():
-        settings = group.get("asked", {})
-        if "figures" in group and settings != after["groups"].get(name, {}).get("asked", {}):
+        settings, later = group.get("asked", {}), after["groups"].get(name, {})
+        other = _on_other_data(group, later)
+        if "figures" in group and (other or settings != later.get("asked", {})):
             asked = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
-            found.append(f"figures of {name} ({asked})")
+            found.append(f"figures of {name} ({asked}{_OTHER_DATA if other else ''})")
     return found
+
+
+def _on_other_data(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether two measurements are of other data in the same place, as far as they know the hash of theirs."""
+    one, two = before.get("protocol", {}), after.get("protocol", {})
+    same_place = all(one.get(key) == two.get(key) for key in ("split", "data"))
+    return same_place and "data_hash" in one and "data_hash" in two and one["data_hash"] != two["data_hash"]
 
 
 def _write(content: dict[str, Any], out: Path | None) -> None:
