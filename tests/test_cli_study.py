@@ -126,6 +126,12 @@ def test_a_study_runs_with_settled_sizes_and_is_exported(capsys, tmp_path, tiny)
     assert len((tmp_path / "s" / "study.jsonl").read_text().splitlines()) == 6
 
 
+OWN_DATA = """
+name: own
+seeds: [0]
+arms: [{name: a, overrides: [data=mnist, data.root=there]}, {name: b}]
+baseline: b
+"""
 MISTAKES = {
     "no such study": (["plan", "stagse"], "Did you mean stages"),
     "no such file": (["run", "nowhere.yaml"], "nowhere.yaml: no such file"),
@@ -148,6 +154,19 @@ MISTAKES = {
         ["plan", "study.yaml", "data=mnist", "data.root=there", "--data-root", "here"],
         "`data.root` is given twice: 'data.root=there', and here by its option",
     ),
+    "a place that no arm looks at": (
+        ["plan", "own.yaml", "--data-root", "here"],
+        "--data-root does not reach a: `data.root`=there stands in the study; got here. Give data.root=here",
+    ),
+    "a range of seeds": (
+        ["plan", "study.yaml", "seeds=0-3"],
+        "seeds are listed one by one, as seeds=0,1,2,3; got '0-3'",
+    ),
+    "a key of the file": (
+        ["plan", "study.yaml", "arms=a,b"],
+        "`arms` is changed in the file of the study; here seeds, name,",
+    ),
+    "what arms share": (["plan", "study.yaml", "base.latent_dim=4"], "by its own key, as latent_dim=4"),
     "export of nothing": (["export", "nowhere"], "nowhere"),
     "no number of GPUs": (
         ["run", "study.yaml", "--engine", "ray", "--gpus-per-run", "nan"],
@@ -172,8 +191,9 @@ def test_a_file_that_is_no_study_is_named(capsys, tmp_path, text, said):
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_ends_with_one_message_and_code_2(name, capsys, tmp_path):
     arguments, message = MISTAKES[name]
+    (tmp_path / "own.yaml").write_text(OWN_DATA)
     assert main(["study", *arguments]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
-    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own.yaml", "study.yaml"]

@@ -142,15 +142,22 @@ def export(
 
 
 def _check_data(study: Study, root: Path | None) -> None:
-    """Refuse a folder of data that no arm reads."""
+    """Refuse a folder of data that no arm reads, or not every arm that reads files."""
     from latentflows.data.load import is_read_from_files
 
     if root is None:
         return
     try:
-        names = {study.configuration(arm, study.seeds[0]).data.name for arm in study.all_arms()}
+        data = {arm.name: study.configuration(arm, study.seeds[0]).data for arm in study.all_arms()}
     except LatentFlowsError:  # what is wrong with the arms is said by those who build them
         return
+    own = [arm for arm, each in data.items() if is_read_from_files(each.name) and each.root is not None]
+    if own:
+        raise ConfigurationError(
+            f"--data-root does not reach {', '.join(own)}: `data.root`={data[own[0]].root} stands in the study; got "
+            f"{root}. Give data.root={root} in its place, or take it out of the study."
+        )
+    names = {each.name for each in data.values()}
     if not any(is_read_from_files(name) for name in names):
         raise ConfigurationError(
             f"--data-root has no effect: {', '.join(sorted(names))} is not read from files; got {root}. Leave it out."

@@ -116,6 +116,8 @@ FAULTS: dict[str, list[Fault]] = {
         ),
     ],
     "studies/execution/engines/ray.py": [
+        ("ray: nobody knocks at an address", "            _knock(self.address)\n", ""),
+        ("ray: machines with other code of one version", "if code != _code():", "if False:"),
         ("Ray: a job dies with its process", "        self.waiting.append(job)\n", ""),
         (
             "Ray: runs fail where the cluster is gone",
@@ -449,7 +451,11 @@ FAULTS: dict[str, list[Fault]] = {
             "    if abs(amount - target) > budget.within * target * 1e9:",
         ),
     ],
+    "studies/statistics/means.py": [
+        ("statistics: a p-value above the level is shown as the level", "range(3, 16)", "range(3, 4)"),
+    ],
     "studies/planning/study.py": [
+        ("study: a range of seeds is read as a number", "BeforeValidator(_no_range), ", ""),
         (
             "study: an interaction knows no baseline",
             "crossed[0][1] | (self.baseline or {})",

@@ -10,7 +10,7 @@ from latentflows.reporting.parts import Row
 from latentflows.reporting.table import Compared, StudyTable
 from latentflows.studies.results.results import Results
 from latentflows.studies.results.verdicts import HELD
-from latentflows.studies.statistics.means import Estimate, format_interval, format_number
+from latentflows.studies.statistics.means import Estimate, format_interval, format_number, format_p_value
 
 _INTERVAL = r"95\% interval"
 _DIFFERENCE = ["Difference", _INTERVAL, "$p$"]
@@ -179,8 +179,8 @@ def _difference(found: Compared | None, decimals: int) -> list[str]:
     if found is None or found.comparison.difference is None:
         return ["--", "--", "--"]
     mean, interval = _interval(found.comparison.difference, decimals)
-    p_value = found.comparison.corrected_p_value
-    shown = "--" if p_value is None else "$<0.001$" if p_value < 0.001 else f"{p_value:.3f}"
+    shown = format_p_value(found.comparison.corrected_p_value)
+    shown = {"–": "--", "< 0.001": "$<0.001$"}.get(shown, shown)
     return [rf"\textbf{{{mean}}}" if found.comparison.significant else mean, interval, shown]
 
 

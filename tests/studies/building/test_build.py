@@ -387,10 +387,10 @@ DAMAGE = {
     ),
     "between two stages": (
         lambda path: record(path, status="interrupted"), CheckpointError,
-        "holds a run that is interrupted, .*Resume it first: latentflows train .*config.yaml --out .* --resume",
+        "holds a run that is interrupted, .*resume it first: latentflows train .*config.yaml --out .* --resume",
     ),
     "still training": (
-        lambda path: record(path, status="running"), CheckpointError, "is running, .*Resume it first",
+        lambda path: record(path, status="running"), CheckpointError, "is running, .*Wait for the process",
     ),
     "a damaged configuration": (
         lambda path: (path / "config.yaml").write_text("latent_dim: -1\n"), ConfigurationError, "latent_dim",

@@ -82,6 +82,16 @@ def test_numbers_have_a_true_minus_sign_and_narrow_intervals_enough_digits():
     assert format_interval(estimate([1.0])) == format_interval(None) == "none (one seed)"
 
 
+def test_p_values_beside_the_level_are_told_from_it():
+    assert [format_p_value(p) for p in (0.05, 0.0499, 0.0496, 0.050056, 0.0500001)] == [
+        "0.050",
+        "0.050",
+        "0.050",
+        "0.0501",
+        "0.0500001",
+    ]
+
+
 def test_p_values_are_never_shown_as_zero():
     assert [format_p_value(p) for p in (None, 0.0, 0.00099, 0.001, 0.0494, 1.0)] == [
         "–",

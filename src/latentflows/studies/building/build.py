@@ -347,7 +347,8 @@ def _shapes_of_ended(folder: Path) -> tuple[Shape, Shape | None]:
     if status not in ("finished", "diverged") and not record.get("trained"):
         config = shlex.quote(str(folder / "config.yaml"))
         raise CheckpointError(
-            f"{folder} holds a run that is {status}, so its weights are not those it will end with. Resume it first: "
+            f"{folder} holds a run that is {status}, so its weights are not those it will end with. Wait for "
+            "the process that trains it, or, where none does, resume it first: "
             f"latentflows train {config} --out {shlex.quote(str(folder))} --resume"
         )
     return event_shape, context_shape

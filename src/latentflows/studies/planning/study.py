@@ -9,7 +9,7 @@ import re
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from latentflows.core.errors import ConfigurationError, LatentFlowsError
 from latentflows.studies.planning.faults import NOT_HELD, Faults, seeds_listed_twice, study_faults
@@ -27,7 +27,14 @@ def _of_32_bits(seed: int) -> int:
     return seed
 
 
-Seed = Annotated[Integer, AfterValidator(_of_32_bits)]
+def _no_range(seed: Any) -> Any:
+    """Refuse what pydantic would read as another number than it says: -3 for 0-3, 10 for 1_0."""
+    if isinstance(seed, str) and re.search(r"\d[-_]\d", seed):
+        raise ValueError(f"seeds are listed one by one, as seeds=0,1,2,3; got {seed!r}")
+    return seed
+
+
+Seed = Annotated[Integer, BeforeValidator(_no_range), AfterValidator(_of_32_bits)]
 
 
 class Arm(Settings):

@@ -138,6 +138,12 @@ def _is_own(override: str) -> bool:
 def _unknown_override(text: str, first: str) -> str:
     if first == "budget":
         return f"`{text}`: a budget has the keys {', '.join(Budget.model_fields)}. Give budget.KEY, or budget=null."
+    if first == "base":
+        return f"`{text}`: what all arms share is given by its own key, as latent_dim=4 in place of base.latent_dim=4."
+    if first in Study.model_fields:
+        return (
+            f"`{text}`: `{first}` is changed in the file of the study; here {', '.join(_OWN)} and budget.KEY."
+        )
     close = difflib.get_close_matches(first, [*_OWN, "budget", *RunConfiguration.model_fields], n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     return f"`{text}`: `{first}` is no key of a study or a configuration.{hint}"

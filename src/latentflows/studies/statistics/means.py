@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from latentflows.core.errors import DataError
 from latentflows.studies.statistics.resampling import BootstrapInterval, bootstrap_interval
 
+_LEVEL = 0.05  # of the tests on every page
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -96,7 +98,9 @@ def format_interval(interval: Estimate | BootstrapInterval | None, decimals: int
 
 
 def format_p_value(p_value: float | None) -> str:
-    """A p-value with three decimals; a dash where there is none."""
+    """A p-value with three decimals, or those that tell it from 0.05; a dash where there is none."""
     if p_value is None:
         return "–"
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+    texts = (f"{p_value:.{decimals}f}" for decimals in range(3, 16))
+    told = (text for text in texts if (float(text) <= _LEVEL) == (p_value <= _LEVEL))
+    return "< 0.001" if p_value < 0.001 else next(told, f"{p_value:.3f}")

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import time
 from contextlib import suppress
 
@@ -235,6 +236,22 @@ def test_an_address_without_a_cluster_is_named(monkeypatch):
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray_room, "_knock", lambda address: None)
     message = r"No Ray cluster answers at `address`=h:1 \(ray client connection timeout\)\. Start one with `ray start"
     with pytest.raises(ConfigurationError, match=message), RayEngine("h:1"):
         pass
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", pytest.fail)
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{one.getsockname()[1]}"  # bound, and it does not listen
+        for written in (address, f"ray://{address}"):
+            with pytest.raises(ConfigurationError, match=f"No Ray cluster answers at `address`={written}"):
+                RayEngine(written).__enter__()
+        one.listen()
+        ray_room._knock(address)
+    for named in ("auto", "local"):
+        ray_room._knock(named)

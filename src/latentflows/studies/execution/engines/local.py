@@ -91,7 +91,9 @@ class LocalPool(Engine):
                     event, died = _next_event(worker)
                     begun = begun or worker.listens
                     if died and not begun and not told and worker.process.exitcode == 1:
-                        raise ConfigurationError(f"A worker process failed as it started, see above. {GUARD}")
+                        raise ConfigurationError(
+                            f"A worker process failed as it started, see above. If a script started it: {GUARD}"
+                        )
                     if event is None:
                         if told:
                             _pass_on([worker], at_once=told > 1)

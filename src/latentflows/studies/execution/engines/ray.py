@@ -21,6 +21,7 @@ from latentflows.studies.running.failures import reason_of
 
 _PATIENCE = 0.2  # seconds between looks at what happened
 _RETRIES = 3  # of a job whose worker or machine died
+_KNOCK = 10.0  # seconds for an address to answer at all
 _TIMEOUT = 120.0  # seconds for a machine to answer when it is checked
 _STORE = 80 * 2**20  # bytes of Ray's object store here, its least: jobs and results are small
 _DATA = "LATENTFLOWS_DATA"
@@ -81,8 +82,9 @@ class RayEngine(Engine):
             )
             return
         try:
+            _knock(self.address)
             ray.init(address=self.address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ConfigurationError(
                 f"No Ray cluster answers at `address`={self.address} ({str(error).splitlines()[0]}). Start one with "
                 "`ray start --head`, or leave the address out to start Ray on this machine. If the cluster asks for a "
@@ -311,6 +313,17 @@ def _serve(task: Task, job: Any, key: tuple[int, int], board: Any, surroundings:
         return "lost", reason_of(error)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _knock(address: str) -> None:
+    """Connect once where an address names a port: Ray itself tries for a quarter of an hour.
+
+    Raises:
+        OSError: where nobody listens.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
 
 
 def _look(folder: str, token: str, node: str) -> tuple[str, bool]:
