@@ -156,7 +156,7 @@ MISTAKES = {
     ),
     "a place that no arm looks at": (
         ["plan", "own.yaml", "--data-root", "here"],
-        "--data-root does not reach a: `data.root`=there stands in the study; got here. Give data.root=here",
+        "--data-root does not reach a: `data.root`=there stands in the study; got here. Change it there",
     ),
     "a range of seeds": (
         ["plan", "study.yaml", "seeds=0-3"],
@@ -165,6 +165,10 @@ MISTAKES = {
     "a key of the file": (
         ["plan", "study.yaml", "arms=a,b"],
         "`arms` is changed in the file of the study; here seeds, name,",
+    ),
+    "a key of a value": (
+        ["plan", "study.yaml", "baseline.x=1"],
+        "`baseline` has no keys. Give baseline=VALUE.",
     ),
     "what arms share": (["plan", "study.yaml", "base.latent_dim=4"], "by its own key, as latent_dim=4"),
     "export of nothing": (["export", "nowhere"], "nowhere"),

@@ -151,11 +151,15 @@ def _check_data(study: Study, root: Path | None) -> None:
         data = {arm.name: study.configuration(arm, study.seeds[0]).data for arm in study.all_arms()}
     except LatentFlowsError:  # what is wrong with the arms is said by those who build them
         return
-    own = [arm for arm, each in data.items() if is_read_from_files(each.name) and each.root is not None]
+    own = [
+        arm
+        for arm, each in data.items()
+        if is_read_from_files(each.name) and each.root is not None and Path(each.root) != root
+    ]
     if own:
         raise ConfigurationError(
             f"--data-root does not reach {', '.join(own)}: `data.root`={data[own[0]].root} stands in the study; got "
-            f"{root}. Give data.root={root} in its place, or take it out of the study."
+            f"{root}. Change it there, or leave --data-root out."
         )
     names = {each.name for each in data.values()}
     if not any(is_read_from_files(name) for name in names):

@@ -261,7 +261,7 @@ FAULTS: dict[str, list[Fault]] = {
     "studies/measuring/measure.py": [
         (
             "evaluation: figures are replaced in silence",
-            'if before and {"data_hash": new.get("data_hash"), **old} != new:',
+            "if before and known | old != new:",
             "if before and old.keys() != new.keys():",
         ),
         (

@@ -153,6 +153,7 @@ def test_what_was_measured_on_other_data_is_measured_anew(tiny, tmp_path):
         del each["protocol"]["data_hash"]
     path.write_text(json.dumps(content))
     assert measured(other) == ([], content)
+    assert replaced(content, content) == []
     (tmp_path / "a" / "nll.npy").unlink()
     parts, again = measured(other)
     assert parts == ["evaluation"]

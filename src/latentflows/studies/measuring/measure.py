@@ -158,7 +158,8 @@ def recorded(out: Path) -> dict[str, Any]:
 def replaced(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Say which figures of one `evaluation.json` are no more in a later one, each by what it was measured by."""
     found, old, new = [], before.get("protocol", {}), after["protocol"]
-    if before and {"data_hash": new.get("data_hash"), **old} != new:  # earlier versions wrote no hash
+    known = {key: new[key] for key in ("data_hash",) if key in new}  # earlier versions wrote none
+    if before and known | old != new:
         k = old.get("num_importance_samples")
         weights = "" if k is None else f", K = {k:,}"
         found.append(

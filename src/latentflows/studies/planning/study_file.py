@@ -140,6 +140,8 @@ def _unknown_override(text: str, first: str) -> str:
         return f"`{text}`: a budget has the keys {', '.join(Budget.model_fields)}. Give budget.KEY, or budget=null."
     if first == "base":
         return f"`{text}`: what all arms share is given by its own key, as latent_dim=4 in place of base.latent_dim=4."
+    if first in _OWN:
+        return f"`{text}`: `{first}` has no keys. Give {first}=VALUE."
     if first in Study.model_fields:
         return (
             f"`{text}`: `{first}` is changed in the file of the study; here {', '.join(_OWN)} and budget.KEY."
