@@ -271,7 +271,7 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         (
             "evaluation: what is there is measured again",
-            'if asked is None or (_is_measured(before, asked, source) and "reason" not in before):',
+            'if asked is None or (_is_measured(before, asked, subject.data_hash) and "reason" not in before):',
             "if asked is None:",
         ),
         (

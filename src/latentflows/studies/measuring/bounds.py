@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ class Subject:
     settings: EvaluationSettings
     folder: Path | None
     memory_mib: int
+
+    @cached_property
+    def data_hash(self) -> str:
+        """What tells the data points from others, in every protocol."""
+        return data_hash(self.source)
 
     def count(self, name: str) -> int:
         """Return how many data points a group is measured on: all of the split at most, and where nothing is said."""
@@ -88,7 +94,7 @@ def asked_of_bounds(subject: Subject) -> dict[str, Any]:
         "num_importance_samples": weighted if bounds_missing(model) is None else 1,
         "seed": settings.seed,
         "data": subject.data.description,
-        "data_hash": data_hash(subject.source),
+        "data_hash": subject.data_hash,
     }
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from latentflows.core import noise
-from latentflows.core.batches import DataSource, data_hash
+from latentflows.core.batches import DataSource
 from latentflows.core.errors import (
     CheckpointError,
     ConfigurationError,
@@ -117,7 +117,7 @@ def evaluate(
         _write(content, out)
     for name, group in GROUPS.items():
         asked, before = group.asked(settings, model, source), content["groups"].get(name, {})
-        if asked is None or (_is_measured(before, asked, source) and "reason" not in before):
+        if asked is None or (_is_measured(before, asked, subject.data_hash) and "reason" not in before):
             continue
         announce(f"evaluation: {name}")
         found = _measured(group, subject)
@@ -130,12 +130,14 @@ def evaluate(
 def is_evaluated(out: Path, settings: EvaluationSettings, model: Model, data: ImageData) -> bool:
     """Whether `evaluation.json` of a run holds all that its settings ask for, if only as a reason why there is none."""
     content, source = recorded(out), evaluated_split(data, settings)
-    if not _has_bounds(content, Subject(model, data, source, settings, out, 0)):
+    subject = Subject(model, data, source, settings, out, 0)
+    if not _has_bounds(content, subject):
         return False
     groups = content["groups"]
     asked = {name: group.asked(settings, model, source) for name, group in GROUPS.items()}
     return all(
-        wanted is None or _is_measured(groups.get(name, {}), wanted, source) for name, wanted in asked.items()
+        wanted is None or _is_measured(groups.get(name, {}), wanted, subject.data_hash)
+        for name, wanted in asked.items()
     )
 
 
@@ -212,9 +214,8 @@ def _has_bounds(content: dict[str, Any], subject: Subject) -> bool:
     return {"data_hash": asked["data_hash"], **content["protocol"]}.items() >= asked.items()
 
 
-def _is_measured(group: Mapping[str, Any], asked: Mapping[str, Any], source: DataSource) -> bool:
+def _is_measured(group: Mapping[str, Any], asked: Mapping[str, Any], found: str) -> bool:
     """Whether a group was measured as asked, or refused, on these data; earlier versions wrote no hash of them."""
-    found = data_hash(source)
     return group.get("asked") == asked and group.get("protocol", {}).get("data_hash", found) == found
 
 
@@ -231,7 +232,7 @@ def _measured(group: Group, subject: Subject) -> dict[str, Any]:
     where = {
         "split": subject.settings.split,
         "data": subject.data.description,
-        "data_hash": data_hash(subject.source),
+        "data_hash": subject.data_hash,
     }
     return {
         "protocol": where | protocol,
